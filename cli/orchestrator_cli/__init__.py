@@ -1,0 +1,1 @@
+"""The `orch` command: parse, call a service or the API, print."""

@@ -1,0 +1,222 @@
+"""Every error that the product raises on purpose, in three branches by what the caller does next.
+
+OrchestratorError
+├── InvalidRequest          change the request; never retried
+│   ├── InvalidSettings         a setting is missing or malformed; every fault is listed
+│   ├── InvalidEntry            a stream entry that cannot be decoded or run
+│   ├── UnknownQueue
+│   ├── UnknownTask
+│   ├── UnknownJob
+│   ├── UnsatisfiableRequest    no host could ever grant it
+│   ├── PayloadTooLarge
+│   ├── Unauthenticated
+│   └── Forbidden
+├── Conflict                reload, then decide again
+│   ├── IllegalTransition
+│   ├── LeaseLost
+│   ├── IdempotencyConflict     the key was used with another request
+│   ├── StackAlreadyRunning
+│   └── SchemaMismatch          the database's schema is not the one this release needs
+└── Unavailable             retry with backoff
+    ├── StoreUnavailable
+    ├── StreamUnavailable
+    ├── ApiUnavailable
+    ├── GpusUnavailable
+    └── RunnerLost
+"""
+
+from collections.abc import Sequence
+
+
+class OrchestratorError(Exception):
+    """Base of every error raised on purpose; ``code`` is stable and appears in problem documents."""
+
+    code = "error"
+
+
+class InvalidRequest(OrchestratorError):
+    """The request cannot be satisfied as it stands; change it."""
+
+    code = "invalid-request"
+
+
+class InvalidSettings(InvalidRequest):
+    """One or more settings are wrong; all faults are reported together."""
+
+    code = "invalid-settings"
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(faults)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "invalid settings: " + "; ".join(self.faults)
+
+
+class InvalidEntry(InvalidRequest):
+    """A stream entry cannot be decoded or run; it goes to the dead-letter stream with this reason."""
+
+    code = "invalid-entry"
+
+
+class UnknownQueue(InvalidRequest):
+    """The named queue does not exist."""
+
+    code = "unknown-queue"
+
+    def __init__(self, queue: str, known: Sequence[str] = ()) -> None:
+        super().__init__(queue, known)
+        self.queue, self.known = queue, tuple(known)
+
+    def __str__(self) -> str:
+        return f"unknown queue {self.queue!r}" + (f"; known queues: {', '.join(self.known)}" if self.known else "")
+
+
+class UnknownTask(InvalidRequest):
+    """No worker's app registers a task of this name."""
+
+    code = "unknown-task"
+
+    def __init__(self, task: str) -> None:
+        super().__init__(task)
+        self.task = task
+
+    def __str__(self) -> str:
+        return f"unknown task {self.task!r}"
+
+
+class UnknownJob(InvalidRequest):
+    """No job has this id."""
+
+    code = "unknown-job"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"unknown job {self.job_id!r}"
+
+
+class UnsatisfiableRequest(InvalidRequest):
+    """No registered host could grant the request even when idle."""
+
+    code = "unsatisfiable-request"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The payload is larger than the limit."""
+
+    code = "payload-too-large"
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return f"the payload is {self.size_bytes} bytes; the limit is {self.limit_bytes}"
+
+
+class Unauthenticated(InvalidRequest):
+    """No valid bearer token came with the request."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(InvalidRequest):
+    """The bearer token's role or tenant does not allow this."""
+
+    code = "forbidden"
+
+
+class Conflict(OrchestratorError):
+    """The state is not what the caller believed; reload, then decide again."""
+
+    code = "conflict"
+
+
+class IllegalTransition(Conflict):
+    """The job's state does not allow this event."""
+
+    code = "illegal-transition"
+
+    def __init__(self, state: str, event: str) -> None:
+        super().__init__(state, event)
+        self.state, self.event = state, event
+
+    def __str__(self) -> str:
+        return f"a job that is {self.state} cannot {self.event}"
+
+
+class LeaseLost(Conflict):
+    """The lease is no longer held under this token; stop using the GPUs before anything else."""
+
+    code = "lease-lost"
+
+    def __init__(self, lease_id: int) -> None:
+        super().__init__(lease_id)
+        self.lease_id = lease_id
+
+    def __str__(self) -> str:
+        return f"lease {self.lease_id} is no longer held under this token"
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used before with another request."""
+
+    code = "idempotency-conflict"
+
+    def __init__(self, key: str, job_id: str) -> None:
+        super().__init__(key, job_id)
+        self.key, self.job_id = key, job_id
+
+    def __str__(self) -> str:
+        return f"idempotency key {self.key!r} belongs to job {self.job_id}, which was submitted with another request"
+
+
+class StackAlreadyRunning(Conflict):
+    """A stack already runs in this home."""
+
+    code = "stack-already-running"
+
+
+class SchemaMismatch(Conflict):
+    """The database's schema is not the one that this release needs; run ``orch db upgrade``."""
+
+    code = "schema-mismatch"
+
+
+class Unavailable(OrchestratorError):
+    """Something that the operation needs does not answer; retry with backoff."""
+
+    code = "unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    """The database does not answer, or gave up a statement that may be tried again."""
+
+    code = "store-unavailable"
+
+
+class StreamUnavailable(Unavailable):
+    """Redis does not answer."""
+
+    code = "stream-unavailable"
+
+
+class ApiUnavailable(Unavailable):
+    """The HTTP API does not answer."""
+
+    code = "api-unavailable"
+
+
+class GpusUnavailable(Unavailable):
+    """The GPU driver does not answer, or the simulated GPUs' file cannot be read."""
+
+    code = "gpus-unavailable"
+
+
+class RunnerLost(Unavailable):
+    """A runner ended without reporting how its job went."""
+
+    code = "runner-lost"

@@ -1,0 +1,1 @@
+"""GPUs behind one port: NVML and simulated."""

@@ -1,0 +1,1 @@
+"""How it happens: load, decide, apply, through the ports."""

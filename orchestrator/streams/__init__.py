@@ -1,0 +1,1 @@
+"""The delivery: the only importer of redis."""

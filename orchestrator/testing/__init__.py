@@ -1,0 +1,1 @@
+"""What tests need: fake clock, memory fakes, conformance suites."""

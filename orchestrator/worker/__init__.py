@@ -1,0 +1,1 @@
+"""The Celery side: lease step, ledger, runner pool, GPU tasks."""
