@@ -1,0 +1,143 @@
+"""Leases and what a worker's ledger commits under them.
+
+A lease's id is its fencing token: it grows with every grant, and each later write names it. One lease covers one runner and,
+one after another, every job that the runner starts while it holds the lease.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.domain.job import Document, FailureClass, JobEvent, JobKind, LeaseMode, Resources
+
+
+class Refusal(StrEnum):
+    """Why a claim was not granted; the entry is acknowledged and dropped, except on ``GPUS_TAKEN``."""
+
+    UNKNOWN = "unknown"  # no job row: forged, or pruned long ago
+    ENDED = "ended"
+    CANCELLED = "cancelled"
+    RUNNING = "running"  # a duplicate entry
+    SUPERSEDED = "superseded"  # not queued any more, or queued for another node
+    EXPIRED = "expired"  # its deadline passed before it started
+    GPUS_TAKEN = "gpus_taken"  # the job stays queued; the entry is kept and tried again
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """A lease to take with a claim: every GPU or none."""
+
+    gpus: tuple[str, ...]  # uuids; empty for a CPU-only job
+    mode: LeaseMode
+    memory_mib: int | None  # per GPU, for shared leases
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Jobs to move to ``running`` under one lease: a new one (``grant``), or one that the runner holds (``lease_id``)."""
+
+    key: int  # the caller's, to match the outcome; unique within a batch
+    job_seqs: tuple[int, ...]
+    grant: LeaseGrant | None = None
+    lease_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker may run, with everything that running it needs."""
+
+    seq: int
+    id: str
+    name: str
+    task: str
+    kind: JobKind
+    queue: str
+    tenant: str
+    attempt: int
+    payload: Document
+    resources: Resources
+    digest: str
+    time_limit_seconds: float | None
+    soft_time_limit_seconds: float | None
+    grace_seconds: float
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimOutcome:
+    """What became of a claim; ``lease_id`` is None when nothing was granted."""
+
+    key: int
+    lease_id: int | None
+    granted: tuple[ClaimedJob, ...]
+    refused: tuple[tuple[int, Refusal], ...]  # (job seq, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How one attempt ended. Guarded: it counts only while the job runs under ``lease_id`` with this attempt number."""
+
+    job_seq: int
+    attempt: int
+    lease_id: int
+    event: JobEvent  # SUCCEED, FAIL, RETRY, LOSE, CANCEL, BURY or GIVE_BACK
+    started_at: datetime | None = None  # None when it never started
+    ended_at: datetime | None = None
+    pid: int | None = None
+    result: Any = None  # JSON-able
+    error: str | None = None
+    failure_class: FailureClass | None = None
+    exit_code: int | None = None
+    peak_memory_mib: int | None = None
+    delay_seconds: float = 0.0  # for RETRY and LOSE
+    payload: Document | None = None  # a retry's changed arguments
+    gpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """The latest progress of a running attempt; guarded like a finish."""
+
+    job_seq: int
+    attempt: int
+    lease_id: int
+    progress: Document
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """A piece of an attempt's output; ``number`` counts from 0 within the attempt. Guarded like a finish."""
+
+    job_seq: int
+    attempt: int
+    lease_id: int
+    number: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerBatch:
+    """Everything that a worker commits at once: one transaction, in the order of the fields."""
+
+    logs: tuple[LogChunk, ...] = ()
+    progress: tuple[ProgressReport, ...] = ()
+    finishes: tuple[Finish, ...] = ()
+    releases: tuple[int, ...] = ()  # lease ids
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOutcome:
+    """What the database made of a batch."""
+
+    claims: tuple[ClaimOutcome, ...] = ()
+    stale: tuple[Finish, ...] = ()  # finishes refused: the token was no longer the job's
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Which leases are still held, and which running jobs somebody asked to cancel."""
+
+    live: frozenset[int] = field(default_factory=frozenset)
+    cancel_requested: tuple[int, ...] = ()  # job seqs
