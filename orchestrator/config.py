@@ -1,0 +1,167 @@
+"""Settings: one frozen object, read once from a TOML file and ``ORCHESTRATOR_*`` variables, passed in everywhere.
+
+A variable beats the file, the file beats the default. The file is ``ORCHESTRATOR_CONFIG``, else ``<home>/orchestrator.toml``
+when it exists. Lists are given in variables as JSON. docs/settings.md is generated from the field descriptions.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from orchestrator.errors import InvalidSettings
+
+PREFIX = "ORCHESTRATOR_"
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def default_home() -> Path:
+    """Return where the embedded stack keeps its data: ``ORCHESTRATOR_HOME``, else ``~/.orchestrator``."""
+    return Path(os.environ.get("ORCHESTRATOR_HOME") or Path.home() / ".orchestrator")
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    toml_file: ClassVar[Path | None] = None
+
+    home: Path = Field(default_factory=default_home, description="Data of the embedded stack and the client's profile.")
+    database_url: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL; default: SQLite in the home.")
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// or unix:// URL of the streams."
+    )
+    node: str = Field(
+        default_factory=socket.gethostname,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="This host's name; leases and journals are kept under it.",
+    )
+    simulated_gpus: Path | None = Field(default=None, description="TOML file of simulated GPUs; default: NVML.")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
+
+    default_queue: str = Field(default="gpu", description="Queue of jobs that name none.")
+    queues: tuple[str, ...] = Field(default=("gpu", "preloads"), description="Queues that exist from the start.")
+    max_payload_bytes: Count = Field(default=1 << 20, description="Largest payload of a job.")
+    max_priority: int = Field(default=9, ge=0, le=9, description="Highest priority a job may ask for.")
+
+    lease_ttl: Seconds = Field(default=15, description="A lease lives so long after its last renewal.")
+    lease_margin: Seconds = Field(default=3, description="A holder trusts its lease so much less than the TTL.")
+    expiry_grace: Seconds = Field(default=5, description="A lease is expired only so long after its end.")
+    max_lost: Count = Field(default=3, description="A job that lost its worker so often becomes a dead letter.")
+    lost_delay: float = Field(default=1, ge=0, description="A lost job waits so long before its next attempt.")
+    leader_ttl: Seconds = Field(default=10, description="A leader's term lives so long after its last renewal.")
+    sweep_interval: Seconds = Field(default=1, description="The leader's global pass runs so often.")
+    recheck_interval: Seconds = Field(default=8, description="An unclaimed entry is looked for so often.")
+    look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")
+    max_look_ahead_jobs: int = Field(default=512, ge=0, description="At most so many jobs ahead, for each host.")
+    visibility: Seconds = Field(default=60, description="An entry whose consumer was silent so long is delivered again.")
+
+    log_head_bytes: Count = Field(default=256 << 10, description="Output kept from the start of an attempt.")
+    log_tail_bytes: Count = Field(default=1 << 20, description="Output kept from the end of an attempt.")
+    default_grace: Seconds = Field(default=10, description="From TERM to KILL when a job is ended.")
+    runner_idle: Seconds = Field(default=60, description="A warm runner without a job is ended after so long.")
+    lock_dir: Path | None = Field(default=None, description="Device locks; default: /run/orchestrator, else the home.")
+    allowed_cwd: tuple[Path, ...] = Field(default=(), description="If set, commands may run only below these.")
+
+    api_host: str = Field(default="127.0.0.1", description="Address that the API binds.")
+    api_port: int = Field(default=8470, ge=1, le=65535, description="Port that the API binds.")
+    api_token: SecretStr | None = Field(default=None, description="Bearer token of the API, with full rights.")
+    api_token_file: Path | None = Field(default=None, description="File that holds that token.")
+    api_url: str | None = Field(default=None, description="Where clients find the API; default: host and port.")
+    flower_port: int = Field(default=5555, ge=1, le=65535, description="Port that Flower binds.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, variables, file."""
+        path = Path(os.environ.get(PREFIX + "CONFIG") or default_home() / "orchestrator.toml")
+        if not path.exists() and PREFIX + "CONFIG" not in os.environ:
+            return init_settings, env_settings
+        if not path.is_file():
+            raise InvalidSettings([f"{PREFIX}CONFIG: no file {path}"])
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    @model_validator(mode="after")
+    def _margins_fit(self) -> Self:
+        if self.lease_margin * 2 > self.lease_ttl:
+            raise ValueError("lease_margin must be at most half of lease_ttl")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL, password included; never log it."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.home / 'orchestrator.db'}"
+
+    @property
+    def redis(self) -> str:
+        """The streams' URL, password included; never log it."""
+        return self.redis_url.get_secret_value()
+
+    @property
+    def client_url(self) -> str:
+        """Where this process's clients find the API."""
+        return self.api_url or f"http://{self.api_host}:{self.api_port}"
+
+    @property
+    def lease_ttl_delta(self) -> timedelta:
+        """The leases' time to live."""
+        return timedelta(seconds=self.lease_ttl)
+
+    def bearer_token(self) -> str | None:
+        """Return the API's token, from the setting or its file; None when there is none.
+
+        Raises:
+            InvalidSettings: If the file cannot be read.
+        """
+        if self.api_token is not None:
+            return self.api_token.get_secret_value()
+        if self.api_token_file is None:
+            return None
+        try:
+            return self.api_token_file.read_text().strip()
+        except OSError as error:
+            raise InvalidSettings([f"api_token_file: {error.strerror}: {self.api_token_file}"]) from error
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings of this process.
+
+    Raises:
+        InvalidSettings: Naming every setting that is wrong, with its source's spelling and what it should be.
+    """
+    _refuse_unknown_variables(os.environ)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise InvalidSettings([_fault(dict(fault)) for fault in error.errors()]) from error
+    except (OSError, ValueError) as error:
+        raise InvalidSettings([str(error)]) from error
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in fault["loc"]) or "settings"
+    return f"{name} ({PREFIX}{name.upper()}): {fault['msg']}"
+
+
+#: Variables of this prefix that are not settings: the file's place, what a runner is told, and the stack's own.
+_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "TOKEN"}
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known)
+    if unknown:
+        raise InvalidSettings([f"{name}: no such setting" for name in unknown])

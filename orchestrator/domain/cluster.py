@@ -1,0 +1,54 @@
+"""Hosts and GPUs: what they are and what a sample of them says."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class NodeState(StrEnum):
+    """What a host may be given."""
+
+    UP = "up"
+    DRAINING = "draining"  # takes no new job, lets running ones end
+    DRAINED = "drained"
+    LOST = "lost"  # its heartbeat stopped
+
+
+class GpuHealth(StrEnum):
+    """Whether a GPU may be leased; only a healthy one may."""
+
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    QUARANTINED = "quarantined"
+    LOST = "lost"  # fallen off the bus, or gone from the host
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A card, or an instance of one; ``uuid`` is its identity, ``index`` only where it stands today."""
+
+    uuid: str
+    index: int
+    model: str
+    memory_mib: int
+    driver_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that uses a GPU's memory."""
+
+    pid: int
+    used_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One reading of one GPU; None where the driver does not tell."""
+
+    gpu: Gpu
+    used_mib: int
+    health: GpuHealth
+    processes: tuple[GpuProcess, ...]
+    utilization_percent: int | None
+    temperature_celsius: int | None
+    power_watts: int | None

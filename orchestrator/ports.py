@@ -1,0 +1,307 @@
+"""What services need of the outside world, as protocols; ``storage``, ``streams`` and ``gpus`` implement them.
+
+Every store method is one transaction. It raises ``StoreUnavailable`` when the database does not answer or gave the
+transaction up after bounded retries; then nothing of it took effect, except where a lost reply leaves that unknown, and
+every method is safe to repeat. Streams raise ``StreamUnavailable``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.job import Document, Job, JobState, NewJob
+from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.scheduling.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one new job."""
+
+    id: str
+    seq: int
+    created: bool  # False: the id or the idempotency key already existed, and this is the job it names
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOutcome:
+    """Every job in the order given, and the entries that the caller must now put into the streams."""
+
+    jobs: tuple[Submitted, ...]
+    entries: tuple[JobEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list, newest first; None means any."""
+
+    states: frozenset[JobState] | None = None
+    queue: str | None = None
+    tenant: str | None = None
+    name: str | None = None
+    before_seq: int | None = None  # keyset cursor
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOutcome:
+    """``cancelled``: it will not start, or has ended; ``stopping``: it runs, and its worker has been asked to end it."""
+
+    job: Job
+    cancelled: bool
+    stopping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a job."""
+
+    number: int
+    node: str
+    lease_id: int
+    gpus: tuple[str, ...]
+    pid: int | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    outcome: str | None  # the JobEvent that ended it
+    failure_class: str | None
+    exit_code: int | None
+    error: str | None
+    peak_memory_mib: int | None
+    gpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One line of the append-only history."""
+
+    seq: int
+    at: datetime
+    kind: str  # a JobEvent, or a word of the node, lease or GPU life cycle
+    job_id: str | None
+    node: str | None
+    lease_id: int | None
+    data: Document
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Output of a job: chunks after a cursor, and whether more can come."""
+
+    chunks: tuple[tuple[int, int, str], ...]  # (attempt, number, text)
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A registered host."""
+
+    name: str
+    boot_id: str
+    worker: str  # the Celery worker's node name
+    pid: int
+    state: NodeState
+    queues: tuple[str, ...]
+    cpu_slots: int
+    look_ahead: int
+    heartbeat_at: datetime
+    live: bool  # the heartbeat is fresh, by the database's clock
+    gpus: tuple["GpuRecord", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """A registered GPU and who holds it."""
+
+    gpu: Gpu
+    node: str
+    health: GpuHealth
+    used_mib: int
+    reserved_mib: int
+    exclusive_lease_id: int | None
+    utilization_percent: int | None
+
+
+class JobStore(Protocol):
+    """Jobs as producers and people see them."""
+
+    def submit(self, jobs: Sequence[NewJob]) -> SubmitOutcome:
+        """Store every job, or none; admit those that may start at once.
+
+        A job is admitted here only when its queue is not paused, nothing waits ahead of it in the queue, and fewer
+        admitted jobs than the queue's window are unclaimed. ``IdempotencyConflict`` if a key names another request.
+        ``UnknownQueue`` if a queue has no row.
+        """
+        ...
+
+    def get(self, job_id: str) -> Job | None: ...
+
+    def get_payload(self, job_id: str) -> Document | None: ...
+
+    def list_jobs(self, wanted: JobFilter) -> Sequence[Job]: ...
+
+    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]: ...
+
+    def attempts(self, job_id: str) -> Sequence[Attempt]: ...
+
+    def history(self, job_id: str) -> Sequence[HistoryEvent]: ...
+
+    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
+
+    def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
+        """Cancel a job that has not started; mark one that runs. Raises ``UnknownJob``; repeating it changes nothing."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """What a worker commits about the jobs of its host."""
+
+    def commit(self, node: str, batch: LedgerBatch, *, ttl: timedelta) -> LedgerOutcome:
+        """Apply the batch in one transaction; each part is guarded and refused on its own."""
+        ...
+
+    def renew(self, node: str, lease_ids: Sequence[int], *, ttl: timedelta) -> Renewal:
+        """Extend the live ones among this node's leases by ``ttl`` from now, in one statement."""
+        ...
+
+    def host_snapshot(self, node: str, *, limit: int) -> Snapshot:
+        """Return what a plan for this host alone needs: the host, what is on its way to it, its queues' first candidates."""
+        ...
+
+    def admit(self, placements: Sequence[tuple[int, str]]) -> tuple[JobEntry, ...]:
+        """Admit waiting jobs, given as (job seq, node); those no longer pending are left out of the answer."""
+        ...
+
+
+class ClusterStore(Protocol):
+    """Hosts and GPUs."""
+
+    def register_node(self, record: NodeRecord) -> Sequence[int]:
+        """Insert or replace the host's row; give back at once the leases that an earlier boot or pid of it still holds.
+
+        Its GPUs are synchronised: new ones inserted, absent ones marked lost. Returns the lease ids given back.
+        """
+        ...
+
+    def heartbeat(self, node: str, samples: Sequence[GpuSample], *, look_ahead: int) -> NodeState: ...
+
+    def deregister_node(self, node: str, pid: int) -> None: ...
+
+    def nodes(self) -> Sequence[NodeRecord]: ...
+
+    def ensure_queues(self, names: Sequence[str]) -> None: ...
+
+    def queues(self) -> Mapping[str, bool]:
+        """Name and whether it is paused."""
+        ...
+
+
+class AdmissionStore(Protocol):
+    """What the leader's sweeps read and write; each write is fenced by the leader's epoch."""
+
+    def snapshot(self, *, limit: int) -> Snapshot: ...
+
+    def admit(self, placements: Sequence[tuple[int, str | None]], *, epoch: int) -> tuple[JobEntry, ...]: ...
+
+    def due_entries(self, *, limit: int, epoch: int) -> Sequence["DueEntry"]:
+        """Admitted jobs whose entry is to be published, or looked for, now."""
+        ...
+
+    def note_entries(self, published: Sequence[tuple[int, str]], *, epoch: int) -> None:
+        """Record (job seq, entry id) of entries that are in their stream; look again after the recheck interval."""
+        ...
+
+    def make_entries_due(self, *, epoch: int) -> int:
+        """Forget every known entry, for when a stream or its group has vanished."""
+        ...
+
+    def release_due(self, *, limit: int, epoch: int) -> int:
+        """Move scheduled jobs whose time has come to pending; cancel waiting jobs past their deadline."""
+        ...
+
+    def expire_leases(self, candidates: Sequence[tuple[int, int]], *, policy: "LossPolicy", epoch: int) -> int:
+        """End the leases given as (id, renewals) that are still past their expiry and grace with the same renewals.
+
+        Their running jobs are lost: scheduled again with a delay, or dead letters after ``max_lost``.
+        """
+        ...
+
+    def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]: ...
+
+    def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
+        """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""
+        ...
+
+    def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DueEntry:
+    """An admitted job that waits unclaimed: ``entry_id`` is where its entry should be, None if none is known."""
+
+    entry: JobEntry
+    entry_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LossPolicy:
+    """What happens to a job whose lease ended with its worker."""
+
+    max_lost: int
+    delay: timedelta
+    grace: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Leadership as the database sees it."""
+
+    holder: str
+    epoch: int
+    mine: bool
+
+
+class Leadership(Protocol):
+    """One leader at a time; the row is the authority, its epoch fences each sweep."""
+
+    def campaign(self, holder: str, *, ttl: timedelta) -> Term:
+        """Renew the term, or take over if the row has expired; the answer names whoever leads."""
+        ...
+
+    def resign(self, holder: str, epoch: int) -> None: ...
+
+    def current(self) -> Term | None: ...
+
+
+class StreamPublisher(Protocol):
+    """Puts entries into the streams."""
+
+    def publish(self, entries: Sequence[JobEntry]) -> Sequence[str]: ...
+
+    def exist(self, entries: Sequence[tuple[JobEntry, str]]) -> Sequence[bool]:
+        """Say for each (entry, entry id) whether it is still in its stream."""
+        ...
+
+    def missing_streams(self, queues: Sequence[str]) -> Sequence[str]:
+        """Return those of the queues whose stream or consumer group does not exist."""
+        ...
+
+
+class Wake(Protocol):
+    """Tells whoever listens that something is to be placed or cancelled; losing a message costs only time."""
+
+    def publish(self, kind: str, **data: object) -> None: ...
+
+
+class GpuDriver(Protocol):
+    """Where samples of this host's GPUs come from."""
+
+    def sample(self) -> tuple[GpuSample, ...]:
+        """Return every GPU of the host; raises ``GpusUnavailable``."""
+        ...
+
+    def close(self) -> None: ...

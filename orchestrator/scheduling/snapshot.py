@@ -1,0 +1,75 @@
+"""What a plan is made from: an immutable picture of hosts, waiting jobs and queues at one instant."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.domain.job import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class GpuView:
+    """One GPU as admission sees it."""
+
+    uuid: str
+    index: int
+    model: str
+    memory_mib: int
+    reserved_mib: int  # by shared leases
+    exclusive: bool  # held by an exclusive lease
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One host: its GPUs, and the admitted jobs that are on their way to it."""
+
+    node: str
+    accepts: bool  # up, and not draining
+    gpus: tuple[GpuView, ...]
+    queues: frozenset[str]  # that its worker consumes
+    cpu_slots: int  # CPU-only jobs that it runs at once
+    cpu_jobs: int  # CPU-only jobs that run now
+    look_ahead: int  # jobs beyond its capacity that it finishes in the look-ahead window, from the run times it saw
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedView:
+    """A job that was admitted and not yet claimed; ``node`` is None when any host may take it."""
+
+    seq: int
+    queue: str
+    resources: Resources
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A waiting job."""
+
+    seq: int
+    id: str
+    queue: str
+    tenant: str
+    priority: int
+    resources: Resources
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """A queue's standing orders."""
+
+    name: str
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a plan may look at; ``candidates`` come in the order of ``ordering_key``."""
+
+    hosts: tuple[HostView, ...]
+    admitted: tuple[AdmittedView, ...]
+    candidates: tuple[Candidate, ...]
+    queues: tuple[QueueView, ...]
+
+
