@@ -30,7 +30,7 @@ def default_home() -> Path:
 class Settings(BaseSettings):
     """Every setting with its default; durations are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
     toml_file: ClassVar[Path | None] = None
 
     home: Path = Field(default_factory=default_home, description="Data of the embedded stack and the client's profile.")

@@ -1,0 +1,32 @@
+"""What every process is made of: its settings, its clock and the outside world behind the ports."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.clock import Clock
+from orchestrator.config import Settings
+from orchestrator.ports import (
+    AdmissionStore,
+    ClusterStore,
+    JobStore,
+    Leadership,
+    LedgerStore,
+    StreamPublisher,
+    Wake,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Built once a process by ``bootstrap.open_runtime``; tests build it from fakes."""
+
+    settings: Settings
+    clock: Clock
+    jobs: JobStore
+    ledger: LedgerStore
+    cluster: ClusterStore
+    admission: AdmissionStore
+    leadership: Leadership
+    publisher: StreamPublisher
+    wake: Wake
+    close: Callable[[], None]
