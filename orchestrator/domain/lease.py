@@ -62,6 +62,8 @@ class ClaimedJob:
     soft_time_limit_seconds: float | None
     grace_seconds: float
     max_attempts: int
+    lost_count: int = 0
+    max_lost: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class LedgerBatch:
     progress: tuple[ProgressReport, ...] = ()
     finishes: tuple[Finish, ...] = ()
     releases: tuple[int, ...] = ()  # lease ids
+    withdrawals: tuple[int, ...] = ()  # seqs of queued jobs that this host hands back: pending again
     claims: tuple[Claim, ...] = ()
 
 
