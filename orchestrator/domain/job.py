@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from orchestrator.errors import IllegalTransition
 
-type Document = Mapping[str, Any]
+Document: TypeAlias = Mapping[str, Any]
 
 
 class JobState(StrEnum):
