@@ -14,6 +14,7 @@ OrchestratorError
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
 │   ├── LeaseLost
+│   ├── NotLeading              another process leads; stop sweeping
 │   ├── IdempotencyConflict     the key was used with another request
 │   ├── StackAlreadyRunning
 │   └── SchemaMismatch          the database's schema is not the one this release needs
@@ -159,6 +160,19 @@ class LeaseLost(Conflict):
 
     def __str__(self) -> str:
         return f"lease {self.lease_id} is no longer held under this token"
+
+
+class NotLeading(Conflict):
+    """Another process leads, or nobody does; nothing was written."""
+
+    code = "not-leading"
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} is not the leader's"
 
 
 class IdempotencyConflict(Conflict):

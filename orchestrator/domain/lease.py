@@ -39,6 +39,7 @@ class Claim:
 
     key: int  # the caller's, to match the outcome; unique within a batch
     job_seqs: tuple[int, ...]
+    resources: Resources  # what each of the jobs was taken for; one that asked for something else is refused
     grant: LeaseGrant | None = None
     lease_id: int | None = None
 

@@ -150,9 +150,9 @@ class Dispatcher:
             seqs = tuple(job.seq for job in jobs)
             if line.lease_id is None:
                 line.claiming = True
-                claims.append(Claim(key, seqs, grant=line.grant))
+                claims.append(Claim(key, seqs, line.shape.resources, grant=line.grant))
             else:
-                claims.append(Claim(key, seqs, lease_id=line.lease_id))
+                claims.append(Claim(key, seqs, line.shape.resources, lease_id=line.lease_id))
             self._claims[key] = (line, jobs)
         if claims:
             self.ledger.add(claims=claims)
