@@ -212,8 +212,12 @@ def _default_name(request: Request) -> str:
 
 
 def _digest(request: Request) -> str:
-    is_command = isinstance(request, CommandRequest)
-    what = [COMMAND_TASK, list(request.argv), request.cwd] if is_command else [request.task]
+    if isinstance(request, CommandRequest):
+        return _hash([COMMAND_TASK, list(request.argv), request.cwd])
+    return _hash([request.task])
+
+
+def _hash(what: list[Any]) -> str:
     return hashlib.sha256(json.dumps(what, ensure_ascii=True).encode()).hexdigest()
 
 

@@ -17,8 +17,8 @@ REFRESH_SECONDS: Final = 3.0
 def require_satisfiable(resources: Resources, nodes: Sequence[NodeRecord]) -> None:
     """Refuse what no registered host could grant even when idle.
 
-    Lost and drained hosts count: they may come back. GPUs that have left their host do not. While no host is registered,
-    everything is accepted, because nothing is known yet.
+    Lost and drained hosts count: they may come back. GPUs that have left their host do not. While no host is
+    registered, everything is accepted, because nothing is known yet.
 
     Raises:
         UnsatisfiableRequest: Naming the host that comes closest.
@@ -30,7 +30,8 @@ def require_satisfiable(resources: Resources, nodes: Sequence[NodeRecord]) -> No
         largest = max(_memories(best), default=0)
         if largest < resources.gpu_memory_mib:
             raise UnsatisfiableRequest(
-                f"{resources.gpu_memory_mib} MiB of one GPU are asked for; the largest GPU, on host {best.name}, has {largest} MiB"
+                f"{resources.gpu_memory_mib} MiB of one GPU are asked for; "
+                f"the largest GPU, on host {best.name}, has {largest} MiB"
             )
         return
     best = max(nodes, key=lambda node: (len(_memories(node)), node.name))

@@ -1,7 +1,7 @@
 """Take requests in: validate, store, and put into the streams what may start at once.
 
-A job is acknowledged when it is committed. Everything after that is a short cut: an entry that could not be published is
-published by the leader, and a wake-up that is lost costs at most one sweep interval.
+A job is acknowledged when it is committed. Everything after that is a short cut: an entry that could not be published
+is published by the leader, and a wake-up that is lost costs at most one sweep interval.
 """
 
 import logging
