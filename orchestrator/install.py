@@ -11,7 +11,8 @@ from celery import Celery
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings, load_settings
 from orchestrator.runtime import Runtime
-from orchestrator.transport import broker_url, register
+from orchestrator.streams.client import broker_url
+from orchestrator.transport import register
 from orchestrator.worker.amqp import JobAMQP
 from orchestrator.worker.lease_step import LeaseStep
 
