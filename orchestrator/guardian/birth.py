@@ -7,7 +7,6 @@ line means that the runner has begun.
 import ctypes
 import gc
 import importlib
-import io
 import os
 import resource
 import signal
@@ -208,10 +207,12 @@ def _exit_code(leave: SystemExit) -> int:
 def _renew_python() -> None:
     """Undo what a forked Python shares with its parent: buffered streams and seeds."""
     gc.enable()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # UTF-8 whatever the locale: a job must not fail for what it prints.
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    # New objects: the inherited ones may have been made for a file, whose position a pipe does not have.
+    # UTF-8 whatever the locale: a job must not fail for what it prints.
+    sys.stdout, sys.stderr = (
+        open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        for descriptor in (1, 2)
+    )
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:  # else every runner would draw the same numbers; Python's own generator does this by itself
         numpy.seed()

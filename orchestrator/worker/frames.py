@@ -36,18 +36,22 @@ def send(channel: socket.socket, message: Message) -> bool:
     return True
 
 
-def receive(channel: socket.socket, loads: Callable[[bytes], Any] = json.loads) -> Message | None:
+def receive(
+    channel: socket.socket, loads: Callable[[bytes], Any] = json.loads, *, wait: bool = False
+) -> Message | None:
     """Return the next message, or None when the other side is gone.
 
     Args:
         channel: A sequenced-packet socket.
         loads: Decodes the JSON.
+        wait: Wait for a message, if the socket is a blocking one. The flag is given with each call because both processes
+            share the socket's own.
 
     Raises:
-        BlockingIOError: If the socket is non-blocking and nothing is there.
+        BlockingIOError: If nothing is there and it was not told to wait.
         ValueError: If the message is not a JSON object.
     """
-    data, descriptors, _flags, _address = socket.recv_fds(channel, INLINE_LIMIT + 1, 1)
+    data, descriptors, _flags, _address = socket.recv_fds(channel, INLINE_LIMIT + 1, 1, 0 if wait else socket.MSG_DONTWAIT)
     if descriptors:
         with os.fdopen(descriptors[0], "rb") as file:
             file.seek(0)
