@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         """The leases' time to live."""
         return timedelta(seconds=self.lease_ttl)
 
+    @property
+    def recheck_delta(self) -> timedelta:
+        """How often an unclaimed entry is looked for."""
+        return timedelta(seconds=self.recheck_interval)
+
     def bearer_token(self) -> str | None:
         """Return the API's token, from the setting or its file; None when there is none.
 

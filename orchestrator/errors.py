@@ -3,6 +3,7 @@
 OrchestratorError
 ├── InvalidRequest          change the request; never retried
 │   ├── InvalidSettings         a setting is missing or malformed; every fault is listed
+│   ├── InvalidJob              a request for a job; every fault is listed
 │   ├── InvalidEntry            a stream entry that cannot be decoded or run
 │   ├── UnknownQueue
 │   ├── UnknownTask
@@ -52,6 +53,19 @@ class InvalidSettings(InvalidRequest):
 
     def __str__(self) -> str:
         return "invalid settings: " + "; ".join(self.faults)
+
+
+class InvalidJob(InvalidRequest):
+    """A request for a job is wrong in one or more ways; all faults are reported together."""
+
+    code = "invalid-job"
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(faults)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "; ".join(self.faults)
 
 
 class InvalidEntry(InvalidRequest):
