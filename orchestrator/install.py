@@ -57,7 +57,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "task_send_sent_event": False,
         "worker_pool": POOL,
         "worker_prefetch_multiplier": 4,
-        "worker_send_task_events": True,
+        "worker_send_task_events": False,
         "worker_hijack_root_logger": False,
         "beat_scheduler": SCHEDULER,
         "enable_utc": True,
