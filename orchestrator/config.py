@@ -162,7 +162,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
 
 
 #: Variables of this prefix that are not settings: the file's place, what a runner is told, and the stack's own.
-_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "TOKEN"}
+_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "RUNNER_APP", "RUNNER_HOSTNAME", "TOKEN"}
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -11,7 +11,8 @@ from celery import Celery
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings, load_settings
 from orchestrator.runtime import Runtime
-from orchestrator.transport import broker_url, register
+from orchestrator.streams.client import broker_url
+from orchestrator.transport import register
 from orchestrator.worker.amqp import JobAMQP
 from orchestrator.worker.lease_step import LeaseStep
 
@@ -56,7 +57,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "task_send_sent_event": False,
         "worker_pool": POOL,
         "worker_prefetch_multiplier": 4,
-        "worker_send_task_events": True,
+        "worker_send_task_events": False,
         "worker_hijack_root_logger": False,
         "beat_scheduler": SCHEDULER,
         "enable_utc": True,

@@ -1,7 +1,6 @@
 """What a running job may know and say of itself: ``orchestrator.current()``."""
 
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +9,6 @@ from typing import Any, Final
 JOB_ID: Final = "ORCHESTRATOR_JOB_ID"
 ATTEMPT: Final = "ORCHESTRATOR_ATTEMPT"
 FENCING_TOKEN: Final = "ORCHESTRATOR_FENCING_TOKEN"
-CONTROL_FD: Final = "ORCHESTRATOR_CONTROL_FD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +60,5 @@ def _from_environment(environment: Mapping[str, str]) -> JobContext:
         attempt=int(environment[ATTEMPT]),
         fencing_token=int(environment[FENCING_TOKEN]),
         gpus=visible_gpus(environment),
-        send=_sender(environment.get(CONTROL_FD)),
+        send=lambda report: None,  # a command has no socket to its worker: what it prints is its progress
     )
-
-
-def _sender(descriptor: str | None) -> Callable[[Mapping[str, Any]], None]:
-    """Send through the control socket that the worker left open, or nowhere when there is none."""
-    if descriptor is None:
-        return lambda message: None
-    import json  # noqa: PLC0415 - most processes never report
-
-    def send(message: Mapping[str, Any]) -> None:
-        with socket.socket(fileno=os.dup(int(descriptor))) as channel:
-            channel.send(json.dumps(message).encode())
-
-    return send

@@ -7,7 +7,6 @@ line means that the runner has begun.
 import ctypes
 import gc
 import importlib
-import io
 import os
 import resource
 import signal
@@ -17,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO, cast
 
 from orchestrator.guardian.kernel import die_with
 from orchestrator.guardian.messages import RUNNER_ID
@@ -208,13 +207,16 @@ def _exit_code(leave: SystemExit) -> int:
 def _renew_python() -> None:
     """Undo what a forked Python shares with its parent: buffered streams and seeds."""
     gc.enable()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # UTF-8 whatever the locale: a job must not fail for what it prints.
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    # UTF-8 whatever the locale: a job must not fail for what it prints. New objects, since the old ones believe what the fork
+    # server's descriptors were, a file perhaps; whoever kept one, a log handler, still reaches the same descriptor.
+    sys.stdin, sys.stdout, sys.stderr = (_open_text(number, mode) for number, mode in enumerate(("r", "w", "w")))
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:  # else every runner would draw the same numbers; Python's own generator does this by itself
         numpy.seed()
+
+
+def _open_text(descriptor: int, mode: str) -> TextIO:
+    return cast(TextIO, os.fdopen(descriptor, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False))
 
 
 def is_cuda_initialised() -> bool:

@@ -18,6 +18,7 @@ from orchestrator.guardian.processes import (
     descend,
     has_environment,
     list_children,
+    read_process,
     read_processes,
     read_variable,
     send_signal,
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: Looks at a tree in one go, each finding what was forked since the one before.
 PASSES: Final = 20
+CHASES: Final = 200
 
 
 @dataclass(slots=True)
@@ -79,12 +81,24 @@ class Forest:
                 return True
             fresh = [process for process in alive if (process.pid, process.start_ticks) not in signalled]
             if not fresh:
-                return False
+                break
             _kill_group(tree, alive)
             for process in fresh:
                 send_signal(process, signal.SIGKILL)
                 signalled.add((process.pid, process.start_ticks))
+        self._chase(tree)
         return False
+
+    def _chase(self, tree: Tree) -> None:
+        """Kill what forks and exits faster than /proc can be read: each such orphan is briefly our own child."""
+        for _ in range(CHASES):
+            orphans = [pid for pid in list_children(self._root) if pid not in self.spared]
+            for pid in orphans:
+                process = read_process(pid)
+                if process is not None and process.alive and _recognise(process, {tree.mark: tree}) is not None:
+                    send_signal(process, signal.SIGKILL)
+            if not orphans:
+                return
 
     def _attribute(self, by_mark: Mapping[str, Tree]) -> list[tuple[Process, str | None]]:
         owner_of: dict[int, str | None] = {}

@@ -40,15 +40,13 @@ def end_attempts(database: Database, connection: Connection, node: str | None, f
     returned = by_event.get(JobEvent.GIVE_BACK, [])
     if returned:
         run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in returned]})
-        rows = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
-        run(connection, statements.DELETE_ATTEMPT, rows)
-    closed = [finish for finish in finishes if finish.event is not JobEvent.GIVE_BACK]
-    if closed:
-        run(connection, statements.CLOSE_ATTEMPTS, {"rows": dump([_attempt_row(finish) for finish in closed])})
-    history = [
-        {"kind": f.event.value, "seq": f.job_seq, "node": node, "lease_id": f.lease_id, "data": None} for f in finishes
-    ]
-    run(connection, statements.LEASE_EVENT, history)
+        unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
+        run(connection, statements.DELETE_ATTEMPT, unused)
+    rows = [_attempt_row(finish) for finish in finishes]
+    if len(returned) < len(finishes):
+        closed = [row for row in rows if row["outcome"] != JobEvent.GIVE_BACK.value]
+        run(connection, statements.CLOSE_ATTEMPTS, {"rows": dump(closed)})
+    run(connection, statements.END_EVENTS, {"rows": dump(rows), "node": node})
 
 
 def end_leases(database: Database, connection: Connection, lease_ids: Iterable[int], state: str) -> list[int]:
@@ -126,6 +124,7 @@ def _attempt_row(finish: Finish) -> dict[str, Any]:
     return {
         "seq": finish.job_seq,
         "number": finish.attempt,
+        "lease_id": finish.lease_id,
         "ended_at": stored_instant(finish.ended_at),
         "started_at": stored_instant(finish.started_at),
         "pid": finish.pid,

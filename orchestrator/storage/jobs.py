@@ -13,7 +13,7 @@ from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, 
 from orchestrator.storage import statements, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import PUBLISH_GRACE
-from orchestrator.storage.rows import dump, entry_from, instant, job_from, load, new_job_row, request_hash, required_instant
+from orchestrator.storage.rows import dump, entry_from, instant, job_from, load, new_job_row, request_hash, required_instant, stored_instant
 
 
 
@@ -158,7 +158,7 @@ class SqlJobStore:
 
     def _insert(self, connection: Connection, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
         run = self._database.run
-        open_slots = self._open_slots(connection, {job.queue for job in jobs})
+        now, open_slots = self._open_slots(connection, {job.queue for job in jobs})
         rows = []
         for job, payload in zip(jobs, payloads, strict=True):
             state = JobState.PENDING
@@ -167,7 +167,8 @@ class SqlJobStore:
             elif open_slots[job.queue] > 0:
                 state = JobState.QUEUED
                 open_slots[job.queue] -= 1
-            rows.append(new_job_row(job, payload) | {"state": state.value})
+            queued_at = now if state is JobState.QUEUED else None
+            rows.append(new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at})
         if len(rows) == 1:
             seqs = {rows[0]["id"]: run(connection, statements.INSERT_JOB, rows[0]).lastrowid}
         else:
@@ -176,34 +177,35 @@ class SqlJobStore:
             seqs = {row.id: row.seq for row in found}
         for row in rows:
             row["seq"] = seqs[row["id"]]
-        self._place(connection, rows)
+        self._place(connection, rows, now)
         return SubmitOutcome(
             tuple(Submitted(row["id"], row["seq"], True, JobState(row["state"])) for row in rows),
             tuple(_entry(row) for row in rows if row["state"] == "queued"),
         )
 
-    def _place(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    def _place(self, connection: Connection, rows: Sequence[dict[str, Any]], now: str | None) -> None:
         run = self._database.run
+        publish_at = stored_instant(required_instant(now) + PUBLISH_GRACE)
         for state, statement in (
             ("queued", statements.INSERT_ADMITTED),
             ("pending", statements.INSERT_READY),
             ("scheduled", statements.INSERT_SCHEDULED),
         ):
-            placed = [row | {"grace": PUBLISH_GRACE, "rank": 9 - row["priority"]} for row in rows if row["state"] == state]
+            placed = [row | {"publish_at": publish_at, "rank": 9 - row["priority"]} for row in rows if row["state"] == state]
             if placed:
                 run(connection, statement, placed)
-        history = [{"kind": "submit", "seq": row["seq"], "data": None} for row in rows]
-        history += [{"kind": "admit", "seq": row["seq"], "data": None} for row in rows if row["state"] == "queued"]
-        run(connection, statements.EVENT, history)
+        history = [{"kind": "submit", "seq": row["seq"], "now": now} for row in rows]
+        history += [{"kind": "admit", "seq": row["seq"], "now": now} for row in rows if row["state"] == "queued"]
+        run(connection, statements.SUBMIT_EVENT, history)
 
-    def _open_slots(self, connection: Connection, names: set[str]) -> dict[str, int]:
-        """Return how many jobs each queue takes at once; 0 when it is paused or something waits ahead."""
+    def _open_slots(self, connection: Connection, names: set[str]) -> tuple[str | None, dict[str, int]]:
+        """Return the instant and how many jobs each queue takes at once: 0 when it is paused or something waits ahead."""
         found = self._database.run(connection, statements.QUEUE_WINDOWS, {"names": sorted(names)}).all()
         slots = {row.name: 0 if row.paused or row.waiting else max(0, row.window - row.admitted) for row in found}
         for name in names - slots.keys():
             known = connection.execute(select(tables.queues.c.name).order_by(tables.queues.c.name)).scalars().all()
             raise UnknownQueue(name, known)
-        return slots
+        return stored_instant(instant(found[0].now)) if found else None, slots
 
     def _submit_rest(self, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
         """Submit one by one; those that exist are answered with what exists."""

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Connection
@@ -11,8 +12,8 @@ from orchestrator.storage import statements
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import entry_from
 
-#: An entry whose publisher died is published by the leader after so many seconds.
-PUBLISH_GRACE: Final = 2.0
+#: An entry whose publisher died is published by the leader after so long.
+PUBLISH_GRACE: Final = timedelta(seconds=2)
 
 
 def admit(
@@ -33,7 +34,7 @@ def admit(
     seqs = sorted(pending)
     run(connection, statements.ADMIT_JOBS, {"seqs": seqs})
     for node, placed in by_node.items():
-        run(connection, statements.ADMIT_READY, {"seqs": placed, "node": node, "grace": PUBLISH_GRACE})
+        run(connection, statements.ADMIT_READY, {"seqs": placed, "node": node, "grace": PUBLISH_GRACE.total_seconds()})
     run(connection, statements.JOB_EVENTS, {"seqs": seqs, "kind": "admit", "node": next(iter(by_node))})
     return tuple(entry_from(row) for row in run(connection, statements.ENTRIES, {"seqs": seqs}).mappings())
 

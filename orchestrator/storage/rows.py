@@ -97,6 +97,8 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "soft_time_limit_s": job.soft_time_limit_seconds,
         "grace_s": job.grace_seconds,
         "max_attempts": job.max_attempts,
+        "attempt": 0,
+        "lost_count": 0,
         "run_at": stored_instant(job.run_at),
         "deadline": stored_instant(job.deadline),
         "idempotency_key": job.idempotency_key,

@@ -10,8 +10,10 @@ from orchestrator.storage.sql import Sql
 
 # Submitting
 
+# PyMySQL sends the rows of one INSERT together only when its VALUES are parameters and nothing else; so the instant of the
+# transaction is read with the queues and handed back. It is the database's own all the same.
 QUEUE_WINDOWS: Final = Sql(
-    "SELECT name, paused, `window`,"
+    "SELECT name, paused, `window`, {now} AS now,"
     " (SELECT COUNT(*) FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NOT NULL) AS admitted,"
     " EXISTS (SELECT 1 FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NULL) AS waiting"
     " FROM orchestrator_queues q WHERE name IN :names",
@@ -22,22 +24,21 @@ INSERT_JOB: Final = Sql(
     " gpus, gpu_memory_mib, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count, run_at, deadline,"
     " idempotency_key, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
-    " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, 0, 0, :run_at, :deadline,"
-    " :idempotency_key, :request_hash, {now}, CASE WHEN :state = 'queued' THEN {now} END)"
+    " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt, :lost_count, :run_at, :deadline,"
+    " :idempotency_key, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
 INSERT_ADMITTED: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at, publish_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, {now}, {now_plus:grace})"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now, :publish_at)"
 )
 INSERT_READY: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, {now})"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now)"
 )
 INSERT_SCHEDULED: Final = Sql("INSERT INTO orchestrator_scheduled (run_at, job_seq) VALUES (:run_at, :seq)")
-EVENT: Final = Sql(
-    "INSERT INTO orchestrator_events (at, kind, job_seq, data) VALUES ({now}, :kind, :seq, :data)"
-)
+SUBMIT_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq) VALUES (:now, :kind, :seq)")
+EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq, data) VALUES ({now}, :kind, :seq, :data)")
 
 # People
 
@@ -173,9 +174,13 @@ CLOSE_ATTEMPTS: Final = Sql(
     " a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
 )
 DELETE_ATTEMPT: Final = Sql("DELETE FROM orchestrator_attempts WHERE job_seq = :seq AND number = :number")
-LEASE_EVENT: Final = Sql(
-    "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id, data)"
-    " VALUES ({now}, :kind, :seq, :node, :lease_id, :data)"
+END_EVENTS: Final = Sql(
+    "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id)"
+    " SELECT {now}, json_extract(value, '$.outcome'), json_extract(value, '$.seq'), :node, json_extract(value, '$.lease_id')"
+    " FROM json_each(:rows)",
+    mysql="INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id) SELECT {now}, r.kind, r.seq, :node, r.lease_id"
+    " FROM JSON_TABLE(:rows, '$[*]' COLUMNS (kind VARCHAR(16) PATH '$.outcome', seq BIGINT PATH '$.seq',"
+    " lease_id BIGINT PATH '$.lease_id')) r",
 )
 
 # Leases

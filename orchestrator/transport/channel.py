@@ -124,17 +124,19 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
             self.consumer_name = f"{socket.gethostname()}:{os.getpid()}"
         return self.consumer_name
 
+    def _socket_path(self) -> tuple[str, int]:
+        info = self.connection.client
+        if info.hostname not in (None, "", "localhost"):  # Celery fills in localhost where the URL has no host
+            return "", 0
+        return split_socket_path(str(info.virtual_host or "").lstrip("/"))
+
     def _prepare_virtual_host(self, vhost: Any) -> Any:
-        if isinstance(vhost, str):
-            path, database = split_socket_path(vhost.lstrip("/"))
-            if path and not self.connection.client.hostname:
-                return database
-        return super()._prepare_virtual_host(vhost)
+        path, database = self._socket_path()
+        return database if path else super()._prepare_virtual_host(vhost)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        info = self.connection.client
-        path, _ = split_socket_path(str(info.virtual_host or "").lstrip("/"))
-        if info.hostname or not path:
+        path, _ = self._socket_path()
+        if not path:
             return dict(super()._connparams(asynchronous))
         self.connection_class = stock.redis.UnixDomainSocketConnection
         parameters = dict(super()._connparams(asynchronous))

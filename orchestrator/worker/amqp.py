@@ -27,6 +27,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]
     def _create_task_sender(self) -> Callable[..., Any]:
         send_plain: Callable[..., Any] = super()._create_task_sender()
         tasks = self.app.tasks
+        self._submit_service: SubmitService | None = None
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             task = tasks.get(name)
@@ -42,7 +43,9 @@ class JobAMQP(AMQP):  # type: ignore[misc]
         payload |= {"embed": request.embed, "headers": request.headers}
         if resubmission.offer(request.id or "", payload, eta=message.headers.get("eta")):
             return
-        SubmitService(self.app.orchestrator_runtime()).submit([request])
+        if self._submit_service is None:
+            self._submit_service = SubmitService(self.app.orchestrator_runtime())
+        self._submit_service.submit([request])
 
 
 def task_request(

@@ -5,6 +5,7 @@ the runner's end too, and whatever it reads there itself the runner has not star
 A message too large for a packet travels in a memory file whose descriptor the packet carries.
 """
 
+import array
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 #: Largest message sent inside a packet; the kernel's default send buffer is about 200 KiB.
 INLINE_LIMIT: Final = 48 * 1024
+DESCRIPTOR_BYTES: Final = array.array("i").itemsize
 
 Message: TypeAlias = dict[str, Any]
 
@@ -36,20 +38,27 @@ def send(channel: socket.socket, message: Message) -> bool:
     return True
 
 
-def receive(channel: socket.socket, loads: Callable[[bytes], Any] = json.loads) -> Message | None:
+def receive(
+    channel: socket.socket, loads: Callable[[bytes], Any] = json.loads, *, wait: bool = False
+) -> Message | None:
     """Return the next message, or None when the other side is gone.
 
     Args:
         channel: A sequenced-packet socket.
         loads: Decodes the JSON.
+        wait: Wait for a message, if the socket is a blocking one. The flag is given with each call because both processes
+            share the socket's own.
 
     Raises:
-        BlockingIOError: If the socket is non-blocking and nothing is there.
+        BlockingIOError: If nothing is there and it was not told to wait.
         ValueError: If the message is not a JSON object.
     """
-    data, descriptors, _flags, _address = socket.recv_fds(channel, INLINE_LIMIT + 1, 1)
-    if descriptors:
-        with os.fdopen(descriptors[0], "rb") as file:
+    # Not socket.recv_fds: before Python 3.14 it drops the flags it is given.
+    flags = 0 if wait else socket.MSG_DONTWAIT
+    data, ancillary, _flags, _address = channel.recvmsg(INLINE_LIMIT + 1, socket.CMSG_LEN(DESCRIPTOR_BYTES), flags)
+    if ancillary:
+        (descriptor,) = array.array("i", ancillary[0][2])
+        with os.fdopen(descriptor, "rb") as file:
             file.seek(0)
             data = file.read()
     if not data:

@@ -76,7 +76,7 @@ class RunnerPool(BasePool):  # type: ignore[misc]
             GuardianSettings(
                 node=settings.node,
                 home=settings.home,
-                lock_dir=settings.lock_dir,
+                lock_dir=settings.lock_dir or (settings.home / "locks" if settings.simulated_gpus else None),
                 simulated_gpus=settings.simulated_gpus,
                 preload=(self._app_path.partition(":")[0], "orchestrator.worker.runner"),
                 start_deadline_seconds=START_DEADLINE,

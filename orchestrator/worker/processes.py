@@ -16,6 +16,7 @@ from orchestrator.worker.work import Work
 logger = logging.getLogger(__name__)
 
 PIPE_READ: Final = 1 << 16
+STRAY: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class RunnerProcess:
         self.ending = False  # told to end, or ended
         self.gone = False  # with everything it started
         self._nonce = "\x00" + secrets.token_hex(8) + ":"
+        self.stray = b""  # the last of what it printed outside of any job
         self._speaker: Work | None = None  # whose output is being read
         self._partial = b""
         self._by_id: dict[str, Work] = {}
@@ -173,3 +175,5 @@ class RunnerProcess:
         if data and work is not None and work.job is not None:
             work.job.output.feed(data)
             note(work)
+        elif data:
+            self.stray = (self.stray + data)[-STRAY:]

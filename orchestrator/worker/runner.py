@@ -42,8 +42,7 @@ def main(spec: Mapping[str, Any], channel: socket.socket) -> None:
     signal.signal(signal.SIGUSR1, _raise_soft_time_limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prepare(app, hostname)
-    channel.setblocking(True)
-    while (message := frames.receive(channel, _loads)) is not None:
+    while (message := frames.receive(channel, _loads, wait=True)) is not None:
         frames.send(channel, _run(message, channel))
 
 

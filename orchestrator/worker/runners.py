@@ -234,11 +234,15 @@ class Runners:
         if runner is None:
             return
         runner.ending = runner.gone = True
+        if ended.cause != "killed":
+            logger.info("runner %s (pid %s) ended: %s", runner_id, runner.pid, ended)
         self._on_channel(runner)  # what it reported before it ended
         runner.read_output(self._listener.on_output)
         if self._hub is not None:
             self._hub.remove_reader(runner.channel)
             self._hub.remove_reader(runner.output)
+        if runner.stray and ended.cause == "exit" and not runner.command:
+            logger.error("runner %s printed before it ended:\n%s", runner_id, runner.stray.decode("utf-8", "replace"))
         unstarted = runner.take_back_unstarted()
         started = [work for work in runner.line]
         runner.line.clear()
@@ -261,6 +265,8 @@ class Runners:
 
     def stall(self, runner: RunnerProcess) -> None:
         """Take back what waits behind a piece of work that runs longer than expected."""
+        if runner.stray and ended.cause == "exit" and not runner.command:
+            logger.error("runner %s printed before it ended:\n%s", runner_id, runner.stray.decode("utf-8", "replace"))
         unstarted = runner.take_back_unstarted()
         if unstarted:
             self._listener.on_unstarted(runner, unstarted)

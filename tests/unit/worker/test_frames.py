@@ -54,3 +54,10 @@ def test_the_end_of_the_other_side_is_seen(pair: tuple[socket.socket, socket.soc
     near, far = pair
     near.close()
     assert frames.receive(far) is None
+
+
+def test_reading_an_empty_blocking_socket_does_not_wait_unless_told_to() -> None:
+    """The runner's end is a blocking socket; the worker reads it too, and must never wait there."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far, pytest.raises(BlockingIOError):
+        frames.receive(far)
