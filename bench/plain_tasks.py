@@ -107,7 +107,7 @@ def await_count(wanted: int, worker: "subprocess.Popen[bytes]") -> None:
 
 def bench(arguments: argparse.Namespace, socket: str) -> dict[str, Any]:
     """Alternate the two brokers and return the figures."""
-    brokers = {"streams": f"redis-streams://{socket}/0", "stock": f"redis+socket://{socket}?virtual_host=0"}
+    brokers = {"streams": f"redis-streams://localhost{socket}/0", "stock": f"redis+socket://{socket}?virtual_host=0"}
     rates: dict[str, list[float]] = {name: [] for name in brokers}
     costs: dict[str, list[float]] = {name: [] for name in brokers}
     for _ in range(arguments.rounds):

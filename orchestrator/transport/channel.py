@@ -93,6 +93,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
         if self._deliveries is None:
             key = (*self._server(), self.global_keyprefix, self._name())
             self._deliveries = deliveries_of(key, self._make_deliveries)
+            self._deliveries.keep_within(self.visibility)
         return self._deliveries
 
     @property
@@ -106,8 +107,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
         self._sentinel_manager = manager
         if pool.connection_kwargs.get("socket_timeout") is None:
             pool.connection_kwargs["socket_timeout"] = REPLY_SECONDS
-        consumer = StreamConsumer(client_of(pool), self._name(), self._probe())
-        return Deliveries(consumer, visibility=self.visibility)
+        return Deliveries(StreamConsumer(client_of(pool), self._name(), self._probe()))
 
     def _server(self) -> tuple[Any, ...]:
         parameters = self.pool.connection_kwargs
