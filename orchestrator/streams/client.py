@@ -1,8 +1,8 @@
 """Connections to Redis: URLs, the server's abilities, and redis's errors as ours.
 
 The settings name one URL, ``redis://``, ``rediss://`` or ``unix://``; ``broker_url`` spells it for Celery. The broker's
-schemes are ``redis-streams``, ``rediss-streams`` and ``sentinel-streams``, because kombu cuts off what stands before a ``+``
-and refuses unknown query parameters; a unix socket is therefore a path, with the database as its last part:
+schemes are ``redis-streams``, ``rediss-streams`` and ``sentinel-streams``, because kombu cuts off what stands before a
+``+`` and refuses unknown query parameters; a unix socket is therefore a path, with the database as its last part:
 ``redis-streams://localhost/run/redis.sock/0``. (Without ``localhost`` it works as well, but kombu warns each time.)
 """
 

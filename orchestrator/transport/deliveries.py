@@ -1,9 +1,9 @@
 """What this process has been delivered and not yet acknowledged, across channels and reconnects.
 
-The server's pending entries list is the record; this is the part of it that this process works on. A task that runs while
-the connection breaks keeps its entry: nothing is handed back, the entry is renewed, and the acknowledgement leaves through
-whatever connection lives. An entry is handed back when its message has been forgotten by everybody without an
-acknowledgement, or when the process ends.
+The server's pending entries list is the record; this is the part of it that this process works on. A task that runs
+while the connection breaks keeps its entry: nothing is handed back, the entry is renewed, and the acknowledgement
+leaves through whatever connection lives. An entry is handed back when its message has been forgotten by everybody
+without an acknowledgement, or when the process ends.
 """
 
 import gc
@@ -126,7 +126,9 @@ class Deliveries:
         except (*CONNECTION_ERRORS, ResponseError) as error:
             # Their idle time runs from the last renewal: another consumer claims them.
             left = len(self._abandoned) + len(self.acks)
-            logger.log(logging.WARNING if left else logging.DEBUG, "%d entries are left to be reclaimed: %s", left, error)
+            logger.log(
+                logging.WARNING if left else logging.DEBUG, "%d entries are left to be reclaimed: %s", left, error
+            )
         self.consumer.client.close()
 
     def _ack_now(self, tags: list[str]) -> None:
@@ -137,8 +139,8 @@ class Deliveries:
             self._abandoned.append(tag)
 
     def _start(self) -> None:
-        # A thread, not a timer of the event loop: the solo pool blocks the loop for as long as a task runs, and the thread
-        # pool's warm shutdown fires no timer at all, while the entries' tasks do run.
+        # A thread, not a timer of the event loop: the solo pool blocks the loop for as long as a task runs, and the
+        # thread pool's warm shutdown fires no timer at all, while the entries' tasks do run.
         self._thread = threading.Thread(target=self._keep, name="orchestrator-entries", daemon=True)
         self._thread.start()
 

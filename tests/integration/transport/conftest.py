@@ -1,4 +1,4 @@
-"""Fixtures: a server of each kind for the whole module, emptied for each test; connections and workers that are closed."""
+"""Fixtures: a server of each kind, emptied for each test; connections and workers, closed at the end."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,4 +70,3 @@ def start_worker(system_server: RedisServer) -> Iterator[Callable[..., Worker]]:
     for worker in started:
         if worker.process.poll() is None:
             worker.kill()
-

@@ -1,6 +1,5 @@
 """A consumer for tests: keeps what it is delivered, and settles it when told to."""
 
-import socket
 import time
 from typing import Any
 
@@ -22,7 +21,9 @@ def publish(connection: Connection, queue: str, *bodies: Any, **options: Any) ->
 class Inbox:
     """Consumes queues of one connection on a channel of its own."""
 
-    def __init__(self, connection: Connection, *queues: str, prefetch: int = 0, ack: bool = False, no_ack: bool = False) -> None:
+    def __init__(
+        self, connection: Connection, *queues: str, prefetch: int = 0, ack: bool = False, no_ack: bool = False
+    ) -> None:
         self.messages: list[Any] = []
         self.ack, self.connection = ack, connection
         self.channel = connection.channel()
@@ -49,7 +50,7 @@ class Inbox:
             assert left > 0, f"{len(self.messages)} of {wanted} messages came: {self.messages}"
             try:
                 self.connection.drain_events(timeout=min(left, 0.5))
-            except socket.timeout:
+            except TimeoutError:
                 continue
         return self
 
@@ -59,6 +60,6 @@ class Inbox:
         while time.monotonic() < deadline:
             try:
                 self.connection.drain_events(timeout=0.1)
-            except socket.timeout:
+            except TimeoutError:
                 continue
         return len(self.messages) == count

@@ -184,7 +184,9 @@ def test_a_job_entry_becomes_a_celery_message_without_arguments(connect: Connect
 
 def test_a_host_reads_its_own_stream_first_and_no_other_hosts(connect: Connect, redis_server: RedisServer) -> None:
     publisher = RedisStreamPublisher(redis_server.client())
-    publisher.publish([JobEntry(name, 1, "t", "gpu", node, {}) for name, node in (("shared", None), ("b", "h2"), ("a", "h1"))])
+    publisher.publish(
+        [JobEntry(name, 1, "t", "gpu", node, {}) for name, node in (("shared", None), ("b", "h2"), ("a", "h1"))]
+    )
     inbox = Inbox(connect(node="h1"), "gpu", prefetch=5).drain(2)
     assert [message.headers["id"] for message in inbox.messages] == ["a", "shared"]
     assert inbox.stays_at(2)
@@ -221,7 +223,9 @@ def test_an_undecodable_entry_is_kept_raw_with_its_reason(
     assert reason in dead.pop(b"reason").decode()
     assert dead.pop(b"stream") == STREAM.encode()
     assert dead.pop(b"id")
-    assert dead == {name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()}
+    assert dead == {
+        name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()
+    }
     assert client.xlen(STREAM) == 0
 
 
@@ -273,7 +277,11 @@ def test_an_entry_that_is_never_settled_ends_as_a_dead_letter(connect: Connect, 
     ((_, ((entry_id, _),)),) = client.xreadgroup(keys.GROUP, "dead", {STREAM: ">"})
     client.xclaim(STREAM, keys.GROUP, "dead", 0, [entry_id], idle=60_000, retrycount=3)
     inbox = Inbox(connect("c2", visibility=0.4, max_deliveries=3), "q")
-    wait_for(lambda: inbox.stays_at(0, seconds=0.1) and client.xlen(keys.dead_letter_stream(STREAM)), seconds=5, what="a dead letter")
+    wait_for(
+        lambda: inbox.stays_at(0, seconds=0.1) and client.xlen(keys.dead_letter_stream(STREAM)),
+        seconds=5,
+        what="a dead letter",
+    )
     assert inbox.messages == []
     ((_, dead),) = client.xrange(keys.dead_letter_stream(STREAM))
     assert b"more than 3 times" in dead[b"reason"]
@@ -290,7 +298,9 @@ def test_an_entry_deleted_while_pending_is_forgotten(connect: Connect, redis_ser
     wait_for(lambda: inbox.stays_at(1, seconds=0.1) and not pending(redis_server), seconds=5, what="nothing pending")
 
 
-def test_a_message_held_across_a_close_is_settled_later_and_not_handed_back(connect: Connect, redis_server: RedisServer) -> None:
+def test_a_message_held_across_a_close_is_settled_later_and_not_handed_back(
+    connect: Connect, redis_server: RedisServer
+) -> None:
     """What stock kombu gets wrong: a task that runs while its connection breaks must not run twice."""
     connection = connect()
     publish(connection, "q", "running")
