@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -139,6 +140,15 @@ class Settings(BaseSettings):
             return self.api_token_file.read_text().strip()
         except OSError as error:
             raise InvalidSettings([f"api_token_file: {error.strerror}: {self.api_token_file}"]) from error
+
+
+def masked_url(url: str) -> str:
+    """Return a URL without its password, for people to read."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
 
 def load_settings(**overrides: Any) -> Settings:
