@@ -1,6 +1,6 @@
 """Run a guardian; a worker starts it with the descriptor of a socket, over which everything else is said.
 
-    python -m orchestrator.guardian DESCRIPTOR WORKER_PID
+python -m orchestrator.guardian DESCRIPTOR WORKER_PID
 """
 
 import logging

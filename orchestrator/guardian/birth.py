@@ -138,7 +138,9 @@ def _show_environment(environment: Mapping[str, str]) -> None:
     values = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, end = int(values[47]), int(values[48])  # env_start and env_end: fields 50 and 51, counted from the pid
     mark = {RUNNER_ID: environment[RUNNER_ID]}
-    lines = [f"{name}={value}\0".encode("utf-8", "surrogateescape") for name, value in (mark | dict(environment)).items()]
+    lines = [
+        f"{name}={value}\0".encode("utf-8", "surrogateescape") for name, value in (mark | dict(environment)).items()
+    ]
     ctypes.memset(start, 0, end - start)
     for line in lines:
         if start + len(line) <= end:
@@ -176,7 +178,9 @@ def _load(entry: str) -> Callable[[Mapping[str, Any], socket.socket], object]:
     return loaded
 
 
-def _run(entry: Callable[[Mapping[str, Any], socket.socket], object], document: Mapping[str, Any], control: int) -> NoReturn:
+def _run(
+    entry: Callable[[Mapping[str, Any], socket.socket], object], document: Mapping[str, Any], control: int
+) -> NoReturn:
     code = CRASHED
     try:
         _renew_python()
@@ -216,7 +220,9 @@ def _renew_python() -> None:
 
 
 def _open_text(descriptor: int, mode: str) -> TextIO:
-    return cast(TextIO, os.fdopen(descriptor, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False))
+    return cast(
+        TextIO, os.fdopen(descriptor, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    )
 
 
 def is_cuda_initialised() -> bool:

@@ -61,9 +61,13 @@ class ForkServer:
             self._channel.send({"op": "ready", "faults": preload(message["modules"], message["import_path"])})
         elif message["op"] == "fork":
             try:
-                self._channel.send({"op": "forked", "runner": message["runner"]} | self._fork(message["spec"], descriptors))
+                self._channel.send(
+                    {"op": "forked", "runner": message["runner"]} | self._fork(message["spec"], descriptors)
+                )
             except OSError as error:
-                self._channel.send({"op": "not_forked", "runner": message["runner"], "reason": f"fork: {error.strerror}"})
+                self._channel.send(
+                    {"op": "not_forked", "runner": message["runner"], "reason": f"fork: {error.strerror}"}
+                )
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)

@@ -48,7 +48,9 @@ class Journal:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
-        return [record for record in map(_decode, lines) if record is not None and record.get("boot_id") == self.boot_id]
+        return [
+            record for record in map(_decode, lines) if record is not None and record.get("boot_id") == self.boot_id
+        ]
 
     def append(self, op: str, **values: Any) -> None:
         """Write one record; a full disk is logged and does not stop the guardian from ending runners."""

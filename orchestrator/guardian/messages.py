@@ -47,7 +47,10 @@ class RunnerSpec:
     def to_document(self) -> Document:
         """Return the spec as JSON can carry it."""
         names = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in names} | {"environment": dict(self.environment), "rlimits": dict(self.rlimits)}
+        return {name: getattr(self, name) for name in names} | {
+            "environment": dict(self.environment),
+            "rlimits": dict(self.rlimits),
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "RunnerSpec":

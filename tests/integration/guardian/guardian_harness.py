@@ -125,7 +125,9 @@ class Host:
 
     def wait_printed(self, wanted: bytes, runner_id: str = "r1") -> bytes:
         """Return the output so far once it contains this."""
-        return wait_for(lambda: self.turn() or (wanted in self.printed[runner_id] and self.printed[runner_id]), str(wanted))
+        return wait_for(
+            lambda: self.turn() or (wanted in self.printed[runner_id] and self.printed[runner_id]), str(wanted)
+        )
 
     def turn(self) -> None:
         """Take in what is there, without waiting."""

@@ -12,7 +12,9 @@ from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.guardian.messages import GpuFault, GpuReport, Spawned, SpawnFailed
 
-DAEMON = "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\nprint('up', flush=True)\ntime.sleep(600)"
+DAEMON = (
+    "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\nprint('up', flush=True)\ntime.sleep(600)"
+)
 
 
 def start_on(host: Host, *gpus: str, exclusive: bool = True, name: str = "r1") -> None:
@@ -121,7 +123,9 @@ def test_changes_of_the_gpus_are_told(start_host: StartHost, gpus: tuple[Path, t
     write_gpus(path, [first, ill])
     assert host.expect(GpuReport).samples == (first, ill)
 
-    write_gpus(path, [first, GpuSample(second.gpu, 512, GpuHealth.QUARANTINED, (), 99, 81, 301)])  # only busier and warmer
+    write_gpus(
+        path, [first, GpuSample(second.gpu, 512, GpuHealth.QUARANTINED, (), 99, 81, 301)]
+    )  # only busier and warmer
     write_gpus(path, [first])
     assert host.expect(GpuReport).samples == (first,)
 

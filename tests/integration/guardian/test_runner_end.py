@@ -87,7 +87,9 @@ def test_one_runners_end_leaves_the_daemons_of_another_alone(host: Host) -> None
 
 def test_a_chain_of_forks_cannot_outrun_its_end(host: Host) -> None:
     """Processes that fork, leave their session and exit, again and again, are caught."""
-    source = "import os\nprint('go', flush=True)\nfor _ in range(20000):\n    if os.fork(): os._exit(0)\n    os.setsid()"
+    source = (
+        "import os\nprint('go', flush=True)\nfor _ in range(20000):\n    if os.fork(): os._exit(0)\n    os.setsid()"
+    )
     host.spawn(argv=python(source))
     host.expect(Spawned, "r1")
     host.wait_printed(b"go")

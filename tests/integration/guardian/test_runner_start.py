@@ -21,7 +21,12 @@ DUMP = "import json, os; print(json.dumps(dict(os.environ)))"
 def test_a_command_gets_exactly_its_environment(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the worker's environment reaches a command but what its spec names; only the mark is added."""
     monkeypatch.setenv("SECRET", "of the worker")
-    given = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "LC_ALL": "C.UTF-8", "GREETING": "grüße = ok"}
+    given = {
+        "PATH": os.environ["PATH"],
+        "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b",
+        "LC_ALL": "C.UTF-8",
+        "GREETING": "grüße = ok",
+    }
 
     ended = host.run(argv=python(DUMP), environment=given)
 
@@ -40,7 +45,9 @@ def test_gpus_are_fixed_before_the_first_instruction(host: Host) -> None:
     host.expect_end()
 
 
-def test_an_entry_runs_in_a_fork_with_its_own_environment(start_host: StartHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_runs_in_a_fork_with_its_own_environment(
+    start_host: StartHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A task runner is forked from the process that imported the app, and neither sees nor shows the worker's variables."""
     monkeypatch.setenv("SECRET", "of the worker")
     host = start_host(preload=("guardian_entries",))
@@ -97,7 +104,14 @@ def test_limits_priority_and_signals_are_in_force(host: Host) -> None:
     # The two above 31 are the C library's own; it ignores them in whatever it spawns.
     assert seen.pop("ignored") & 0x7FFFFFFF == sum(1 << (number - 1) for number in python_ignores)
     assert seen.pop("oom") == min(1000, before + 300)
-    assert seen == {"session": True, "nice": os.nice(0) + 5, "nofile": [64, 64], "core": [0, 0], "blocked": 0, "cwd": "/tmp"}
+    assert seen == {
+        "session": True,
+        "nice": os.nice(0) + 5,
+        "nofile": [64, 64],
+        "core": [0, 0],
+        "blocked": 0,
+        "cwd": "/tmp",
+    }
 
 
 def test_a_shell_pipeline_breaks_as_it_should(host: Host) -> None:
@@ -127,7 +141,10 @@ FAILURES: list[tuple[dict[str, Any], str]] = [
     ({"argv": ("true",), "rlimits": {"nosuch": 1}}, "resource limit nosuch: no such limit"),
     ({"argv": ("true",), "environment": {"A=B": "c"}}, "environment variable 'A=B': illegal environment variable name"),
     ({"argv": ("tr\0ue",)}, "cannot run 'tr\\x00ue': execve: embedded null character in path"),
-    ({"entry": "no_such_module:main"}, "entry no_such_module:main: ModuleNotFoundError: No module named 'no_such_module'"),
+    (
+        {"entry": "no_such_module:main"},
+        "entry no_such_module:main: ModuleNotFoundError: No module named 'no_such_module'",
+    ),
     ({"entry": "guardian_entries:absent"}, "has no attribute 'absent'"),
 ]
 
