@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         """The leases' time to live."""
         return timedelta(seconds=self.lease_ttl)
 
+    @property
+    def recheck_delta(self) -> timedelta:
+        """How often an unclaimed entry is looked for."""
+        return timedelta(seconds=self.recheck_interval)
+
     def bearer_token(self) -> str | None:
         """Return the API's token, from the setting or its file; None when there is none.
 
@@ -157,7 +162,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
 
 
 #: Variables of this prefix that are not settings: the file's place, what a runner is told, and the stack's own.
-_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "TOKEN"}
+_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "RUNNER_APP", "RUNNER_HOSTNAME", "TOKEN"}
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
