@@ -2,7 +2,7 @@
 
     python -m orchestrator.guardian.fork_server DESCRIPTOR PARENT
 
-Its parent, the guardian, tells it on the socket what to import and what to fork; it tells its parent who has ended, and how.
+Its parent, the guardian, tells it on the socket what to import and what to fork, and hears who has ended, and how.
 """
 
 import gc

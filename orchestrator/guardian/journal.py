@@ -1,8 +1,9 @@
 """The guardian's journal: which runner ran where and when, in a file that outlives it.
 
-One JSON object a line, ``<journal_dir>/<node>.jsonl``. Each names the operation (``start``, ``spawn``, ``began``, ``kill``,
-``exit``, ``stop``), the boot and CLOCK_BOOTTIME; those about a runner its id, mark, token and GPUs, and its pid, process group and
-start time once it has them. A successor reads it to end what was left, and a checker to prove that no GPU had two runners.
+One JSON object a line, ``<journal_dir>/<node>.jsonl``. Each names the operation (``start``, ``spawn``, ``began``,
+``kill``, ``exit``, ``stop``), the boot and CLOCK_BOOTTIME; those about a runner its id, mark, token and GPUs, and its
+pid, process group and start time once it has them. A successor reads it to end what was left, and a checker to prove
+that no GPU had two runners.
 """
 
 import fcntl

@@ -13,7 +13,7 @@ from orchestrator.gpus.simulated import SimulatedDriver, make_gpus, write_gpus
 
 VALID = '[[gpus]]\nuuid = "GPU-a"\nindex = 0\nmodel = "S"\nmemory_mib = 100\n'
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 counts = st.integers(0, 1 << 40)
 optional = st.none() | st.integers(0, 1000)
 

@@ -78,8 +78,7 @@ def test_messages_before_the_end_are_delivered(pair: tuple[Channel, Channel]) ->
 
     far.send({"to": "nobody"})
     assert [frame.message for frame in far.receive()] == [{"n": 1}]
-    assert far.closed
-    assert not far.pending
+    assert (far.closed, far.pending) == (True, False)
 
 
 def test_nothing_is_no_message(pair: tuple[Channel, Channel]) -> None:

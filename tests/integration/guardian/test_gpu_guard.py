@@ -5,12 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import StartHost
-from guardian_harness import Host, lives, python, wait_for
 
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.guardian.messages import GpuFault, GpuReport, Spawned, SpawnFailed
+from tests.support.guardian import Host, StartHost, lives, python, wait
 
 DAEMON = (
     "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\nprint('up', flush=True)\ntime.sleep(600)"
@@ -164,7 +163,7 @@ def test_a_driver_that_hangs_is_a_fault_and_holds_up_nothing(
     assert host.expect(GpuFault).reason == "the GPU driver has not answered for 1 s"
 
     assert host.expect(GpuReport).samples == gpus[1]
-    wait_for(lambda: not lives(sampler), "the old sampler's end")
+    wait(lambda: not lives(sampler), "the old sampler's end")
     assert host.helper("sampler") != sampler
 
 
