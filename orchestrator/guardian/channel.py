@@ -1,7 +1,7 @@
 """JSON messages with file descriptors over a stream socket, without blocking.
 
-A frame is a four-byte length and that many bytes of JSON; the descriptors ride on its first byte. A stream, not packets: an
-environment may be larger than the kernel takes in one packet.
+A frame is a four-byte length and that many bytes of JSON; the descriptors ride on its first byte. A stream, not
+packets: an environment may be larger than the kernel takes in one packet.
 """
 
 import array

@@ -1,8 +1,8 @@
 """Which process belongs to which runner, and how to end a whole tree.
 
-The guardian is the child subreaper, so everything that a runner ever started is below it. A process that left its parent is
-still told by its session, its process group or the mark in its environment. One that left all of these belongs to nobody, and
-is ended at once: no lease could account for it.
+The guardian is the child subreaper, so everything that a runner ever started is below it. A process that left its
+parent is still told by its session, its process group or the mark in its environment. One that left all of these
+belongs to nobody, and is ended at once: no lease could account for it.
 """
 
 import logging
@@ -57,8 +57,8 @@ class Forest:
     def is_gone(self, tree: Tree, trees: Iterable[Tree]) -> bool:
         """Nothing of a tree whose leader is gone is left.
 
-        Looking at all of /proc proves nothing: what forks and exits is missed between two reads. But the topmost process of
-        what is left is our own child, and no child leaves this list before we reap it. So each one must be another's.
+        Looking at all of /proc proves nothing: what forks and exits is missed between two reads. But the topmost
+        process of what is left is our own child, and no child leaves this list before we reap it.
         """
         by_mark = {other.mark: other for other in trees if other is not tree}
         for pid in list_children(self._root):
@@ -98,7 +98,7 @@ class Forest:
         self._chase(tree)
 
     def _chase(self, tree: Tree) -> None:
-        """Kill what forks and exits faster than /proc can be read: as an orphan it is our own child, the newest one last."""
+        """Kill what forks and exits faster than /proc can be read: an orphan is our own child, the newest last."""
         for _ in range(CHASES):
             for pid in reversed(list_children(self._root)):
                 process = None if pid in self.spared else read_process(pid)
@@ -135,8 +135,9 @@ def find_remains(marks: Collection[str]) -> list[Process]:
 def find_session_remains(leader: int, start_ticks: int, marks: Collection[str]) -> list[Process]:
     """Return what lives of a runner whose guardian is gone, told by its session and process group.
 
-    A pid is not given away while a session or group bears it. So if it is another process's now, nothing is left; if it is
-    nobody's, later owners may have come and gone: only what bears the mark, or shows no environment at all, is taken.
+    A pid is not given away while a session or group bears it. So if it is another process's now, nothing is left; if it
+    is nobody's, later owners may have come and gone: only what bears the mark, or shows no environment at all, is
+    taken.
     """
     processes = read_processes()
     first = processes.get(leader)

@@ -5,14 +5,15 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import StartHost
-from guardian_harness import Host, lives, python, wait_for
 
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.guardian.messages import GpuFault, GpuReport, Spawned, SpawnFailed
+from tests.support.guardian import Host, StartHost, lives, python, wait
 
-DAEMON = "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\nprint('up', flush=True)\ntime.sleep(600)"
+DAEMON = (
+    "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\nprint('up', flush=True)\ntime.sleep(600)"
+)
 
 
 def start_on(host: Host, *gpus: str, exclusive: bool = True, name: str = "r1") -> None:
@@ -121,7 +122,9 @@ def test_changes_of_the_gpus_are_told(start_host: StartHost, gpus: tuple[Path, t
     write_gpus(path, [first, ill])
     assert host.expect(GpuReport).samples == (first, ill)
 
-    write_gpus(path, [first, GpuSample(second.gpu, 512, GpuHealth.QUARANTINED, (), 99, 81, 301)])  # only busier and warmer
+    write_gpus(
+        path, [first, GpuSample(second.gpu, 512, GpuHealth.QUARANTINED, (), 99, 81, 301)]
+    )  # only busier and warmer
     write_gpus(path, [first])
     assert host.expect(GpuReport).samples == (first,)
 
@@ -160,7 +163,7 @@ def test_a_driver_that_hangs_is_a_fault_and_holds_up_nothing(
     assert host.expect(GpuFault).reason == "the GPU driver has not answered for 1 s"
 
     assert host.expect(GpuReport).samples == gpus[1]
-    wait_for(lambda: not lives(sampler), "the old sampler's end")
+    wait(lambda: not lives(sampler), "the old sampler's end")
     assert host.helper("sampler") != sampler
 
 

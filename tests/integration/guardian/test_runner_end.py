@@ -5,34 +5,10 @@ import signal
 import time
 from pathlib import Path
 
-from conftest import StartHost
-from guardian_harness import DEADLINE, Host, lives, python, wait_for
-
 from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.messages import Spawned, SpawnFailed
 from orchestrator.guardian.processes import read_process
-
-#: Starts a child, a grandchild that left session and parent, and a daemon that also threw its environment away; ignores TERM.
-STUBBORN = """
-import os, signal, subprocess, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def report(): print(os.getpid(), flush=True)
-def wait(): time.sleep(600)
-report()
-if os.fork() == 0: report(); wait()
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0: report(); wait()
-    os._exit(0)
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        os.execve(sys.executable, [sys.executable, "-c",
-            "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(600)"], {})
-    time.sleep(1)
-    os._exit(0)
-wait()
-"""
+from tests.support.guardian import DEADLINE, STUBBORN, Host, StartHost, lives, python, wait
 
 
 def pids_printed(host: Host, count: int, runner_id: str = "r1") -> list[int]:
@@ -43,7 +19,7 @@ def pids_printed(host: Host, count: int, runner_id: str = "r1") -> list[int]:
         lines = host.printed[runner_id].decode().split("\n")[:-1]
         return [int(line) for line in lines] if len(lines) >= count else None
 
-    return wait_for(find, f"{count} pids")
+    return wait(find, f"{count} pids")
 
 
 def test_a_job_that_forks_daemonises_and_ignores_term_leaves_nothing(host: Host) -> None:
@@ -87,7 +63,9 @@ def test_one_runners_end_leaves_the_daemons_of_another_alone(host: Host) -> None
 
 def test_a_chain_of_forks_cannot_outrun_its_end(host: Host) -> None:
     """Processes that fork, leave their session and exit, again and again, are caught."""
-    source = "import os\nprint('go', flush=True)\nfor _ in range(20000):\n    if os.fork(): os._exit(0)\n    os.setsid()"
+    source = (
+        "import os\nprint('go', flush=True)\nfor _ in range(20000):\n    if os.fork(): os._exit(0)\n    os.setsid()"
+    )
     host.spawn(argv=python(source))
     host.expect(Spawned, "r1")
     host.wait_printed(b"go")
@@ -239,7 +217,7 @@ def test_runners_of_a_dead_fork_server_end_and_new_ones_start(host: Host) -> Non
 def test_a_spawn_that_waits_for_a_new_fork_server_is_not_lost(host: Host) -> None:
     """A request made while there is no fork server is served by the next one."""
     os.kill(host.helper("fork_server"), signal.SIGKILL)
-    wait_for(lambda: len(host.children()) == 1, "the fork server's end")
+    wait(lambda: len(host.children()) == 1, "the fork server's end")
 
     assert host.run(argv=("true",)).exit_code == 0
 

@@ -4,20 +4,30 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from conftest import StartHost, StartWorker
-from guardian_harness import DEADLINE, Host, WorkerProcess, lives, make_spec, python, wait_for
-from test_runner_end import STUBBORN
 
 from orchestrator.errors import RunnerLost
 from orchestrator.guardian.client import Guardian, GuardianSettings
 from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.messages import RUNNER_ID, RunnerSpec, SpawnFailed
 from orchestrator.guardian.processes import read_processes, read_variable
+from tests.support.guardian import (
+    DEADLINE,
+    STUBBORN,
+    Host,
+    StartHost,
+    StartWorker,
+    WorkerProcess,
+    lives,
+    make_spec,
+    python,
+    wait,
+)
 
 
-def stubborn(**values: object) -> RunnerSpec:
+def stubborn(**values: Any) -> RunnerSpec:
     """Return a runner that ignores TERM and has left descendants everywhere."""
     return make_spec(argv=python(STUBBORN), **values)
 
@@ -31,7 +41,7 @@ def marked(runner: int) -> list[int]:
         found = [p.pid for p in read_processes().values() if p.alive and read_variable(p.pid, RUNNER_ID) == mark]
         return found if len(found) >= 3 else None
 
-    return wait_for(find, "the runner's descendants")
+    return wait(find, "the runner's descendants")
 
 
 def test_a_killed_worker_takes_everything_along_within_a_second(start_worker: StartWorker) -> None:
@@ -41,7 +51,7 @@ def test_a_killed_worker_takes_everything_along_within_a_second(start_worker: St
 
     os.kill(worker.pid, signal.SIGKILL)
     killed_at = time.monotonic()
-    wait_for(lambda: not any(map(lives, pids)), "the end of all", seconds=DEADLINE)
+    wait(lambda: not any(map(lives, pids)), "the end of all")
 
     assert time.monotonic() - killed_at < 1
 
@@ -53,7 +63,7 @@ def test_a_stopped_workers_runner_dies_at_its_deadline(start_worker: StartWorker
     os.kill(worker.pid, signal.SIGSTOP)
     assert lives(worker.runner)
 
-    wait_for(lambda: not any(map(lives, pids)), "the runner's end")
+    wait(lambda: not any(map(lives, pids)), "the runner's end")
     assert lives(worker.guardian)
     os.kill(worker.pid, signal.SIGCONT)
 
@@ -72,8 +82,8 @@ def test_a_killed_guardian_takes_the_runners_along_and_is_missed(start_host: Sta
             return lost
         return None
 
-    assert f"pid {host.guardian.pid} is gone: exit code -9" in str(wait_for(learn, "the news"))
-    wait_for(lambda: not any(map(lives, pids)), "the end of fork server, sampler and runner")
+    assert f"pid {host.guardian.pid} is gone: exit code -9" in str(wait(learn, "the news"))
+    wait(lambda: not any(map(lives, pids)), "the end of fork server, sampler and runner")
     with pytest.raises(RunnerLost):
         host.guardian.read_events()
 
@@ -83,7 +93,7 @@ def test_a_successor_ends_what_a_killed_guardian_left(start_host: StartHost) -> 
     first = start_host()
     pids = marked(first.start(argv=python(STUBBORN)))
     os.kill(first.guardian.pid, signal.SIGKILL)
-    wait_for(lambda: not lives(first.guardian.pid), "the guardian's end")
+    wait(lambda: not lives(first.guardian.pid), "the guardian's end")
     assert any(map(lives, pids))
 
     second = start_host()
@@ -93,11 +103,11 @@ def test_a_successor_ends_what_a_killed_guardian_left(start_host: StartHost) -> 
 
 
 def test_the_next_holder_of_a_gpu_ends_what_a_killed_guardian_left(start_host: StartHost) -> None:
-    """The lock of a killed guardian is free at once, its runner's descendants are not gone: the next guardian ends them."""
+    """The lock of a killed guardian is free at once, its runner's descendants are alive: the next holder ends them."""
     first = start_host("node-a")
     pids = marked(first.start(argv=python(STUBBORN), gpus=("GPU-a",)))
     os.kill(first.guardian.pid, signal.SIGKILL)
-    wait_for(lambda: not lives(first.guardian.pid), "the guardian's end")
+    wait(lambda: not lives(first.guardian.pid), "the guardian's end")
 
     second = start_host("node-b")
     assert any(map(lives, pids))
