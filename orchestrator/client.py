@@ -122,7 +122,8 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise ApiUnavailable(f"the API at {self.url} does not answer: {error}") from error
+            hint = "start a stack with 'orch up', or say where one is with ORCHESTRATOR_API_URL"
+            raise ApiUnavailable(f"the API at {self.url} does not answer ({error}); {hint}") from error
         try:
             answer = response.json()
         except json.JSONDecodeError as error:
