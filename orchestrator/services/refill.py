@@ -1,5 +1,6 @@
 """Refill a host that has room from the jobs that wait, in policy order."""
 
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.domain.cluster import GpuHealth, NodeState
@@ -33,6 +34,8 @@ class Refill:
         if not snapshot.candidates:
             return 0
         peers = tuple(_peer(node) for node in self._hosts.nodes() if node.name != self._node and _takes_jobs(node))
+        # What the worker says it can use now is fresher than the look-ahead of its last heartbeat.
+        snapshot = replace(snapshot, hosts=tuple(replace(host, look_ahead=limit) for host in snapshot.hosts))
         made = plan(snapshot, runtime.clock.now(), Policy(most_admissions=limit, peers=peers))
         if not made.admissions:
             return 0

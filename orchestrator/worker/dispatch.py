@@ -1,7 +1,7 @@
 """From a delivered job to its acknowledgement: holds, claims, starts, finishes, releases.
 
-Everything here runs in the worker's event loop and decides nothing that the database does not confirm: a job starts when its
-claim came back granted, and its entry is acknowledged when its finish came back committed.
+Everything here runs in the worker's event loop and decides nothing that the database does not confirm: a job starts
+when its claim came back granted, and its entry is acknowledged when its finish came back committed.
 """
 
 import itertools
@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from celery.worker import state as worker_state
@@ -63,7 +64,9 @@ class _Held:
 class Dispatcher:
     """The jobs of one worker."""
 
-    def __init__(self, pool: RunnerPool, runtime: Runtime, *, results: ResultWriter, execute: Callable[[Any], None]) -> None:
+    def __init__(
+        self, pool: RunnerPool, runtime: Runtime, *, results: ResultWriter, execute: Callable[[Any], None]
+    ) -> None:
         """Make it.
 
         Args:
@@ -120,7 +123,7 @@ class Dispatcher:
             self.ledger.add(releases=[line.lease_id for line in closed if line.lease_id is not None])
             if self.accepting:
                 self._claim()
-            self.ledger.refill(self.wanted())
+            self._refill()
             self._pool.run_plain()
 
     def wanted(self) -> int:
@@ -128,8 +131,14 @@ class Dispatcher:
         capacity = self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead()
         return max(0, capacity - self._host.waiting_count) if self.accepting else 0
 
+    def _refill(self) -> None:
+        """Ask for more jobs, many at a time: each asking costs a look at the whole host."""
+        wanted = self.wanted()
+        if wanted > self.pace.look_ahead() // 2 or (wanted and not self._host.waiting_count):
+            self.ledger.refill(wanted)
+
     def credit(self) -> int:
-        """Return how many entries the transport may deliver; some more than fit, so that a large job hides no small one."""
+        """Return how many entries may be delivered: some more than fit, so that a large job hides no small one."""
         room = max(LEAST_HELD, self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead())
         return max(0, room - self._host.waiting_count) if self.accepting else 0
 
@@ -170,7 +179,7 @@ class Dispatcher:
             self._claimed(asked_at, claim)
         if batch.finishes:
             self.pace.note(len(batch.finishes))
-            self.ledger.refill(self.wanted())
+            self._refill()
         self._dirty = True
 
     def on_registered(self) -> None:
@@ -209,7 +218,7 @@ class Dispatcher:
             if refusal is Refusal.GPUS_TAKEN:
                 self._host.add_waiting(by_seq[seq])
             else:
-                self._settle(seq, lambda request, why=refusal: requests.refuse(request, why))
+                self._settle(seq, partial(requests.refuse, refusal=refusal))
         for claimed in claim.granted:
             self._start(line, claimed)
 

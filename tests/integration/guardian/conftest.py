@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guardian_harness import HERE, Host, WorkerProcess
 
 from orchestrator.guardian.client import GuardianSettings
+from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.messages import RUNNER_ID, RunnerSpec
 from orchestrator.guardian.processes import read_processes, read_variable
-from orchestrator.guardian.journal import Journal
-
-StartHost = Callable[..., Host]
-StartWorker = Callable[..., WorkerProcess]
+from tests.support.guardian import PROGRAMS, Host, StartHost, StartWorker, WorkerProcess
 
 
 @pytest.fixture
@@ -21,7 +18,7 @@ def settings(tmp_path: Path) -> Callable[..., GuardianSettings]:
     """Return a maker of settings in the test's own directories."""
 
     def make(node: str = "node-a", **values: Any) -> GuardianSettings:
-        defaults: dict[str, Any] = {"home": tmp_path, "lock_dir": tmp_path / "locks", "import_path": (str(HERE),)}
+        defaults: dict[str, Any] = {"home": tmp_path, "lock_dir": tmp_path / "locks", "import_path": (str(PROGRAMS),)}
         return GuardianSettings(node=node, **(defaults | values))
 
     return make

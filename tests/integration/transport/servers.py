@@ -11,6 +11,8 @@ from pathlib import Path
 
 import redis
 
+from orchestrator.streams.client import broker_url
+
 HERE = Path(__file__).parent
 
 
@@ -51,7 +53,7 @@ class RedisServer:
 
     @property
     def broker(self) -> str:
-        return f"redis-streams://{self.socket}/0"
+        return broker_url(self.url)
 
     @property
     def url(self) -> str:
