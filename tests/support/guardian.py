@@ -25,7 +25,7 @@ SPARSE = {"PATH": os.environ["PATH"]}
 STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def report(): print(os.getpid(), flush=True)
+def report(): os.write(1, b"%d\\n" % os.getpid())  # one write: lines of several processes must not mix
 def wait(): time.sleep(600)
 report()
 if os.fork() == 0: report(); wait()
@@ -37,7 +37,7 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         again = "import os, signal, time; signal.signal(15, signal.SIG_IGN)"
-        again += "; print(os.getpid(), flush=True); time.sleep(600)"
+        again += "; os.write(1, b'%d\\\\n' % os.getpid()); time.sleep(600)"
         os.execve(sys.executable, [sys.executable, "-c", again], {})
     time.sleep(1)
     os._exit(0)
@@ -152,18 +152,12 @@ class Host:
 
     def wait_printed(self, wanted: bytes, runner_id: str = "r1") -> bytes:
         """Return the output so far once it contains this."""
-<<<<<<< HEAD:tests/integration/guardian/guardian_harness.py
-        return wait_for(
-            lambda: self.turn() or (wanted in self.printed[runner_id] and self.printed[runner_id]), str(wanted)
-        )
-=======
 
         def find() -> bytes | None:
             self.turn()
             return self.printed[runner_id] if wanted in self.printed[runner_id] else None
 
         return wait(find, f"{wanted!r} in the output")
->>>>>>> main:tests/support/guardian.py
 
     def turn(self) -> None:
         """Take in what is there, without waiting."""
