@@ -5,7 +5,7 @@ transaction up after bounded retries; then nothing of it took effect, except whe
 every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -193,6 +193,10 @@ class ClusterStore(Protocol):
 
     def nodes(self) -> Sequence[NodeRecord]: ...
 
+    def count_events(self, kind: str) -> int:
+        """Count the events of a kind that are still kept."""
+        ...
+
     def ensure_queues(self, names: Sequence[str]) -> None: ...
 
     def queues(self) -> Mapping[str, bool]:
@@ -206,6 +210,10 @@ class AdmissionStore(Protocol):
     def snapshot(self, *, limit: int) -> Snapshot: ...
 
     def admit(self, placements: Sequence[tuple[int, str | None]], *, epoch: int) -> tuple[JobEntry, ...]: ...
+
+    def set_windows(self, windows: Mapping[str, int], *, epoch: int) -> None:
+        """Set how many unclaimed jobs a submit may leave in each queue's stream."""
+        ...
 
     def due_entries(self, *, limit: int, epoch: int) -> Sequence["DueEntry"]:
         """Admitted jobs whose entry is to be published, or looked for, now."""
@@ -286,15 +294,29 @@ class StreamPublisher(Protocol):
         """Say for each (entry, entry id) whether it is still in its stream."""
         ...
 
+    def dead_letter(self, queue: str, job_id: str, reason: str) -> None:
+        """Keep a bounded copy of what could not be processed, with the reason."""
+        ...
+
     def missing_streams(self, queues: Sequence[str]) -> Sequence[str]:
         """Return those of the queues whose stream or consumer group does not exist."""
         ...
+
+
+class WakeListener(Protocol):
+    """A subscription that can be ended."""
+
+    def stop(self) -> None: ...
 
 
 class Wake(Protocol):
     """Tells whoever listens that something is to be placed or cancelled; losing a message costs only time."""
 
     def publish(self, kind: str, **data: object) -> None: ...
+
+    def listen(self, callback: Callable[[str, Mapping[str, object]], None]) -> WakeListener:
+        """Call back, in a thread of its own, with the kind and data of every message."""
+        ...
 
 
 class GpuDriver(Protocol):

@@ -39,6 +39,7 @@ class Claim:
 
     key: int  # the caller's, to match the outcome; unique within a batch
     job_seqs: tuple[int, ...]
+    resources: Resources  # what each of the jobs was taken for; one that asked for something else is refused
     grant: LeaseGrant | None = None
     lease_id: int | None = None
 
@@ -62,6 +63,8 @@ class ClaimedJob:
     soft_time_limit_seconds: float | None
     grace_seconds: float
     max_attempts: int
+    lost_count: int = 0
+    max_lost: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class LedgerBatch:
     progress: tuple[ProgressReport, ...] = ()
     finishes: tuple[Finish, ...] = ()
     releases: tuple[int, ...] = ()  # lease ids
+    withdrawals: tuple[int, ...] = ()  # seqs of queued jobs that this host hands back: pending again
     claims: tuple[Claim, ...] = ()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import pynvml  # type: ignore[import-untyped]
+import pynvml
 
 from orchestrator.domain.cluster import GpuSample
 from orchestrator.gpus.nvml import NvmlDriver

@@ -1,7 +1,7 @@
 """NVIDIA GPUs, read through NVML.
 
-NVML's state does not survive a fork, so it is initialised once for each process id. One sick card does not hide the others: its
-sample carries its health instead of readings. What NVML cannot tell is None.
+NVML's state does not survive a fork, so it is initialised once for each process id. One sick card does not hide the
+others: its sample carries its health instead of readings. What NVML cannot tell is None.
 """
 
 import logging
@@ -130,7 +130,7 @@ class NvmlDriver:
         )
 
     def _used_bytes(self, handle: Any) -> int:
-        # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); without it no GPU looks idle.
+        # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); else no GPU looks idle.
         memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle, self._nvml.nvmlMemory_v2)
         memory = memory or self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
         return 0 if memory is None else int(memory.used)

@@ -67,7 +67,9 @@ class SimulatedDriver:
         """Hold nothing, so let go of nothing."""
 
 
-def make_gpus(count: int, *, owner: str, model: str = "Simulated GPU", memory_mib: int = MEMORY_MIB) -> tuple[GpuSample, ...]:
+def make_gpus(
+    count: int, *, owner: str, model: str = "Simulated GPU", memory_mib: int = MEMORY_MIB
+) -> tuple[GpuSample, ...]:
     """Return ``count`` idle GPUs whose uuids depend on ``owner`` alone.
 
     Two stacks on one host must name different owners: device locks go by uuid.
@@ -117,10 +119,15 @@ def _format(sample: GpuSample) -> str:
         "health": str(sample.health),
     }
     fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
-    lines = ["[[gpus]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+    lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | int) -> str:
+    # TOML's strings are JSON's, but for surrogate pairs, which it refuses, and DEL, which it wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _parse(document: Mapping[str, Any]) -> tuple[GpuSample, ...]:

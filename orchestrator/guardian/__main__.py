@@ -1,6 +1,6 @@
 """Run a guardian; a worker starts it with the descriptor of a socket, over which everything else is said.
 
-    python -m orchestrator.guardian DESCRIPTOR WORKER_PID
+python -m orchestrator.guardian DESCRIPTOR WORKER_PID
 """
 
 import logging
@@ -26,7 +26,7 @@ FIRST_MESSAGE_SECONDS = 10.0
 def main(arguments: list[str]) -> int:
     """Guard one worker's runners until the worker is gone; returns the exit code."""
     descriptor, worker = map(int, arguments)
-    # The worker decides when to end, and is heard of through the socket; a signal to all of a service's processes is its.
+    # The worker decides when to end, and is heard through the socket; a service's stop signal to all is for it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s guardian: %(message)s")

@@ -1,7 +1,7 @@
 """The first moments of a runner: from the fork to its program's or its entry's first instruction.
 
-Runs in the fresh child of the fork server. Whatever fails is written to the status pipe as one line; the pipe's end without a
-line means that the runner has begun.
+Runs in the fresh child of the fork server. Whatever fails is written to the status pipe as one line; the pipe's end
+without a line means that the runner has begun.
 """
 
 import ctypes
@@ -88,8 +88,8 @@ def _place_descriptors(control: int, output: int, status: int, *, is_python: boo
     os.dup2(output, 2)
     if not is_python:
         return  # the rest is closed by exec: Python opens everything so, and `_execute` closes what a library left open
-    # Objects of preloaded modules still own their descriptors. Closed here, a number would be given to a file of the job
-    # and closed under it when such an object dies; pointed at /dev/null it stays taken, and nothing is shared.
+    # Objects of preloaded modules still own their descriptors. Closed here, a number would be given to a file of the
+    # job and closed under it when such an object dies; pointed at /dev/null it stays taken, and nothing is shared.
     os.close(output)
     for descriptor in _open_descriptors():
         if descriptor >= STANDARD and descriptor not in (control, status, null):
@@ -132,13 +132,15 @@ def _set_environment(environment: Mapping[str, str]) -> None:
 def _show_environment(environment: Mapping[str, str]) -> None:
     """Overwrite the environment that /proc shows, which a fork would otherwise keep of the fork server.
 
-    Two reasons: what the runner forks in turn is found by its mark there, even after it left session and parent; and the
-    worker's own variables, secrets perhaps, are no business of a job. What does not fit is left out, the mark comes first.
+    Two reasons: what the runner forks in turn is found by its mark there, even after it left session and parent; and
+    the worker's own variables, secrets perhaps, are no business of a job. What does not fit is left out, last first.
     """
     values = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, end = int(values[47]), int(values[48])  # env_start and env_end: fields 50 and 51, counted from the pid
     mark = {RUNNER_ID: environment[RUNNER_ID]}
-    lines = [f"{name}={value}\0".encode("utf-8", "surrogateescape") for name, value in (mark | dict(environment)).items()]
+    lines = [
+        f"{name}={value}\0".encode("utf-8", "surrogateescape") for name, value in (mark | dict(environment)).items()
+    ]
     ctypes.memset(start, 0, end - start)
     for line in lines:
         if start + len(line) <= end:
@@ -162,7 +164,7 @@ def _execute(argv: list[str]) -> NoReturn:
         if descriptor >= STANDARD:
             os.set_inheritable(descriptor, False)
     try:
-        os.execvpe(argv[0], argv, os.environ)
+        os.execvpe(argv[0], argv, os.environ)  # noqa: S606 - the job's own argv; a shell is what it must not meet
     except (OSError, ValueError) as error:
         raise StartFault(f"cannot run {argv[0]!r}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -176,7 +178,9 @@ def _load(entry: str) -> Callable[[Mapping[str, Any], socket.socket], object]:
     return loaded
 
 
-def _run(entry: Callable[[Mapping[str, Any], socket.socket], object], document: Mapping[str, Any], control: int) -> NoReturn:
+def _run(
+    entry: Callable[[Mapping[str, Any], socket.socket], object], document: Mapping[str, Any], control: int
+) -> NoReturn:
     code = CRASHED
     try:
         _renew_python()
@@ -207,8 +211,9 @@ def _exit_code(leave: SystemExit) -> int:
 def _renew_python() -> None:
     """Undo what a forked Python shares with its parent: buffered streams and seeds."""
     gc.enable()
-    # UTF-8 whatever the locale: a job must not fail for what it prints. New objects, since the old ones believe what the fork
-    # server's descriptors were, a file perhaps; whoever kept one, a log handler, still reaches the same descriptor.
+    # UTF-8 whatever the locale: a job must not fail for what it prints. New objects, since the old ones believe what
+    # the fork server's descriptors were, a file perhaps; whoever kept one, a log handler, still reaches the same
+    # descriptor.
     sys.stdin, sys.stdout, sys.stderr = (_open_text(number, mode) for number, mode in enumerate(("r", "w", "w")))
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:  # else every runner would draw the same numbers; Python's own generator does this by itself
@@ -216,7 +221,9 @@ def _renew_python() -> None:
 
 
 def _open_text(descriptor: int, mode: str) -> TextIO:
-    return cast(TextIO, os.fdopen(descriptor, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False))
+    return cast(
+        TextIO, os.fdopen(descriptor, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    )
 
 
 def is_cuda_initialised() -> bool:

@@ -1,9 +1,10 @@
 """JSON messages with file descriptors over a stream socket, without blocking.
 
-A frame is a four-byte length and that many bytes of JSON; the descriptors ride on its first byte. A stream, not packets: an
-environment may be larger than the kernel takes in one packet.
+A frame is a four-byte length and that many bytes of JSON; the descriptors ride on its first byte. A stream, not
+packets: an environment may be larger than the kernel takes in one packet.
 """
 
+import array
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ Document: TypeAlias = dict[str, Any]
 MAX_FRAME: Final = 16 << 20
 MAX_DESCRIPTORS: Final = 16
 BUFFER: Final = 1 << 20
+_ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _LENGTH: Final = struct.Struct("!I")
 
 
@@ -82,15 +84,17 @@ class Channel:
         """Return every complete message that has arrived; sets ``closed`` at the end of the stream."""
         while not self.closed:
             try:
-                data, descriptors, flags, _address = socket.recv_fds(
-                    self._socket, BUFFER, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-                )
+                # Not socket.recv_fds: it drops its flags argument, and a descriptor without CLOEXEC leaks into helpers.
+                data, ancillary, flags, _address = self._socket.recvmsg(BUFFER, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 break
             except OSError:
                 self.closed = True
                 break
-            self._descriptors.extend(descriptors)
+            for _level, _kind, packed in ancillary:
+                received = array.array("i")
+                received.frombytes(packed[: len(packed) - len(packed) % received.itemsize])
+                self._descriptors.extend(received)
             if flags & socket.MSG_CTRUNC:
                 raise RunnerLost("descriptors were lost on the way: too many are open")
             self._received += data

@@ -32,8 +32,8 @@ MILLISECONDS: Final = 1000
 class RunnerPipes:
     """The worker's ends; who gets them closes them.
 
-    ``control_far`` is the runner's own end, kept so that messages which it has not read can be taken back. Blocking or not is
-    a property that both processes share, so read it with ``MSG_DONTWAIT`` and never change it.
+    ``control_far`` is the runner's own end, kept so that messages which it has not read can be taken back. Blocking or
+    not is a property that both processes share, so read it with ``MSG_DONTWAIT`` and never change it.
     """
 
     control: socket.socket  # sequenced packets, non-blocking
@@ -131,7 +131,7 @@ class Guardian:
         """Have every runner killed at once and the guardian end; returns when nothing is left.
 
         Raises:
-            RunnerLost: If it takes longer. The guardian then goes on by itself, and holds the locks of the GPUs concerned.
+            RunnerLost: If it takes longer. The guardian then goes on by itself and keeps the locks of the GPUs.
         """
         if self._is_closed:
             return

@@ -2,7 +2,7 @@
 
     python -m orchestrator.guardian.fork_server DESCRIPTOR PARENT
 
-Its parent, the guardian, tells it on the socket what to import and what to fork; it tells its parent who has ended, and how.
+Its parent, the guardian, tells it on the socket what to import and what to fork, and hears who has ended, and how.
 """
 
 import gc
@@ -61,9 +61,13 @@ class ForkServer:
             self._channel.send({"op": "ready", "faults": preload(message["modules"], message["import_path"])})
         elif message["op"] == "fork":
             try:
-                self._channel.send({"op": "forked", "runner": message["runner"]} | self._fork(message["spec"], descriptors))
+                self._channel.send(
+                    {"op": "forked", "runner": message["runner"]} | self._fork(message["spec"], descriptors)
+                )
             except OSError as error:
-                self._channel.send({"op": "not_forked", "runner": message["runner"], "reason": f"fork: {error.strerror}"})
+                self._channel.send(
+                    {"op": "not_forked", "runner": message["runner"], "reason": f"fork: {error.strerror}"}
+                )
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)

@@ -50,7 +50,10 @@ class Nursery:
         arguments = [str(HANDED), str(os.getpid())]
         with theirs:
             self.pid = start_helper(
-                "orchestrator.guardian.fork_server", arguments, {HANDED: theirs.fileno()}, **{RUNNER_ID: "-" * MARK_ROOM}
+                "orchestrator.guardian.fork_server",
+                arguments,
+                {HANDED: theirs.fileno()},
+                **{RUNNER_ID: "-" * MARK_ROOM},
             )
         self.due, self.channel = None, Channel(ours)
         self.channel.send({"op": "preload", "modules": self._preload, "import_path": self._import_path})

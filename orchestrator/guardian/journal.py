@@ -1,8 +1,9 @@
 """The guardian's journal: which runner ran where and when, in a file that outlives it.
 
-One JSON object a line, ``<journal_dir>/<node>.jsonl``. Each names the operation (``start``, ``spawn``, ``began``, ``kill``,
-``exit``, ``stop``), the boot and CLOCK_BOOTTIME; those about a runner its id, mark, token and GPUs, and its pid, process group and
-start time once it has them. A successor reads it to end what was left, and a checker to prove that no GPU had two runners.
+One JSON object a line, ``<journal_dir>/<node>.jsonl``. Each names the operation (``start``, ``spawn``, ``began``,
+``kill``, ``exit``, ``stop``), the boot and CLOCK_BOOTTIME; those about a runner its id, mark, token and GPUs, and its
+pid, process group and start time once it has them. A successor reads it to end what was left, and a checker to prove
+that no GPU had two runners.
 """
 
 import fcntl
@@ -48,7 +49,9 @@ class Journal:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
-        return [record for record in map(_decode, lines) if record is not None and record.get("boot_id") == self.boot_id]
+        return [
+            record for record in map(_decode, lines) if record is not None and record.get("boot_id") == self.boot_id
+        ]
 
     def append(self, op: str, **values: Any) -> None:
         """Write one record; a full disk is logged and does not stop the guardian from ending runners."""

@@ -1,8 +1,8 @@
 """Device locks: on one host, at most one exclusive user of a GPU, whichever worker it belongs to.
 
-A lock is a ``flock`` on a file that is never removed. The guardian holds it until a runner's last process is gone. The kernel
-frees it when a guardian is killed, and then something of the runner may still be alive; so the holder leaves a note in the
-file, and whoever takes the lock next ends what an unfinished note names before it starts anything.
+A lock is a ``flock`` on a file that is never removed. The guardian holds it until a runner's last process is gone. The
+kernel frees it when a guardian is killed, and then something of the runner may still be alive; so the holder leaves a
+note in the file, and whoever takes the lock next ends what an unfinished note names before it starts anything.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ class DeviceLock:
         self.gpu, self._note, self._exclusive = gpu, note, exclusive
         # Older drivers name MIG instances with slashes.
         self._path = directory / f"gpu-{re.sub(r'[^A-Za-z0-9._-]', '_', gpu)}.lock"
-        self._file: int | None = None
+        self._file = -1
         self._locked = self._noted = False
 
     def try_acquire(self) -> bool:
@@ -47,7 +47,7 @@ class DeviceLock:
         """
         if self._noted:
             return True
-        if self._file is None:
+        if self._file < 0:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
         if not self._locked and not self._flock(fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH):
             return False
@@ -72,7 +72,7 @@ class DeviceLock:
 
     def release(self) -> None:
         """Give the lock back, whether or not it was taken."""
-        if self._file is None:
+        if self._file < 0:
             return
         if self._noted:
             self._write(Note(**{**asdict(self._note), "released": True}))
@@ -80,10 +80,9 @@ class DeviceLock:
             if self._flock(fcntl.LOCK_EX) and not self._unfinished(lambda _note: True):
                 os.ftruncate(self._file, 0)
         os.close(self._file)
-        self._file, self._locked, self._noted = None, False, False
+        self._file, self._locked, self._noted = -1, False, False
 
     def _flock(self, operation: int) -> bool:
-        assert self._file is not None
         try:
             fcntl.flock(self._file, operation | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,11 +90,9 @@ class DeviceLock:
         return True
 
     def _write(self, note: Note) -> None:
-        assert self._file is not None
         os.write(self._file, (json.dumps(asdict(note), separators=(",", ":")) + "\n").encode())
 
     def _unfinished(self, wanted: Callable[[Note], bool]) -> list[Note]:
-        assert self._file is not None
         unfinished: dict[str, Note] = {}
         for line in os.pread(self._file, os.fstat(self._file).st_size, 0).splitlines():
             try:

@@ -21,9 +21,10 @@ _RUNNER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class RunnerSpec:
     """A runner to start: a program (``argv``) or a function of a forked Python (``entry``), never both.
 
-    ``environment`` is all that the runner gets, but for ``ORCHESTRATOR_RUNNER_ID``, which the guardian sets. ``rlimits`` are
-    named as in ``resource`` without the prefix, in lower case (``core``, ``nofile``), and bind hard. ``nice`` is added to the
-    guardian's own niceness. ``deadline`` is a CLOCK_BOOTTIME instant; None until ``set_deadlines`` names one.
+    ``environment`` is all that the runner gets, but for ``ORCHESTRATOR_RUNNER_ID``, which the guardian sets.
+    ``rlimits`` are named as in ``resource`` without the prefix, in lower case (``core``, ``nofile``), and bind hard.
+    ``nice`` is added to the guardian's own niceness. ``deadline`` is a CLOCK_BOOTTIME instant; None until
+    ``set_deadlines`` names one.
     """
 
     runner_id: str
@@ -47,7 +48,10 @@ class RunnerSpec:
     def to_document(self) -> Document:
         """Return the spec as JSON can carry it."""
         names = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in names} | {"environment": dict(self.environment), "rlimits": dict(self.rlimits)}
+        return {name: getattr(self, name) for name in names} | {
+            "environment": dict(self.environment),
+            "rlimits": dict(self.rlimits),
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "RunnerSpec":

@@ -89,4 +89,9 @@ def own_start(worker: int) -> Record:
     mine, theirs = read_process(os.getpid()), read_process(worker)
     if mine is None or theirs is None:
         raise RunnerLost(f"the worker with pid {worker} is gone")
-    return {"pid": mine.pid, "start_ticks": mine.start_ticks, "worker": worker, "worker_start_ticks": theirs.start_ticks}
+    return {
+        "pid": mine.pid,
+        "start_ticks": mine.start_ticks,
+        "worker": worker,
+        "worker_start_ticks": theirs.start_ticks,
+    }

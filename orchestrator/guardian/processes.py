@@ -47,7 +47,7 @@ def is_alive(pid: int, start_ticks: int) -> bool:
 
 
 def read_variable(pid: int, name: str) -> str | None:
-    """Return a variable of the environment that the process was started with; None if it has none or may not be read."""
+    """Return a variable of a process's initial environment; None if it has none or may not be read."""
     try:
         data = (PROC / str(pid) / "environ").read_bytes()
     except OSError:

@@ -1,6 +1,6 @@
 """See a guardian at work by hand: run one command under it and print what it says.
 
-    python -m orchestrator.guardian.smoke [--gpus FILE] [--seconds N] [--grace N] -- COMMAND…
+python -m orchestrator.guardian.smoke [--gpus FILE] [--seconds N] [--grace N] -- COMMAND…
 """
 
 import argparse

@@ -57,6 +57,8 @@ class Supervisor:
     def _next_timeout(self) -> float:
         now = boottime()
         dues = [self._wards.step(now), self._nursery.due, self._watch.due]
+        if self._is_closing and not len(self._wards):
+            return 0.0
         return max(0.0, min([MOST_SLEEP_SECONDS, *(due - now for due in dues if due is not None)]))
 
     def _listen(self, timeout: float) -> None:

@@ -1,8 +1,8 @@
 """Which process belongs to which runner, and how to end a whole tree.
 
-The guardian is the child subreaper, so everything that a runner ever started is below it. A process that left its parent is
-still told by its session, its process group or the mark in its environment. One that left all of these belongs to nobody, and
-is ended at once: no lease could account for it.
+The guardian is the child subreaper, so everything that a runner ever started is below it. A process that left its
+parent is still told by its session, its process group or the mark in its environment. One that left all of these
+belongs to nobody, and is ended at once: no lease could account for it.
 """
 
 import logging
@@ -54,9 +54,20 @@ class Forest:
         self.spared = set(spared)
         self._root = os.getpid()
 
-    def has_orphans(self) -> bool:
-        """Some runner's descendant outlived its parent; exact and cheap, once everything dead has been reaped."""
-        return not self.spared.issuperset(list_children(self._root))
+    def is_gone(self, tree: Tree, trees: Iterable[Tree]) -> bool:
+        """Nothing of a tree whose leader is gone is left.
+
+        Looking at all of /proc proves nothing: what forks and exits is missed between two reads. But the topmost
+        process of what is left is our own child, and no child leaves this list before we reap it.
+        """
+        by_mark = {other.mark: other for other in trees if other is not tree}
+        for pid in list_children(self._root):
+            if pid in self.spared:
+                continue
+            process = read_process(pid)
+            if process is None or not process.alive or _recognise(process, by_mark) is None:
+                return False
+        return True
 
     def find(self, trees: Iterable[Tree]) -> dict[str, list[Process]]:
         """Return the living processes of every tree by its mark, and end those that belong to none."""
@@ -72,13 +83,11 @@ class Forest:
                 send_signal(process, signal.SIGKILL)
         return found
 
-    def kill(self, tree: Tree, trees: Collection[Tree]) -> bool:
-        """Send SIGKILL to all of a tree until no look finds anything new; True if nothing of it is alive."""
+    def kill(self, tree: Tree, trees: Collection[Tree]) -> None:
+        """Send SIGKILL to all of a tree, until no look finds anything new."""
         signalled: set[tuple[int, int]] = set()
         for _ in range(PASSES):
             alive = self.find(trees)[tree.mark]
-            if not alive:
-                return True
             fresh = [process for process in alive if (process.pid, process.start_ticks) not in signalled]
             if not fresh:
                 break
@@ -87,17 +96,18 @@ class Forest:
                 send_signal(process, signal.SIGKILL)
                 signalled.add((process.pid, process.start_ticks))
         self._chase(tree)
-        return False
 
     def _chase(self, tree: Tree) -> None:
-        """Kill what forks and exits faster than /proc can be read: each such orphan is briefly our own child."""
+        """Kill what forks and exits faster than /proc can be read: an orphan is our own child, the newest last."""
         for _ in range(CHASES):
-            orphans = [pid for pid in list_children(self._root) if pid not in self.spared]
-            for pid in orphans:
-                process = read_process(pid)
-                if process is not None and process.alive and _recognise(process, {tree.mark: tree}) is not None:
+            for pid in reversed(list_children(self._root)):
+                process = None if pid in self.spared else read_process(pid)
+                if process is not None and process.alive:
+                    if _recognise(process, {tree.mark: tree}) is None:
+                        continue
                     send_signal(process, signal.SIGKILL)
-            if not orphans:
+                    break
+            else:
                 return
 
     def _attribute(self, by_mark: Mapping[str, Tree]) -> list[tuple[Process, str | None]]:
@@ -125,8 +135,9 @@ def find_remains(marks: Collection[str]) -> list[Process]:
 def find_session_remains(leader: int, start_ticks: int, marks: Collection[str]) -> list[Process]:
     """Return what lives of a runner whose guardian is gone, told by its session and process group.
 
-    A pid is not given away while a session or group bears it. So if it is another process's now, nothing is left; if it is
-    nobody's, later owners may have come and gone: only what bears the mark, or shows no environment at all, is taken.
+    A pid is not given away while a session or group bears it. So if it is another process's now, nothing is left; if it
+    is nobody's, later owners may have come and gone: only what bears the mark, or shows no environment at all, is
+    taken.
     """
     processes = read_processes()
     first = processes.get(leader)

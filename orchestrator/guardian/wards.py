@@ -266,7 +266,7 @@ class Wards:
 
     def _settle(self, ward: Ward) -> None:
         """The leader is gone: finish, or end what it left behind."""
-        if not self._forest.has_orphans():
+        if self._forest.is_gone(ward.tree, self._trees()):
             self._finish(ward)
             return
         now = boottime()
@@ -279,17 +279,15 @@ class Wards:
         """Signal what is alive of a tree, and finish when nothing is."""
         trees = self._trees()
         if now >= ending.kill_at:
-            gone = self._forest.kill(ward.tree, trees)
+            self._forest.kill(ward.tree, trees)
             ending.look_at = now + ending.pause
             ending.pause = min(2 * ending.pause, MOST_LOOK_SECONDS)
         else:
-            alive = self._forest.find(trees)[ward.tree.mark]
-            gone = not alive
+            _ask_to_end(self._forest.find(trees)[ward.tree.mark], ending.asked)
             ending.look_at = min(ending.kill_at, now + TERM_LOOK_SECONDS)
-            _ask_to_end(alive, ending.asked)
-        if gone and ward.is_abandoned and ward.pid is not None and read_process(ward.pid) is None:
+        if ward.is_abandoned and ward.pid is not None and read_process(ward.pid) is None:
             ward.stage = Stage.ENDED  # the fork server reaped it, and took its exit status along
-        if gone and ward.stage is Stage.ENDED:
+        if ward.stage is Stage.ENDED and self._forest.is_gone(ward.tree, trees):
             self._finish(ward)
 
     def _finish(self, ward: Ward) -> None:

@@ -1,1 +1,1 @@
-"""The verbs of `orch`, one module a group."""
+"""The verbs, a module a subject; each exports ``COMMANDS``."""

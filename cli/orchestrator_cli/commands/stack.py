@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.config import default_home
-from orchestrator.errors import OrchestratorError, Unavailable
+from orchestrator.errors import Conflict, OrchestratorError, Unavailable
 from orchestrator_cli.stack.home import Home
 from orchestrator_cli.stack.lifecycle import Stack, bring_up, running, take_down
 from orchestrator_cli.stack.parts import Database
 
 DEFAULT_API_PORT = 8470
 WATCH_SECONDS = 1.0
-FAILED, MISTAKE = 1, 2
+FAILED, MISTAKE, CONFLICT = 1, 2, 4
 
 T = TypeVar("T")
 
@@ -147,7 +147,13 @@ def _tried(action: Callable[[], T]) -> T:
         return action()
     except OrchestratorError as error:
         _say(str(error))
-        raise SystemExit(FAILED if isinstance(error, Unavailable) else MISTAKE) from error
+        raise SystemExit(_exit_code(error)) from error
     except KeyboardInterrupt:
         _say("interrupted")
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _exit_code(error: OrchestratorError) -> int:
+    if isinstance(error, Unavailable):
+        return FAILED
+    return CONFLICT if isinstance(error, Conflict) else MISTAKE

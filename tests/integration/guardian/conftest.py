@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guardian_harness import HERE, Host, WorkerProcess
 
 from orchestrator.guardian.client import GuardianSettings
+from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.messages import RUNNER_ID, RunnerSpec
 from orchestrator.guardian.processes import read_processes, read_variable
-from orchestrator.guardian.journal import Journal
-
-StartHost = Callable[..., Host]
-StartWorker = Callable[..., WorkerProcess]
+from tests.support.guardian import PROGRAMS, Host, StartHost, StartWorker, WorkerProcess
 
 
 @pytest.fixture
@@ -21,7 +18,7 @@ def settings(tmp_path: Path) -> Callable[..., GuardianSettings]:
     """Return a maker of settings in the test's own directories."""
 
     def make(node: str = "node-a", **values: Any) -> GuardianSettings:
-        defaults: dict[str, Any] = {"home": tmp_path, "lock_dir": tmp_path / "locks", "import_path": (str(HERE),)}
+        defaults: dict[str, Any] = {"home": tmp_path, "lock_dir": tmp_path / "locks", "import_path": (str(PROGRAMS),)}
         return GuardianSettings(node=node, **(defaults | values))
 
     return make
@@ -65,6 +62,11 @@ def start_worker(settings: Callable[..., GuardianSettings]) -> Iterator[StartWor
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """After each test no process carries the mark of any runner of its guardians."""
     yield
-    marks = {record["mark"] for path in tmp_path.glob("journal/*.jsonl") for record in Journal(path).read() if "mark" in record}
+    marks = {
+        record["mark"]
+        for path in tmp_path.glob("journal/*.jsonl")
+        for record in Journal(path).read()
+        if "mark" in record
+    }
     left = [p.pid for p in read_processes().values() if p.alive and read_variable(p.pid, RUNNER_ID) in marks]
     assert not left

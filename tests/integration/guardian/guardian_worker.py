@@ -1,6 +1,6 @@
 """A worker for tests that are about its death: starts a guardian and one runner, tells the pids, and waits.
 
-    python guardian_worker.py SETTINGS SPEC    both as JSON
+python guardian_worker.py SETTINGS SPEC    both as JSON
 """
 
 import json

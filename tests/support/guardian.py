@@ -1,11 +1,10 @@
-"""What the guardian's tests share: a guardian whose events are collected, and waits with deadlines."""
+"""A guardian for tests, whose events and whose runners' output are collected, and a worker that may be killed."""
 
 import json
 import os
 import selectors
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,22 +12,44 @@ from typing import Any, TypeVar
 from orchestrator.guardian.client import Guardian, GuardianSettings, RunnerPipes
 from orchestrator.guardian.messages import Exited, GuardianEvent, RunnerSpec, Spawned, SpawnFailed
 from orchestrator.guardian.processes import read_process
+from tests.support.waiting import wait_for
 
 T = TypeVar("T")
-HERE = Path(__file__).parent
+#: Holds the entries that runners import and the worker that is started as a program.
+PROGRAMS = Path(__file__).parents[1] / "integration" / "guardian"
 DEADLINE = 15.0
 SPARSE = {"PATH": os.environ["PATH"]}
 
 
-def wait_for(condition: Callable[[], T | None], what: str, seconds: float = DEADLINE) -> T:
-    """Return the condition's first true answer; fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
-        time.sleep(0.005)
+#: Ignores TERM; has a child, a daemon that left session and parent, and one that threw its environment away as well.
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def report(): print(os.getpid(), flush=True)
+def wait(): time.sleep(600)
+report()
+if os.fork() == 0: report(); wait()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: report(); wait()
+    os._exit(0)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        again = "import os, signal, time; signal.signal(15, signal.SIG_IGN)"
+        again += "; print(os.getpid(), flush=True); time.sleep(600)"
+        os.execve(sys.executable, [sys.executable, "-c", again], {})
+    time.sleep(1)
+    os._exit(0)
+wait()
+"""
+
+
+def wait(condition: Callable[[], T | None], what: str | Callable[[], str], seconds: float = DEADLINE) -> T:
+    """Return the condition's first true answer, within the deadline that nearly all of these tests keep."""
+    answer = wait_for(condition, within_seconds=seconds, describe=what)
+    assert answer is not None
+    return answer
 
 
 def lives(pid: int) -> bool:
@@ -101,12 +122,17 @@ class Host:
                     raise AssertionError(f"{runner_id} did not start: {event.reason}")
             return None
 
-        return wait_for(find, f"{kind.__name__} of {runner_id}; seen: {self.events}", seconds)
+        return wait(find, lambda: f"{kind.__name__} of {runner_id}; seen: {self.events}", seconds)
 
     def expect_end(self, runner_id: str = "r1", seconds: float = DEADLINE) -> Exited:
         """Return how a runner ended, after reading all that it printed."""
         ended = self.expect(Exited, runner_id, seconds)
-        wait_for(lambda: self.turn() or self.pipes[runner_id].output not in self._selector.get_map(), "end of output")
+
+        def is_read() -> bool:
+            self.turn()
+            return self.pipes[runner_id].output not in self._selector.get_map()
+
+        wait(is_read, "end of output")
         return ended
 
     def receive(self, runner_id: str = "r1") -> Any:
@@ -114,18 +140,24 @@ class Host:
         control = self.pipes[runner_id].control
 
         def read() -> bytes | None:
-            has_ended = self.turn() or any(isinstance(event, Exited) for event in self.events)
+            self.turn()
+            has_ended = any(isinstance(event, Exited) for event in self.events)
             try:
                 return control.recv(1 << 20)
             except BlockingIOError:
                 assert not has_ended, self.printed[runner_id].decode()
                 return None
 
-        return json.loads(wait_for(read, f"a packet from {runner_id}"))
+        return json.loads(wait(read, f"a packet from {runner_id}"))
 
     def wait_printed(self, wanted: bytes, runner_id: str = "r1") -> bytes:
         """Return the output so far once it contains this."""
-        return wait_for(lambda: self.turn() or (wanted in self.printed[runner_id] and self.printed[runner_id]), str(wanted))
+
+        def find() -> bytes | None:
+            self.turn()
+            return self.printed[runner_id] if wanted in self.printed[runner_id] else None
+
+        return wait(find, f"{wanted!r} in the output")
 
     def turn(self) -> None:
         """Take in what is there, without waiting."""
@@ -152,7 +184,7 @@ class Host:
                     return pid
             return None
 
-        return wait_for(find, module)
+        return wait(find, module)
 
     def journal(self) -> list[dict[str, Any]]:
         """Return the journal's records."""
@@ -176,7 +208,7 @@ class WorkerProcess:
     def __init__(self, settings: GuardianSettings, spec: RunnerSpec) -> None:
         arguments = [json.dumps(settings.to_document()), json.dumps(spec.to_document())]
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "guardian_worker.py"), *arguments], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(PROGRAMS / "guardian_worker.py"), *arguments], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -190,4 +222,8 @@ class WorkerProcess:
         self.process.wait(DEADLINE)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        wait_for(lambda: not lives(self.guardian), "the end of the worker's guardian")
+        wait(lambda: not lives(self.guardian), "the end of the worker's guardian")
+
+
+StartHost = Callable[..., Host]
+StartWorker = Callable[..., WorkerProcess]
