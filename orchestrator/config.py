@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -56,10 +57,11 @@ class Settings(BaseSettings):
     expiry_grace: Seconds = Field(default=5, description="A lease is expired only so long after its end.")
     max_lost: Count = Field(default=3, description="A job that lost its worker so often becomes a dead letter.")
     lost_delay: float = Field(default=1, ge=0, description="A lost job waits so long before its next attempt.")
-    leader_ttl: Seconds = Field(default=10, description="A leader's term lives so long after its last renewal.")
+    leader_ttl: Seconds = Field(default=8, description="A leader's term lives so long after its last renewal.")
     sweep_interval: Seconds = Field(default=1, description="The leader's global pass runs so often.")
     recheck_interval: Seconds = Field(default=8, description="An unclaimed entry is looked for so often.")
     look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")
+    retention: Seconds = Field(default=30 * 86_400, description="Ended jobs are deleted after so long.")
     max_look_ahead_jobs: int = Field(default=512, ge=0, description="At most so many jobs ahead, for each host.")
     visibility: Seconds = Field(default=60, description="An entry whose consumer was silent so long is delivered again.")
 
@@ -139,6 +141,15 @@ class Settings(BaseSettings):
             return self.api_token_file.read_text().strip()
         except OSError as error:
             raise InvalidSettings([f"api_token_file: {error.strerror}: {self.api_token_file}"]) from error
+
+
+def masked_url(url: str) -> str:
+    """Return a URL without its password, for people to read."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -193,6 +193,10 @@ class ClusterStore(Protocol):
 
     def nodes(self) -> Sequence[NodeRecord]: ...
 
+    def count_events(self, kind: str) -> int:
+        """Count the events of a kind that are still kept."""
+        ...
+
     def ensure_queues(self, names: Sequence[str]) -> None: ...
 
     def queues(self) -> Mapping[str, bool]:

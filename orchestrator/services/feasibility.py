@@ -51,6 +51,11 @@ class KnownHosts:
         self._nodes: Sequence[NodeRecord] = ()
         self._read_at: float | None = None
 
+    def nodes(self) -> Sequence[NodeRecord]:
+        """Return the registered hosts as they were a few seconds ago at most."""
+        self._refresh(force=False)
+        return self._nodes
+
     def require_satisfiable(self, resources: Resources) -> None:
         """Refuse what no host could grant; a refusal is never given from an old reading.
 

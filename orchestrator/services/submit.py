@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Final
 
 from orchestrator.config import Settings
-from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.ids import uuid7
 from orchestrator.domain.job import JobState, NewJob
 from orchestrator.domain.request import COMMAND_TASK, Limits, Request, new_job
@@ -18,6 +17,7 @@ from orchestrator.errors import StreamUnavailable, UnknownQueue, UnknownTask
 from orchestrator.ports import SubmitOutcome, Submitted
 from orchestrator.runtime import Runtime
 from orchestrator.services.feasibility import KnownHosts
+from orchestrator.services.publish import publish_admitted
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ class SubmitService:
         """
         jobs = [self._accept(request) for request in requests]
         outcome = self._store(jobs)
-        self._publish(outcome.entries)
+        published = publish_admitted(self._runtime.publisher, outcome.entries)
+        self.unpublished += len(outcome.entries) - published
         if any(job.created and job.state is JobState.PENDING for job in outcome.jobs):
             self._wake()
         return outcome.jobs
@@ -77,15 +78,6 @@ class SubmitService:
                 raise
             self._runtime.cluster.ensure_queues(self._runtime.settings.queues)
             return self._runtime.jobs.submit(jobs)
-
-    def _publish(self, entries: Sequence[JobEntry]) -> None:
-        try:
-            self._runtime.publisher.publish(entries)
-        except StreamUnavailable as error:
-            self.unpublished += len(entries)
-            logger.warning(
-                "%d jobs are stored but not in their streams; the leader publishes them: %s", len(entries), error
-            )
 
     def _wake(self) -> None:
         now = self._runtime.clock.monotonic()

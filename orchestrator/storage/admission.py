@@ -102,13 +102,12 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
         row for queue in queues for row in database.run(connection, sweeps.CANDIDATES, {"queue": queue.name, "limit": limit})
     ]
     candidates.sort(key=lambda row: (row.rank, row.job_seq))
-    admitted = database.run(connection, sweeps.ADMITTED, {"limit": 20_000}).all() if candidates else []
+    admitted = database.run(connection, sweeps.ADMITTED, {"limit": 20_000, "node": node}).all() if candidates else []
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
             AdmittedView(row.job_seq, row.queue, Resources(row.gpus, row.gpu_memory_mib), row.node)
             for row in admitted
-            if node is None or row.node in (None, node)
         ),
         candidates=tuple(_candidate(row) for row in candidates),
         queues=queues,

@@ -40,6 +40,7 @@ SAMPLE: Final = Sql(
     "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization, health = :health, gpu_index = :gpu_index"
     " WHERE uuid = :uuid AND node = :node"
 )
+COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
 ENSURE_QUEUE: Final = Sql(
     "INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16) ON CONFLICT (name) DO NOTHING",
     mysql="INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16) ON DUPLICATE KEY UPDATE name = name",
@@ -107,6 +108,10 @@ class SqlClusterStore:
             return [_node_record(row, tuple(cards[row["name"]])) for row in rows]
 
         return self._database.read(find)
+
+    def count_events(self, kind: str) -> int:
+        """Count the events of a kind that are still kept."""
+        return int(self._database.read(lambda c: self._database.run(c, COUNT_EVENTS, {"kind": kind}).scalar_one()))
 
     def ensure_queues(self, names: Sequence[str]) -> None:
         """Create the queues that do not exist."""

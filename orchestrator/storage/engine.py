@@ -106,7 +106,8 @@ def open_database(url: str) -> Database:
         options["connect_args"] = {"timeout": 5, "check_same_thread": False}
     else:
         options["connect_args"] = {"connect_timeout": 3, "read_timeout": 10, "write_timeout": 10}
-        options |= {"pool_pre_ping": True, "pool_recycle": 1800, "pool_size": 8, "max_overflow": 32}
+        # No ping before each use: a connection that died fails its first statement, and the unit of work is run again.
+        options |= {"pool_recycle": 1800, "pool_size": 8, "max_overflow": 32}
     try:
         engine = create_engine(parsed, **options)
     except (NoSuchModuleError, ImportError) as error:

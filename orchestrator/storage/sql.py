@@ -45,7 +45,7 @@ _MYSQL: Final = {
 _SQLITE: Final = {
     "now": f"({_SQLITE_NOW})",
     "now_plus": "(strftime('%Y-%m-%d %H:%M:%f', 'now', ? || ' seconds') || '000')",
-    "now_minus": "(strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || ? || ' seconds') || '000')",
+    "now_minus": "(strftime('%Y-%m-%d %H:%M:%f', 'now', printf('%+.6f seconds', -?)) || '000')",  # ? may be negative
     "for_update": "",
     "for_share": "",
 }

@@ -61,7 +61,8 @@ CANDIDATES: Final = Sql(
     " WHERE queue = :queue AND publish_at IS NULL ORDER BY `rank`, job_seq LIMIT :limit"
 )
 ADMITTED: Final = Sql(
-    "SELECT job_seq, queue, gpus, gpu_memory_mib, node FROM orchestrator_ready WHERE publish_at IS NOT NULL LIMIT :limit"
+    "SELECT job_seq, queue, gpus, gpu_memory_mib, node FROM orchestrator_ready WHERE publish_at IS NOT NULL"
+    " AND (:node IS NULL OR node IS NULL OR node = :node) LIMIT :limit"
 )
 HOSTS: Final = Sql(
     "SELECT n.name, n.state, n.queues, n.cpu_slots, n.look_ahead, n.heartbeat_at > {now_minus:bound} AS live,"

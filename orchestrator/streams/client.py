@@ -1,9 +1,9 @@
 """Connections to Redis: URLs, the server's abilities, and redis's errors as ours.
 
 The settings name one URL, ``redis://``, ``rediss://`` or ``unix://``; ``broker_url`` spells it for Celery. The broker's
-schemes are ``redis-streams``, ``rediss-streams`` and ``sentinel-streams``, because kombu cuts off what stands before a ``+``
-and refuses unknown query parameters; a unix socket is therefore a path, with the database as its last part:
-``redis-streams:///run/redis.sock/0``.
+schemes are ``redis-streams``, ``rediss-streams`` and ``sentinel-streams``, because kombu cuts off what stands before a
+``+`` and refuses unknown query parameters; a unix socket is therefore a path, with the database as its last part:
+``redis-streams://localhost/run/redis.sock/0``. (Without ``localhost`` it works as well, but kombu warns each time.)
 """
 
 import re
@@ -45,9 +45,8 @@ def broker_url(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
         database = parse_qs(parts.query).get("db", ["0"])[0]
-        return f"redis-streams://{credentials}{parts.path}/{int(database)}"
+        return f"redis-streams://{_credentials(parts.netloc)}localhost{parts.path}/{int(database)}"
     return f"{_scheme(parts.scheme, _BROKER_SCHEMES)}://{url.partition('://')[2]}"
 
 
@@ -62,9 +61,8 @@ def redis_url(url: str) -> str:
         return url
     name = _scheme(parts.scheme, _CLIENT_SCHEMES)
     path, database = split_socket_path(parts.path.lstrip("/"))
-    if not parts.hostname and path:
-        credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        return f"unix://{credentials}/{path}?db={database}"
+    if parts.hostname in (None, "localhost") and path:
+        return f"unix://{_credentials(parts.netloc)}/{path}?db={database}"
     return f"{name}://{url.partition('://')[2]}"
 
 
@@ -140,6 +138,10 @@ def _has_safe_xackdel(client: Any, version: tuple[int, ...]) -> bool:
         return bool(client.execute_command("COMMAND", "INFO", "XACKDEL"))
     except ResponseError:  # refused to this user
         return False
+
+
+def _credentials(netloc: str) -> str:
+    return f"{netloc.rpartition('@')[0]}@" if "@" in netloc else ""
 
 
 def _scheme(scheme: str, known: dict[str, str]) -> str:

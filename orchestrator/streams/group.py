@@ -36,7 +36,9 @@ class StreamConsumer:
 
     def take(self, streams: Sequence[str], count: int) -> list[Delivered]:
         """Deliver up to ``count`` new entries, from the first streams first."""
-        return parse_delivered(script("take").run(self.client, streams, [GROUP, self.name, 1, count, *[1] * len(streams)]))[0]
+        return parse_delivered(
+            script("take").run(self.client, streams, [GROUP, self.name, 1, count, *[1] * len(streams)])
+        )[0]
 
     def ack(self, ids_by_stream: Mapping[str, Sequence[str]]) -> None:
         """Acknowledge and delete; ids that are unknown are not an error."""
@@ -58,9 +60,7 @@ class StreamConsumer:
         """Keep entries this consumer's; return the ids that no longer are."""
         lost: set[str] = set()
         for chunk in _chunks(ids):
-            lost.update(
-                id_.decode() for id_ in script("renew").run(self.client, [stream], [GROUP, self.name, *chunk])
-            )
+            lost.update(id_.decode() for id_ in script("renew").run(self.client, [stream], [GROUP, self.name, *chunk]))
         return lost
 
     def bury(self, stream: str, entry_id: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """The names of everything this product keeps in Redis; no other module spells a key.
 
-A queue is a family of streams that share one consumer group and, in the transport, one credit. They are read in this order:
+A queue is a family of streams that share one consumer group and, in the transport, one credit. They are read in this
+order:
 
 =================================  ====================================================================
 ``<stream>@<node>:front``          handed back by a host's own consumer

@@ -68,7 +68,9 @@ class RedisStreamPublisher:
             for reply in (flushed, *created):
                 if isinstance(reply, Exception) and not _is_busy_group(reply):
                     raise reply
-        return [queue for queue, reply in zip(queues, created, strict=True) if flushed or not isinstance(reply, Exception)]
+        return [
+            queue for queue, reply in zip(queues, created, strict=True) if flushed or not isinstance(reply, Exception)
+        ]
 
     def depth(self, queues: Sequence[str]) -> Mapping[str, int]:
         """Return for each queue how many entries were delivered to nobody, hosts' own streams not counted."""
@@ -77,7 +79,9 @@ class RedisStreamPublisher:
             stream = self._prefix + keys.stream_of(queue)
             families[queue] = [stream, keys.front_stream(stream)]
         with translated():
-            return {queue: int(script("size").run(self._client, family, [keys.GROUP])) for queue, family in families.items()}
+            return {
+                queue: int(script("size").run(self._client, family, [keys.GROUP])) for queue, family in families.items()
+            }
 
     def dead_letter(self, queue: str, content: str, reason: str) -> None:
         """Keep a copy of something that nobody could process, beside the queue's stream; the oldest ones go."""

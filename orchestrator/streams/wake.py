@@ -41,7 +41,7 @@ class WakeListener:
             callback: Gets the kind and the data, in this thread; what it raises is logged.
             prefix: As the publisher's.
         """
-        self._client = connect(url)
+        self._client: Any = connect(url)
         self._callback, self._channel = callback, prefix + WAKE
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orchestrator-wake", daemon=True)

@@ -1,7 +1,7 @@
 """The kombu transport over Redis Streams: ``redis-streams://``, ``rediss-streams://`` and ``sentinel-streams://``.
 
-``register`` makes kombu know the schemes; an app's module calls it before the broker URL is used. Transport options, beside
-those of kombu's Redis transport (of which the ``unacked_*`` and ``ack_emulation`` ones mean nothing here):
+``register`` makes kombu know the schemes; an app's module calls it before the broker URL is used. Transport options,
+beside those of kombu's Redis transport (of which the ``unacked_*`` and ``ack_emulation`` ones mean nothing here):
 
 ``consumer_name``      the consumer's name in the group; unique among live workers; default: host name and process id
 ``node``               also read the streams of the jobs placed on this host, ahead of the shared ones

@@ -30,7 +30,7 @@ REPLY_SECONDS: Final = 15.0
 _capabilities: dict[tuple[Any, ...], Capabilities] = {}
 
 
-class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
+class Channel(stock.Channel):
     """One channel; the attributes of these names can be set by transport options."""
 
     QoS = QoS
@@ -39,6 +39,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
     visibility: float = 60.0
     max_deliveries: int = 16
     read_count: int = 100
+    _sentinel_manager: Any
     from_transport_options = (
         *stock.Channel.from_transport_options,
         "consumer_name",
@@ -93,6 +94,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
         if self._deliveries is None:
             key = (*self._server(), self.global_keyprefix, self._name())
             self._deliveries = deliveries_of(key, self._make_deliveries)
+            self._deliveries.keep_within(self.visibility)
         return self._deliveries
 
     @property
@@ -106,8 +108,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
         self._sentinel_manager = manager
         if pool.connection_kwargs.get("socket_timeout") is None:
             pool.connection_kwargs["socket_timeout"] = REPLY_SECONDS
-        consumer = StreamConsumer(client_of(pool), self._name(), self._probe())
-        return Deliveries(consumer, visibility=self.visibility)
+        return Deliveries(StreamConsumer(client_of(pool), self._name(), self._probe()))
 
     def _server(self) -> tuple[Any, ...]:
         parameters = self.pool.connection_kwargs
@@ -229,7 +230,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu is untyped
             return None
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
-        return self._get_message(queue, no_ack=False)._raw  # noqa: SLF001 - kombu asks for the payload
+        return self._get_message(queue, no_ack=False)._raw
 
     def _get_message(self, queue: str, no_ack: bool) -> Any:
         plan = Plan(prefix=self.global_keyprefix, steps=self.priority_steps, node=self.node)

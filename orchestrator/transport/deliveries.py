@@ -1,9 +1,9 @@
 """What this process has been delivered and not yet acknowledged, across channels and reconnects.
 
-The server's pending entries list is the record; this is the part of it that this process works on. A task that runs while
-the connection breaks keeps its entry: nothing is handed back, the entry is renewed, and the acknowledgement leaves through
-whatever connection lives. An entry is handed back when its message has been forgotten by everybody without an
-acknowledgement, or when the process ends.
+The server's pending entries list is the record; this is the part of it that this process works on. A task that runs
+while the connection breaks keeps its entry: nothing is handed back, the entry is renewed, and the acknowledgement
+leaves through whatever connection lives. An entry is handed back when its message has been forgotten by everybody
+without an acknowledgement, or when the process ends.
 """
 
 import gc
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 SEPARATOR: Final = "|"
 #: Acknowledgements wait at most so long where no event loop flushes them, as in a warm shutdown.
 FLUSH_SECONDS: Final = 0.5
+#: Seconds between attempts while the server does not answer.
+LONGEST_PAUSE: Final = 5.0
 
 _registry: dict[tuple[Any, ...], "Deliveries"] = {}
 _registry_lock = threading.Lock()
@@ -39,13 +41,14 @@ def tag_of(stream: str, entry_id: str) -> str:
 class Deliveries:
     """The unacknowledged entries of one consumer name in this process."""
 
-    def __init__(self, consumer: StreamConsumer, *, visibility: float) -> None:
+    def __init__(self, consumer: StreamConsumer) -> None:
         self.consumer = consumer
         self.streams: set[str] = set()  # read at least once under this name
         self.acks: deque[str] = deque()
         self._abandoned: deque[str] = deque()
         self._owned: dict[str, weakref.ref[Any]] = {}
-        self._renew_seconds = visibility / 4
+        self._renew_seconds = FLUSH_SECONDS * 30
+        self._renewed_at = time.monotonic()
         self._collect_at: float | None = None
         self._flush_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -57,6 +60,10 @@ class Deliveries:
 
     def __len__(self) -> int:
         return len(self._owned)
+
+    def keep_within(self, visibility: float) -> None:
+        """Renew at least four times in so many seconds."""
+        self._renew_seconds = min(self._renew_seconds, visibility / 4)
 
     def add(self, tag: str, message: Any) -> None:
         """Own an entry for as long as its message is remembered by anybody, or until it is settled."""
@@ -118,7 +125,10 @@ class Deliveries:
                 self.consumer.leave(sorted(self.streams))
         except (*CONNECTION_ERRORS, ResponseError) as error:
             # Their idle time runs from the last renewal: another consumer claims them.
-            logger.warning("%d entries are left to be reclaimed: %s", len(self._abandoned) + len(self.acks), error)
+            left = len(self._abandoned) + len(self.acks)
+            logger.log(
+                logging.WARNING if left else logging.DEBUG, "%d entries are left to be reclaimed: %s", left, error
+            )
         self.consumer.client.close()
 
     def _ack_now(self, tags: list[str]) -> None:
@@ -129,28 +139,32 @@ class Deliveries:
             self._abandoned.append(tag)
 
     def _start(self) -> None:
-        # A thread, not a timer of the event loop: the solo pool blocks the loop for as long as a task runs, and the thread
-        # pool's warm shutdown fires no timer at all, while the entries' tasks do run.
+        # A thread, not a timer of the event loop: the solo pool blocks the loop for as long as a task runs, and the
+        # thread pool's warm shutdown fires no timer at all, while the entries' tasks do run.
         self._thread = threading.Thread(target=self._keep, name="orchestrator-entries", daemon=True)
         self._thread.start()
 
     def _keep(self) -> None:
-        renew_at = time.monotonic() + self._renew_seconds
-        while not self._stopping.wait(FLUSH_SECONDS):
-            now = time.monotonic()
+        pause = 0.0
+        while not self._stopping.wait(max(pause, min(FLUSH_SECONDS, self._renew_seconds))):
             try:
-                if self._collect_at is not None and now >= self._collect_at:
-                    self._collect_at = None
-                    gc.collect()
-                if self.acks or self._abandoned:
-                    self.flush()
-                if now >= renew_at:
-                    renew_at = now + self._renew_seconds
-                    self.renew()
-            except ResponseError:
-                logger.exception("entries could not be kept; trying again")
-            except CONNECTION_ERRORS as error:
-                logger.warning("entries could not be kept, trying again: %s", error)
+                self._keep_once()
+                pause = 0.0
+            except (*CONNECTION_ERRORS, ResponseError) as error:
+                level = logging.DEBUG if pause else logging.WARNING
+                pause = min(max(pause, FLUSH_SECONDS) * 2, LONGEST_PAUSE)
+                logger.log(level, "entries could not be kept, trying until they can: %s", error)
+
+    def _keep_once(self) -> None:
+        now = time.monotonic()
+        if self._collect_at is not None and now >= self._collect_at:
+            self._collect_at = None
+            gc.collect()
+        if self.acks or self._abandoned:
+            self.flush()
+        if now - self._renewed_at >= self._renew_seconds:
+            self.renew()
+            self._renewed_at = now
 
 
 def deliveries_of(key: tuple[Any, ...], make: Any) -> Deliveries:
@@ -161,6 +175,15 @@ def deliveries_of(key: tuple[Any, ...], make: Any) -> Deliveries:
         if found is None:
             found = _registry[key] = make()
         return found
+
+
+def close_all() -> None:
+    """Hand back everything that this process was delivered; what the end of the process does by itself."""
+    with _registry_lock:
+        closing = [one for key, one in _registry.items() if key[0] == os.getpid()]
+        _registry.clear()
+    for one in closing:
+        one.close()
 
 
 def _drain(waiting: deque[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from kombu.transport.redis import MultiChannelPoller
 
 
-class StreamPoller(MultiChannelPoller):  # type: ignore[misc]  # kombu is untyped
+class StreamPoller(MultiChannelPoller):
     """Asks each channel what it wants to send before the poll."""
 
     def on_poll_start(self, busy: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Prefetch and acknowledgement for streams: the pending entries list is the unacked set, so neither writes anything."""
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
@@ -9,13 +8,16 @@ if TYPE_CHECKING:
     from orchestrator.transport.deliveries import Deliveries
 
 
-class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is untyped
+class QoS(virtual.QoS):
     """What one channel has delivered and not settled.
 
     Messages of queues under credit are remembered, but take no prefetch.
     """
 
     channel: Any
+    prefetch_count: int
+    _delivered: dict[str, Any]
+    _dirty: set[str]
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
@@ -24,7 +26,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is untyped
     @property
     def deliveries(self) -> "Deliveries":
         """The process-wide record that outlives this channel."""
-        return self.channel.deliveries  # type: ignore[no-any-return]
+        return self.channel.deliveries
 
     def room(self) -> int | None:
         """Return how many more messages prefetch allows; None means any number."""
@@ -82,9 +84,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is untyped
         self._flush()
         if not (self._delivered or self._credited):
             return
-        self._delivered = OrderedDict()
-        self._delivered.restored = True  # type: ignore[attr-defined]
-        self._credited = {}
+        self._delivered, self._credited = {}, {}
         self._quick_append = self._delivered.__setitem__
         self.deliveries.collect_soon()
 

@@ -4,7 +4,7 @@ import random
 import time
 from collections import deque
 from queue import Empty
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from kombu.log import get_logger
 
@@ -12,9 +12,6 @@ from orchestrator.streams.errors import CONNECTION_ERRORS, NoScript, ReadOnly, R
 from orchestrator.streams.scripts import script
 from orchestrator.transport.deliveries import tag_of
 from orchestrator.transport.reads import Entry, Plan, Read
-
-if TYPE_CHECKING:
-    from orchestrator.transport.channel import Channel
 
 logger = get_logger(__name__)
 
@@ -29,7 +26,7 @@ LAST_REPLY_SECONDS: Final = 2.0
 class Reader:
     """One command is in flight at most: a delivering one, or one that waits for news."""
 
-    def __init__(self, channel: "Channel", plan: Plan) -> None:
+    def __init__(self, channel: Any, plan: Plan) -> None:
         self._channel, self.plan = channel, plan
         self._read: Read | None = None
         self._inbox: deque[Entry] = deque()
@@ -183,7 +180,9 @@ class Reader:
             for name in ("take", "claim", "ack"):
                 script(name).load(channel.commands)
         except ResponseError:
-            logger.exception("the server refused to read %s", [source.stream for source in read.sources] if read else "")
+            logger.exception(
+                "the server refused to read %s", [source.stream for source in read.sources] if read else ""
+            )
             self._not_before = time.monotonic() + REFUSED_SECONDS
         except CONNECTION_ERRORS:
             connection.disconnect()

@@ -1,8 +1,9 @@
 """What a channel reads next: which streams, in which order, how many entries, and the commands that say so.
 
-Two commands alternate on the channel's blocking connection. The script ``take`` delivers, in strict order and never beyond
-prefetch and credit; it cannot wait. A plain XREAD waits and delivers nothing: it wakes when a stream grows past the entry
-that ``take`` named. (XREADGROUP does both, but its COUNT is per stream: it mixes priorities and takes more than was asked.)
+Two commands alternate on the channel's blocking connection. The script ``take`` delivers, in strict order and never
+beyond prefetch and credit; it cannot wait. A plain XREAD waits and delivers nothing: it wakes when a stream grows past
+the entry that ``take`` named. (XREADGROUP does both, but its COUNT is per stream: it mixes priorities and takes more
+than was asked.)
 """
 
 from collections import deque

@@ -8,7 +8,7 @@ from orchestrator.transport.channel import Channel
 from orchestrator.transport.transport import Transport
 
 
-class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # kombu is untyped
+class SentinelChannel(Channel, stock.SentinelChannel):
     """A channel whose connections go to the current master."""
 
     from_transport_options = tuple(

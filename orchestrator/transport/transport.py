@@ -14,7 +14,7 @@ from orchestrator.transport.poller import StreamPoller
 MOST_ACKS: Final = 64
 
 
-class Transport(stock.Transport):  # type: ignore[misc]  # kombu is untyped
+class Transport(stock.Transport):
     """Redis Streams for queues; pub/sub for fanout, as stock kombu does it."""
 
     Channel = Channel
@@ -33,8 +33,8 @@ class Transport(stock.Transport):  # type: ignore[misc]  # kombu is untyped
     def set_credit(self, queue: str, entries: int | None) -> None:
         """Let at most so many more entries of a queue be delivered over this connection; None lifts the limit.
 
-        Entries of a queue under credit take no prefetch. More credit takes effect at once. Call it in the thread that runs
-        the event loop.
+        Entries of a queue under credit take no prefetch. More credit takes effect at once. Call it in the thread that
+        runs the event loop.
         """
         self.credit.set(queue, entries)
         if self.loop is not None and self._tick is not None:

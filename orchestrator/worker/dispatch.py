@@ -120,13 +120,19 @@ class Dispatcher:
             self.ledger.add(releases=[line.lease_id for line in closed if line.lease_id is not None])
             if self.accepting:
                 self._claim()
-            self.ledger.refill(self.wanted())
+            self._refill()
             self._pool.run_plain()
 
     def wanted(self) -> int:
         """Return how many more entries this host could use now."""
         capacity = self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead()
         return max(0, capacity - self._host.waiting_count) if self.accepting else 0
+
+    def _refill(self) -> None:
+        """Ask for more jobs, many at a time: each asking costs a look at the whole host."""
+        wanted = self.wanted()
+        if wanted > self.pace.look_ahead() // 2 or (wanted and not self._host.waiting_count):
+            self.ledger.refill(wanted)
 
     def credit(self) -> int:
         """Return how many entries the transport may deliver; some more than fit, so that a large job hides no small one."""
@@ -170,7 +176,7 @@ class Dispatcher:
             self._claimed(asked_at, claim)
         if batch.finishes:
             self.pace.note(len(batch.finishes))
-            self.ledger.refill(self.wanted())
+            self._refill()
         self._dirty = True
 
     def on_registered(self) -> None:

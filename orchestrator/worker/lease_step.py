@@ -19,7 +19,7 @@ from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.ports import GpuRecord, NodeRecord
 from orchestrator.runtime import Runtime
-from orchestrator.services.refill import refill
+from orchestrator.services.refill import Refill
 from orchestrator.worker.dispatch import Dispatcher
 from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
@@ -145,7 +145,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             listener=dispatcher,
             post=post,
             before_outcome=before_outcome,
-            refill=lambda limit: refill(runtime, settings.node, limit=limit),
+            refill=Refill(runtime, settings.node),
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:

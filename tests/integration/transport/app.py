@@ -1,4 +1,4 @@
-"""A Celery app of plain tasks, for real workers: every run leaves a line in Redis, written by the process that ran it."""
+"""A Celery app of plain tasks, for real workers; runs leave a line in Redis, written by the process that ran them."""
 
 import os
 import sys

