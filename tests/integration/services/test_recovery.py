@@ -62,7 +62,7 @@ def lead_until(leader: Leader, condition: object, what: str, seconds: float = 15
 
 
 def test_a_dead_workers_job_runs_again_and_a_living_ones_does_not(runtime: Runtime) -> None:
-    """The lease that nobody renews ends, not before its end; its GPU is free again and its job waits for a next attempt."""
+    """The lease that nobody renews ends, not before its time; its GPU is free again and its job waits."""
     register(runtime, "a", 2)
     service = SubmitService(runtime)
     dead, alive = service.submit([CommandRequest(argv=("true",), gpus=1) for _ in range(2)])
@@ -87,10 +87,12 @@ def test_a_dead_workers_job_runs_again_and_a_living_ones_does_not(runtime: Runti
 
     assert time.monotonic() - claimed_at >= TTL + 0.5
     stored = runtime.jobs.get(alive.id)
-    assert stored is not None and stored.state is JobState.RUNNING
+    assert stored is not None
+    assert stored.state is JobState.RUNNING
     lead_until(leader, lambda: _is_admitted(runtime, dead.id), "it is admitted again")
     stored = runtime.jobs.get(dead.id)
-    assert stored is not None and stored.lost_count == 1
+    assert stored is not None
+    assert stored.lost_count == 1
     holders = {card.gpu.uuid: card.exclusive_lease_id for node in runtime.cluster.nodes() for card in node.gpus}
     assert holders == {"a-0": None, "a-1": leases[alive.id]}
 
