@@ -24,6 +24,7 @@ OrchestratorError
     ├── StreamUnavailable
     ├── ApiUnavailable
     ├── GpusUnavailable
+    ├── StackUnavailable        a part of the embedded stack, or its supervisor, does not serve
     └── RunnerLost
 """
 
@@ -242,6 +243,12 @@ class GpusUnavailable(Unavailable):
     """The GPU driver does not answer, or the simulated GPUs' file cannot be read."""
 
     code = "gpus-unavailable"
+
+
+class StackUnavailable(Unavailable):
+    """A part of the embedded stack, or the supervisor of its parts, does not serve."""
+
+    code = "stack-unavailable"
 
 
 class RunnerLost(Unavailable):

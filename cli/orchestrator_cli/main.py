@@ -11,7 +11,7 @@ import click
 import orchestrator
 from orchestrator.client import RemoteError
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
-from orchestrator_cli.commands import cluster, database, jobs, processes
+from orchestrator_cli.commands import cluster, database, jobs, processes, stack
 
 MISTAKE: Final = 2
 UNAVAILABLE: Final = 3
@@ -52,7 +52,7 @@ def cli() -> None:
     """
 
 
-for _module in (jobs, cluster, database, processes):
+for _module in (jobs, cluster, database, processes, stack):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 
