@@ -211,7 +211,7 @@ class TestRefill:
         for name in names:
             jobs = (candidate(1, 4), candidate(2), candidate(3))
             world.admission.picture = Snapshot((host(name, 4, busy=2),), (), jobs, (QueueView("gpu", paused=False),))
-            assert Refill(world.runtime, name)(5) == (0 if name == kept else 2)
+            assert Refill(world.runtime, name)(4) == (0 if name == kept else 2)  # 2 GPUs and 2 CPU slots are idle
 
 
 class TestWhy:
