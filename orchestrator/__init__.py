@@ -1,3 +1,6 @@
 """The GPU job orchestrator for people who already know Celery."""
 
+from orchestrator.job_context import JobContext, current
+
 __version__ = "0.1.0"
+__all__ = ["JobContext", "__version__", "current"]

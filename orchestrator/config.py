@@ -1,7 +1,8 @@
 """Settings: one frozen object, read once from a TOML file and ``ORCHESTRATOR_*`` variables, passed in everywhere.
 
-A variable beats the file, the file beats the default. The file is ``ORCHESTRATOR_CONFIG``, else ``<home>/orchestrator.toml``
-when it exists. Lists are given in variables as JSON. docs/settings.md is generated from the field descriptions.
+A variable beats the file, the file beats the default. The file is ``ORCHESTRATOR_CONFIG``, else
+``<home>/orchestrator.toml`` when it exists. Lists are given in variables as JSON. docs/settings.md is generated from
+the field descriptions.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -56,12 +58,15 @@ class Settings(BaseSettings):
     expiry_grace: Seconds = Field(default=5, description="A lease is expired only so long after its end.")
     max_lost: Count = Field(default=3, description="A job that lost its worker so often becomes a dead letter.")
     lost_delay: float = Field(default=1, ge=0, description="A lost job waits so long before its next attempt.")
-    leader_ttl: Seconds = Field(default=10, description="A leader's term lives so long after its last renewal.")
+    leader_ttl: Seconds = Field(default=8, description="A leader's term lives so long after its last renewal.")
     sweep_interval: Seconds = Field(default=1, description="The leader's global pass runs so often.")
     recheck_interval: Seconds = Field(default=8, description="An unclaimed entry is looked for so often.")
     look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")
+    retention: Seconds = Field(default=30 * 86_400, description="Ended jobs are deleted after so long.")
     max_look_ahead_jobs: int = Field(default=512, ge=0, description="At most so many jobs ahead, for each host.")
-    visibility: Seconds = Field(default=60, description="An entry whose consumer was silent so long is delivered again.")
+    visibility: Seconds = Field(
+        default=60, description="An entry whose consumer was silent so long is delivered again."
+    )
 
     log_head_bytes: Count = Field(default=256 << 10, description="Output kept from the start of an attempt.")
     log_tail_bytes: Count = Field(default=1 << 20, description="Output kept from the end of an attempt.")
@@ -120,6 +125,11 @@ class Settings(BaseSettings):
         """The leases' time to live."""
         return timedelta(seconds=self.lease_ttl)
 
+    @property
+    def recheck_delta(self) -> timedelta:
+        """How often an unclaimed entry is looked for."""
+        return timedelta(seconds=self.recheck_interval)
+
     def bearer_token(self) -> str | None:
         """Return the API's token, from the setting or its file; None when there is none.
 
@@ -134,6 +144,15 @@ class Settings(BaseSettings):
             return self.api_token_file.read_text().strip()
         except OSError as error:
             raise InvalidSettings([f"api_token_file: {error.strerror}: {self.api_token_file}"]) from error
+
+
+def masked_url(url: str) -> str:
+    """Return a URL without its password, for people to read."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -157,7 +176,16 @@ def _fault(fault: Mapping[str, Any]) -> str:
 
 
 #: Variables of this prefix that are not settings: the file's place, what a runner is told, and the stack's own.
-_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "TOKEN"}
+_OTHER_VARIABLES = {
+    "CONFIG",
+    "JOB_ID",
+    "ATTEMPT",
+    "FENCING_TOKEN",
+    "RUNNER_ID",
+    "RUNNER_APP",
+    "RUNNER_HOSTNAME",
+    "TOKEN",
+}
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 OrchestratorError
 ├── InvalidRequest          change the request; never retried
 │   ├── InvalidSettings         a setting is missing or malformed; every fault is listed
+│   ├── InvalidJob              a request for a job; every fault is listed
 │   ├── InvalidEntry            a stream entry that cannot be decoded or run
 │   ├── UnknownQueue
 │   ├── UnknownTask
@@ -14,6 +15,7 @@ OrchestratorError
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
 │   ├── LeaseLost
+│   ├── NotLeading              another process leads; stop sweeping
 │   ├── IdempotencyConflict     the key was used with another request
 │   ├── StackAlreadyRunning
 │   └── SchemaMismatch          the database's schema is not the one this release needs
@@ -51,6 +53,19 @@ class InvalidSettings(InvalidRequest):
 
     def __str__(self) -> str:
         return "invalid settings: " + "; ".join(self.faults)
+
+
+class InvalidJob(InvalidRequest):
+    """A request for a job is wrong in one or more ways; all faults are reported together."""
+
+    code = "invalid-job"
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(faults)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "; ".join(self.faults)
 
 
 class InvalidEntry(InvalidRequest):
@@ -159,6 +174,19 @@ class LeaseLost(Conflict):
 
     def __str__(self) -> str:
         return f"lease {self.lease_id} is no longer held under this token"
+
+
+class NotLeading(Conflict):
+    """Another process leads, or nobody does; nothing was written."""
+
+    code = "not-leading"
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} is not the leader's"
 
 
 class IdempotencyConflict(Conflict):

@@ -5,7 +5,7 @@ transaction up after bounded retries; then nothing of it took effect, except whe
 every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -49,7 +49,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class CancelOutcome:
-    """``cancelled``: it will not start, or has ended; ``stopping``: it runs, and its worker has been asked to end it."""
+    """``cancelled``: it will not start, or has ended; ``stopping``: it runs, and its worker was asked to end it."""
 
     job: Job
     cancelled: bool
@@ -153,7 +153,7 @@ class JobStore(Protocol):
     def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
-        """Cancel a job that has not started; mark one that runs. Raises ``UnknownJob``; repeating it changes nothing."""
+        """Cancel a job that has not started; mark one that runs; repeating it changes nothing."""
         ...
 
 
@@ -169,7 +169,7 @@ class LedgerStore(Protocol):
         ...
 
     def host_snapshot(self, node: str, *, limit: int) -> Snapshot:
-        """Return what a plan for this host alone needs: the host, what is on its way to it, its queues' first candidates."""
+        """Return what a plan for this host needs: the host, what is on its way to it, the first candidates."""
         ...
 
     def admit(self, placements: Sequence[tuple[int, str]]) -> tuple[JobEntry, ...]:
@@ -193,6 +193,10 @@ class ClusterStore(Protocol):
 
     def nodes(self) -> Sequence[NodeRecord]: ...
 
+    def count_events(self, kind: str) -> int:
+        """Count the events of a kind that are still kept."""
+        ...
+
     def ensure_queues(self, names: Sequence[str]) -> None: ...
 
     def queues(self) -> Mapping[str, bool]:
@@ -206,6 +210,10 @@ class AdmissionStore(Protocol):
     def snapshot(self, *, limit: int) -> Snapshot: ...
 
     def admit(self, placements: Sequence[tuple[int, str | None]], *, epoch: int) -> tuple[JobEntry, ...]: ...
+
+    def set_windows(self, windows: Mapping[str, int], *, epoch: int) -> None:
+        """Set how many unclaimed jobs a submit may leave in each queue's stream."""
+        ...
 
     def due_entries(self, *, limit: int, epoch: int) -> Sequence["DueEntry"]:
         """Admitted jobs whose entry is to be published, or looked for, now."""
@@ -286,15 +294,29 @@ class StreamPublisher(Protocol):
         """Say for each (entry, entry id) whether it is still in its stream."""
         ...
 
+    def dead_letter(self, queue: str, job_id: str, reason: str) -> None:
+        """Keep a bounded copy of what could not be processed, with the reason."""
+        ...
+
     def missing_streams(self, queues: Sequence[str]) -> Sequence[str]:
         """Return those of the queues whose stream or consumer group does not exist."""
         ...
+
+
+class WakeListener(Protocol):
+    """A subscription that can be ended."""
+
+    def stop(self) -> None: ...
 
 
 class Wake(Protocol):
     """Tells whoever listens that something is to be placed or cancelled; losing a message costs only time."""
 
     def publish(self, kind: str, **data: object) -> None: ...
+
+    def listen(self, callback: Callable[[str, Mapping[str, object]], None]) -> WakeListener:
+        """Call back, in a thread of its own, with the kind and data of every message."""
+        ...
 
 
 class GpuDriver(Protocol):

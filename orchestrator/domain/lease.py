@@ -1,7 +1,7 @@
 """Leases and what a worker's ledger commits under them.
 
-A lease's id is its fencing token: it grows with every grant, and each later write names it. One lease covers one runner and,
-one after another, every job that the runner starts while it holds the lease.
+A lease's id is its fencing token: it grows with every grant, and each later write names it. One lease covers one
+runner and, one after another, every job that the runner starts while it holds the lease.
 """
 
 from dataclasses import dataclass, field
@@ -35,10 +35,11 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Jobs to move to ``running`` under one lease: a new one (``grant``), or one that the runner holds (``lease_id``)."""
+    """Jobs to move to ``running`` under one lease: a new one (``grant``) or the runner's own (``lease_id``)."""
 
     key: int  # the caller's, to match the outcome; unique within a batch
     job_seqs: tuple[int, ...]
+    resources: Resources  # what each of the jobs was taken for; one that asked for something else is refused
     grant: LeaseGrant | None = None
     lease_id: int | None = None
 
@@ -62,6 +63,8 @@ class ClaimedJob:
     soft_time_limit_seconds: float | None
     grace_seconds: float
     max_attempts: int
+    lost_count: int = 0
+    max_lost: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class LedgerBatch:
     progress: tuple[ProgressReport, ...] = ()
     finishes: tuple[Finish, ...] = ()
     releases: tuple[int, ...] = ()  # lease ids
+    withdrawals: tuple[int, ...] = ()  # seqs of queued jobs that this host hands back: pending again
     claims: tuple[Claim, ...] = ()
 
 

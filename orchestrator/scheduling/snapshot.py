@@ -71,5 +71,3 @@ class Snapshot:
     admitted: tuple[AdmittedView, ...]
     candidates: tuple[Candidate, ...]
     queues: tuple[QueueView, ...]
-
-

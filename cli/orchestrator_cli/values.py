@@ -1,0 +1,58 @@
+"""Durations and sizes as people write them on a command line."""
+
+import re
+from typing import Any, Final
+
+import click
+
+from orchestrator.domain.size import parse_mebibytes
+from orchestrator.errors import InvalidRequest
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+class Duration(click.ParamType[float]):
+    """Seconds as a number, or ``90s``, ``1h30m``, ``2d``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        text = str(value).strip()
+        if _DURATION.fullmatch(text):
+            return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+        try:
+            seconds = float(text)
+        except ValueError:
+            self.fail(f"{text!r} is not a duration; write 90s, 1h30m or a number of seconds", param, ctx)
+        return seconds
+
+
+class Size(click.ParamType[int | None]):
+    """Memory as ``12GiB``, ``800MiB`` or a number of MiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return MiB."""
+        try:
+            return parse_mebibytes(value)
+        except InvalidRequest as error:
+            self.fail(str(error), param, ctx)
+
+
+class Assignment(click.ParamType[tuple[str, str]]):
+    """``NAME=VALUE``."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return name and value."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, content = str(value).partition("=")
+        if not equals or not name:
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name, content

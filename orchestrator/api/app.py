@@ -1,0 +1,101 @@
+"""The FastAPI application."""
+
+import hmac
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import orchestrator
+from orchestrator.api import cluster, jobs, problems
+from orchestrator.errors import InvalidSettings, PayloadTooLarge, Unauthenticated
+from orchestrator.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: What a request may carry around its payload.
+OVERHEAD_BYTES: Final = 64 << 10
+
+
+def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        runtime: The outside world.
+        token: The bearer token that every endpoint but the health checks asks for.
+
+    Raises:
+        InvalidSettings: If there is no token and the address is not a loopback one.
+    """
+    if token is None and not _is_loopback(runtime.settings.api_host):
+        raise InvalidSettings(["api_token: needed to bind an address that is not a loopback one"])
+    app = FastAPI(title="gpu-orchestrator", version=orchestrator.__version__, docs_url=None, redoc_url=None)
+    problems.install(app)
+    app.add_middleware(_BodyLimit, limit=runtime.settings.max_payload_bytes + OVERHEAD_BYTES)
+    guarded = [Depends(_guard(token))]
+    app.include_router(cluster.health_router(runtime))
+    app.include_router(jobs.router(runtime), dependencies=guarded)
+    app.include_router(cluster.router(runtime), dependencies=guarded)
+
+    @app.middleware("http")
+    async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return app
+
+
+def _guard(token: str | None) -> Callable[[Request], None]:
+    def check(request: Request) -> None:
+        if token is None:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+            raise Unauthenticated("a valid bearer token is needed: Authorization: Bearer …")
+
+    return check
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _BodyLimit:
+    """Refuses a body that is too large before it is read or parsed."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        declared = int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise PayloadTooLarge(seen, self._limit)
+            return message
+
+        if declared > self._limit:
+            error = PayloadTooLarge(declared, self._limit)
+            response: Any = problems.problem(413, error.code, str(error))
+            await response(scope, receive, send)
+            return
+        await self._app(scope, counted, send)

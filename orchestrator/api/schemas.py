@@ -1,0 +1,166 @@
+"""What the API takes and gives, as JSON."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.domain.job import Job
+from orchestrator.domain.request import CommandRequest, Request, TaskRequest
+from orchestrator.domain.size import parse_mebibytes
+from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
+
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class SubmitBody(BaseModel):
+    """A job to submit: a command (``argv``) or a Celery task (``task``)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    argv: list[str] | None = Field(default=None, description="Program and arguments; no shell.")
+    env: dict[str, str] = Field(default_factory=dict, description="Environment variables of a command.")
+    cwd: Text | None = Field(default=None, description="Working directory of a command.")
+    task: Text | None = Field(default=None, description="Name of a Celery task.")
+    args: list[Any] = Field(default_factory=list)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    name: Text | None = None
+    queue: Text | None = None
+    gpus: int | None = Field(default=None, description="Whole GPUs of one host.")
+    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    priority: int | None = Field(default=None, description="0 to 9; 9 starts first.")
+    time_limit: float | None = Field(default=None, description="Seconds.")
+    soft_time_limit: float | None = Field(default=None, description="Seconds.")
+    grace: float | None = Field(default=None, description="Seconds from TERM to KILL.")
+    max_attempts: int = 1
+    run_at: Annotated[datetime | None, Field(strict=False)] = None
+    deadline: Annotated[datetime | None, Field(strict=False)] = None
+    key: Text | None = Field(default=None, description="Idempotency key.")
+
+    def to_request(self, *, submitted_by: str, key: str | None) -> Request:
+        """Return the request; its values are checked where all requests are."""
+        common: dict[str, Any] = {
+            "name": self.name,
+            "queue": self.queue,
+            "gpus": self.gpus,
+            "gpu_memory_mib": parse_mebibytes(self.gpu_memory),
+            "priority": self.priority,
+            "time_limit_seconds": self.time_limit,
+            "soft_time_limit_seconds": self.soft_time_limit,
+            "grace_seconds": self.grace,
+            "max_attempts": self.max_attempts,
+            "run_at": self.run_at,
+            "deadline": self.deadline,
+            "key": self.key or key,
+            "submitted_by": submitted_by,
+        }
+        if self.task is not None and self.argv is None:
+            return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)
+        return CommandRequest(argv=tuple(self.argv or ()), environment=self.env, cwd=self.cwd, **common)
+
+
+def submitted_document(job: Submitted) -> dict[str, Any]:
+    """Return the answer to a submit."""
+    return {"id": job.id, "state": job.state.value, "created": job.created}
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """Return a job as people and programs read it."""
+    return {
+        "id": job.id,
+        "name": job.name,
+        "task": job.task,
+        "kind": job.kind.value,
+        "queue": job.queue,
+        "tenant": job.tenant,
+        "submitted_by": job.submitted_by,
+        "state": job.state.value,
+        "reason": job.reason,
+        "priority": job.priority,
+        "gpus": job.resources.gpus,
+        "gpu_memory_mib": job.resources.gpu_memory_mib,
+        "time_limit": job.time_limit_seconds,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "lost_count": job.lost_count,
+        "node": job.node,
+        "exit_code": job.exit_code,
+        "failure_class": job.failure_class.value if job.failure_class else None,
+        "error": job.error,
+        "result": job.result,
+        "progress": job.progress,
+        "cancel_requested_at": _text(job.cancel_requested_at),
+        "run_at": _text(job.run_at),
+        "deadline": _text(job.deadline),
+        "created_at": _text(job.created_at),
+        "queued_at": _text(job.queued_at),
+        "started_at": _text(job.started_at),
+        "finished_at": _text(job.finished_at),
+    }
+
+
+def attempt_document(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt."""
+    return {
+        "number": attempt.number,
+        "node": attempt.node,
+        "lease": attempt.lease_id,
+        "gpus": list(attempt.gpus),
+        "pid": attempt.pid,
+        "started_at": _text(attempt.started_at),
+        "ended_at": _text(attempt.ended_at),
+        "outcome": attempt.outcome,
+        "failure_class": attempt.failure_class,
+        "exit_code": attempt.exit_code,
+        "error": attempt.error,
+        "peak_memory_mib": attempt.peak_memory_mib,
+        "gpu_seconds": attempt.gpu_seconds,
+    }
+
+
+def event_document(event: HistoryEvent) -> dict[str, Any]:
+    """Return a line of a job's history."""
+    return {
+        "seq": event.seq,
+        "at": _text(event.at),
+        "kind": event.kind,
+        "node": event.node,
+        "lease": event.lease_id,
+        "data": dict(event.data),
+    }
+
+
+def node_document(node: NodeRecord) -> dict[str, Any]:
+    """Return a host."""
+    return {
+        "name": node.name,
+        "pid": node.pid,
+        "worker": node.worker,
+        "state": node.state.value,
+        "live": node.live,
+        "queues": list(node.queues),
+        "cpu_slots": node.cpu_slots,
+        "heartbeat_at": _text(node.heartbeat_at),
+        "gpus": [gpu_document(gpu) for gpu in node.gpus],
+    }
+
+
+def gpu_document(record: GpuRecord) -> dict[str, Any]:
+    """Return a GPU."""
+    return {
+        "uuid": record.gpu.uuid,
+        "node": record.node,
+        "index": record.gpu.index,
+        "model": record.gpu.model,
+        "memory_mib": record.gpu.memory_mib,
+        "used_mib": record.used_mib,
+        "reserved_mib": record.reserved_mib,
+        "utilization_percent": record.utilization_percent,
+        "health": record.health.value,
+        "lease": record.exclusive_lease_id,
+        "driver_version": record.gpu.driver_version,
+    }
+
+
+def _text(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()

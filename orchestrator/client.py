@@ -1,0 +1,147 @@
+"""``Client``: the HTTP API from Python, as the command line uses it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from orchestrator import errors
+from orchestrator.errors import ApiUnavailable, InvalidRequest, OrchestratorError
+
+LONG_POLL: Final = 15.0
+
+#: Every error that the API can name; what it calls otherwise is told by its status.
+_BY_CODE: Final = {
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, OrchestratorError) and "code" in vars(kind)
+}
+
+
+class RemoteError(OrchestratorError):
+    """The API answered with a problem; ``kind`` is the error it was there, ``document`` the problem itself."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        super().__init__(document)
+        self.document = document
+        self.code = str(document.get("type", "")).rpartition(":")[2] or "error"
+        self.kind: type[OrchestratorError] = _BY_CODE.get(self.code, _kind_of(int(document.get("status", 500))))
+
+    def __str__(self) -> str:
+        return str(self.document.get("detail") or self.document.get("title") or "the API failed without saying why")
+
+
+class Client:
+    """A connection to the API; usable as a context manager, from one thread at a time."""
+
+    def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 30.0) -> None:
+        """Make it; nothing is sent until it is used."""
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds, trust_env=False)
+
+    def submit(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Submit a job: ``{"argv": […]}`` or ``{"task": …}`` with the options of ``POST /jobs/submit``."""
+        return self._document("POST", "/jobs/submit", json=dict(job))
+
+    def submit_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Submit several jobs, all or none."""
+        answer = self._request("POST", "/jobs/submit", json=[dict(job) for job in jobs])
+        return list(answer)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return a job with its attempts."""
+        return self._document("GET", f"/jobs/{_path(job_id)}")
+
+    def jobs(self, **filters: Any) -> dict[str, Any]:
+        """Return a page of jobs, newest first; see ``GET /jobs`` for the filters."""
+        return self._document("GET", "/jobs", params={k: v for k, v in filters.items() if v is not None})
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job."""
+        return self._document("POST", f"/jobs/{_path(job_id)}/cancel")
+
+    def why(self, job_id: str) -> dict[str, Any]:
+        """Return why a job waits."""
+        return self._document("GET", f"/jobs/{_path(job_id)}/why")
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's history."""
+        return list(self._document("GET", f"/jobs/{_path(job_id)}/events")["events"])
+
+    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> dict[str, Any]:
+        """Return output after a cursor."""
+        params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})
+        return self._document("GET", f"/jobs/{_path(job_id)}/logs", params=params)
+
+    def follow(self, job_id: str) -> Iterator[str]:
+        """Yield a job's output as it comes, until the job has ended."""
+        after = None
+        while True:
+            page = self.logs(job_id, after=after, wait_seconds=LONG_POLL)
+            yield from (chunk["text"] for chunk in page["chunks"])
+            after = page["next"]
+            if page["ended"]:
+                return
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the hosts."""
+        return list(self._document("GET", "/nodes")["nodes"])
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """Return the GPUs of all hosts."""
+        return list(self._document("GET", "/gpus")["gpus"])
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Return the queues."""
+        return list(self._document("GET", "/queues")["queues"])
+
+    def cluster(self) -> dict[str, Any]:
+        """Return what the installation is made of."""
+        return self._document("GET", "/cluster")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _document(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        answer = self._request(method, path, **options)
+        if not isinstance(answer, dict):
+            raise ApiUnavailable(f"{self.url} does not answer as gpu-orchestrator's API does")
+        return answer
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            hint = "start a stack with 'orch up', or say where one is with ORCHESTRATOR_API_URL"
+            raise ApiUnavailable(f"the API at {self.url} does not answer ({error}); {hint}") from error
+        try:
+            answer = response.json()
+        except json.JSONDecodeError as error:
+            raise ApiUnavailable(f"{self.url} does not answer as gpu-orchestrator's API does") from error
+        if response.is_success:
+            return answer
+        raise RemoteError(answer if isinstance(answer, dict) else {"status": response.status_code})
+
+
+def _path(job_id: str) -> str:
+    if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
+        raise InvalidRequest(f"{job_id!r} is not a job id")
+    return job_id
+
+
+def _kind_of(status: int) -> type[OrchestratorError]:
+    if status == 409:
+        return errors.Conflict
+    return errors.Unavailable if status >= 500 else InvalidRequest

@@ -1,0 +1,241 @@
+"""What somebody asks for, and the one way from there to a job that may be stored.
+
+Every fault of a request is found and reported together, in the caller's words: the field, what it must be.
+"""
+
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from orchestrator.domain.job import Document, JobKind, NewJob, Resources
+from orchestrator.domain.redaction import show_arguments, show_command, show_keywords
+from orchestrator.domain.request_checks import Checks
+from orchestrator.errors import InvalidJob, PayloadTooLarge
+
+#: The Celery task that carries command jobs.
+COMMAND_TASK: Final = "orchestrator.command"
+DEFAULT_PRIORITY: Final = 5
+MOST_GPUS: Final = 1024
+MOST_MEMORY_MIB: Final = 16 << 20
+MOST_ATTEMPTS: Final = 100
+LONGEST_LIMIT_SECONDS: Final = 366 * 86_400.0
+LONGEST_GRACE_SECONDS: Final = 3600.0
+
+#: Headers of a Celery message that its entry repeats, so that Celery and Flower show the call as they know it.
+_ENTRY_HEADERS: Final = ("root_id", "parent_id", "group", "group_index", "shadow", "origin", "retries", "ignore_result")
+_LONGEST_HEADER: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every request may say; None leaves the choice to the limits of the installation."""
+
+    name: str | None = None  # shown to people
+    queue: str | None = None
+    gpus: int | None = None  # None: 1 with a memory share, else 0
+    gpu_memory_mib: int | None = None  # a share of one GPU in place of whole ones
+    priority: int | None = None  # 9 starts first
+    time_limit_seconds: float | None = None
+    soft_time_limit_seconds: float | None = None
+    grace_seconds: float | None = None
+    max_attempts: int = 1
+    run_at: datetime | None = None
+    deadline: datetime | None = None
+    key: str | None = None  # the same key from the same tenant names the same job
+    tenant: str = "default"
+    submitted_by: str = "anonymous"
+    id: str | None = None  # a UUID; None: a new one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRequest(Options):
+    """Run a program: an argument vector, no shell."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest(Options):
+    """Call a Celery task."""
+
+    task: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    embed: Mapping[str, Any] = field(default_factory=dict)  # callbacks, errbacks, chain, chord
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+Request: TypeAlias = CommandRequest | TaskRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an installation allows, and its defaults."""
+
+    max_payload_bytes: int = 1 << 20
+    max_priority: int = 9
+    default_queue: str = "gpu"
+    default_grace_seconds: float = 10.0
+    allowed_cwd: tuple[str, ...] = ()
+
+
+def new_job(request: Request, *, id: str, limits: Limits) -> NewJob:
+    """Return the job that a request asks for.
+
+    Args:
+        request: What was asked for; of any type and range, as it may come from outside.
+        id: The job's id unless the request names one.
+        limits: Of the installation.
+
+    Raises:
+        InvalidJob: Listing everything that is wrong with the request.
+        PayloadTooLarge: If that is the only thing.
+    """
+    checks = Checks()
+    _check_options(checks, request, limits)
+    if isinstance(request, CommandRequest):
+        _check_command(checks, request, limits)
+    else:
+        _check_task(checks, request)
+    if checks.faults:
+        raise InvalidJob(checks.faults)
+    payload = _payload(request)
+    _check_payload(payload, limits)
+    return _build(request, request.id or id, payload, limits)
+
+
+def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJob:
+    command = isinstance(request, CommandRequest)
+    gpus = request.gpus
+    if gpus is None:
+        gpus = 0 if request.gpu_memory_mib is None else 1
+    return NewJob(
+        id=id,
+        name=request.name or _default_name(request),
+        task=COMMAND_TASK if isinstance(request, CommandRequest) else request.task,
+        kind=JobKind.COMMAND if command else JobKind.TASK,
+        queue=request.queue or limits.default_queue,
+        payload=payload,
+        headers=_entry_headers(request),
+        resources=Resources(gpus, request.gpu_memory_mib),
+        tenant=request.tenant,
+        submitted_by=request.submitted_by,
+        priority=min(DEFAULT_PRIORITY, limits.max_priority) if request.priority is None else request.priority,
+        digest=_digest(request),
+        time_limit_seconds=request.time_limit_seconds,
+        soft_time_limit_seconds=request.soft_time_limit_seconds,
+        grace_seconds=limits.default_grace_seconds if request.grace_seconds is None else request.grace_seconds,
+        max_attempts=request.max_attempts,
+        run_at=request.run_at,
+        deadline=request.deadline,
+        idempotency_key=request.key,
+    )
+
+
+def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
+    checks.optional_name("name", request.name, longest=128)
+    checks.optional_word("queue", request.queue, longest=64)
+    checks.word("tenant", request.tenant, longest=64)
+    checks.name("submitted_by", request.submitted_by, longest=128)
+    checks.optional_text("key", request.key, longest=128)
+    checks.optional_job_id("id", request.id)
+    checks.optional_whole("gpus", request.gpus, 0, MOST_GPUS)
+    checks.optional_whole("gpu_memory_mib", request.gpu_memory_mib, 1, MOST_MEMORY_MIB)
+    if request.gpu_memory_mib is not None and request.gpus not in (None, 1):
+        checks.add("gpu_memory_mib", "asks for a share of one GPU; it cannot be given with gpus other than 1")
+    checks.optional_whole("priority", request.priority, 0, limits.max_priority)
+    checks.whole("max_attempts", request.max_attempts, 1, MOST_ATTEMPTS)
+    hard = checks.optional_seconds("time_limit_seconds", request.time_limit_seconds, LONGEST_LIMIT_SECONDS)
+    soft = checks.optional_seconds("soft_time_limit_seconds", request.soft_time_limit_seconds, LONGEST_LIMIT_SECONDS)
+    checks.optional_seconds("grace_seconds", request.grace_seconds, LONGEST_GRACE_SECONDS, zero=True)
+    if hard is not None and soft is not None and soft >= hard:
+        checks.add("soft_time_limit_seconds", "must be less than time_limit_seconds")
+    run_at = checks.optional_instant("run_at", request.run_at)
+    deadline = checks.optional_instant("deadline", request.deadline)
+    if run_at is not None and deadline is not None and deadline <= run_at:
+        checks.add("deadline", "must be after run_at")
+
+
+def _check_command(checks: Checks, request: CommandRequest, limits: Limits) -> None:
+    checks.argv("argv", request.argv)
+    checks.environment("environment", request.environment)
+    cwd = checks.optional_text("cwd", request.cwd, longest=4096)
+    if cwd is not None and not cwd.startswith("/"):
+        checks.add("cwd", "must be an absolute path")
+    elif limits.allowed_cwd and not _is_below(cwd or "/", limits.allowed_cwd):
+        checks.add("cwd", f"must be below one of {', '.join(limits.allowed_cwd)}")
+
+
+def _check_task(checks: Checks, request: TaskRequest) -> None:
+    checks.printable("task", request.task, longest=255)
+    checks.array("args", request.args)
+    for name in ("kwargs", "embed", "headers"):
+        checks.document(name, getattr(request, name))
+
+
+def _is_below(path: str, roots: tuple[str, ...]) -> bool:
+    path = posixpath.normpath(path)
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in map(posixpath.normpath, roots))
+
+
+def _payload(request: Request) -> Document:
+    if isinstance(request, CommandRequest):
+        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd}
+    return {
+        "args": list(request.args),
+        "kwargs": dict(request.kwargs),
+        "embed": dict(request.embed),
+        "headers": dict(request.headers),
+    }
+
+
+def _check_payload(payload: Document, limits: Limits) -> None:
+    """Refuse what cannot be stored as JSON text in UTF-8, or is too large in that form."""
+    try:
+        size = len(json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidJob([f"payload: cannot be written as JSON: {error}"]) from error
+    if size > limits.max_payload_bytes:
+        raise PayloadTooLarge(size, limits.max_payload_bytes)
+
+
+def _default_name(request: Request) -> str:
+    raw = request.argv[0].rstrip("/").rsplit("/", 1)[-1] if isinstance(request, CommandRequest) else request.task
+    return re.sub(r"[^A-Za-z0-9._:@/ -]", "_", raw)[:128] or "command"
+
+
+def _digest(request: Request) -> str:
+    if isinstance(request, CommandRequest):
+        return _hash([COMMAND_TASK, list(request.argv), request.cwd])
+    return _hash([request.task])
+
+
+def _hash(what: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(what, ensure_ascii=True).encode()).hexdigest()
+
+
+def _entry_headers(request: Request) -> Document:
+    """Return what the stream entry shows of the job: redacted arguments, canvas ids, time limits."""
+    headers: dict[str, Any] = {}
+    if isinstance(request, CommandRequest):
+        headers = {"argsrepr": show_command(request.argv), "kwargsrepr": "{}", "shadow": request.name}
+    else:
+        said = {name: request.headers.get(name) for name in _ENTRY_HEADERS}
+        headers = {name: value for name, value in said.items() if _is_small(value)}
+        headers |= {"argsrepr": show_arguments(request.args), "kwargsrepr": show_keywords(request.kwargs)}
+    if request.time_limit_seconds is not None or request.soft_time_limit_seconds is not None:
+        headers["timelimit"] = [request.time_limit_seconds, request.soft_time_limit_seconds]
+    return {name: value for name, value in headers.items() if value is not None}
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= _LONGEST_HEADER
+    return isinstance(value, bool | int)

@@ -1,0 +1,179 @@
+"""NVIDIA GPUs, read through NVML.
+
+NVML's state does not survive a fork, so it is initialised once for each process id. One sick card does not hide the
+others: its sample carries its health instead of readings. What NVML cannot tell is None.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
+from orchestrator.errors import GpusUnavailable
+
+logger = logging.getLogger(__name__)
+
+MIB: Final = 1 << 20
+MILLIWATTS: Final = 1000
+
+#: Names of NVML's codes after which nothing can be read until it is initialised anew.
+_SESSION_LOST: Final = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "LIBRARY_NOT_FOUND", "LIB_RM_VERSION_MISMATCH")
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    handle: Any
+    gpu: Gpu
+
+
+class NvmlDriver:
+    """Samples every GPU of the host; a card in MIG mode is given as its instances."""
+
+    def __init__(self, library: Any) -> None:
+        """Wrap ``pynvml``, or something with the same functions, constants and error type."""
+        self._nvml = library
+        self._pid: int | None = None
+        self._cards: tuple[_Card, ...] = ()
+        self._session_lost = {getattr(library, f"NVML_ERROR_{name}") for name in _SESSION_LOST}
+
+    def sample(self) -> tuple[GpuSample, ...]:
+        """Return a reading of every GPU, in NVML's order.
+
+        Raises:
+            GpusUnavailable: If the library or the driver does not answer; the next call starts afresh.
+        """
+        try:
+            self._open()
+            return tuple(self._sample_card(card) for card in self._cards)
+        except self._nvml.NVMLError as error:
+            self.close()
+            raise GpusUnavailable(f"NVML: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the library; a later ``sample`` opens it again."""
+        if self._pid == os.getpid():
+            try:
+                self._nvml.nvmlShutdown()
+            except self._nvml.NVMLError as error:
+                if error.value not in self._session_lost:
+                    raise GpusUnavailable(f"NVML: {error}") from error
+            finally:
+                self._pid = None
+        self._pid, self._cards = None, ()
+
+    def _open(self) -> None:
+        if self._pid == os.getpid():
+            return
+        self._nvml.nvmlInit()
+        self._pid = os.getpid()
+        driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
+        count = self._nvml.nvmlDeviceGetCount()
+        self._cards = tuple(card for index in range(count) for card in self._find(index, driver_version))
+
+    def _find(self, index: int, driver_version: str) -> list[_Card]:
+        """Return the card at this index, or its instances; nothing when it is too sick to say which one it is."""
+        try:
+            card = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            parts = self._instances(card) or (card,)
+            return [_Card(part, self._describe(part, index, card, driver_version)) for part in parts]
+        except self._nvml.NVMLError as error:
+            if error.value in self._session_lost:
+                raise
+            logger.error("GPU %d cannot be identified and is left out: NVML: %s", index, error)
+            return []
+
+    def _describe(self, part: Any, index: int, card: Any, driver_version: str) -> Gpu:
+        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, part)  # None on boards that share the host's memory
+        return Gpu(
+            uuid=_text(self._nvml.nvmlDeviceGetUUID(part)),
+            index=index,
+            model=_text(self._nvml.nvmlDeviceGetName(card)),
+            memory_mib=0 if memory is None else memory.total // MIB,
+            driver_version=driver_version,
+        )
+
+    def _instances(self, card: Any) -> tuple[Any, ...]:
+        """Return the MIG instances of a card; none when it is not in MIG mode."""
+        mode = self._ask(self._nvml.nvmlDeviceGetMigMode, card)
+        if mode is None or mode[0] != self._nvml.NVML_DEVICE_MIG_ENABLE:
+            return ()
+        found = []
+        for position in range(self._nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
+            try:
+                found.append(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, position))
+            except self._nvml.NVMLError as error:
+                if error.value != self._nvml.NVML_ERROR_NOT_FOUND:
+                    raise
+        return tuple(found)
+
+    def _sample_card(self, card: _Card) -> GpuSample:
+        try:
+            return self._read(card)
+        except self._nvml.NVMLError as error:
+            if error.value in self._session_lost:
+                raise
+            return GpuSample(card.gpu, 0, self._health_after(error.value), (), None, None, None)
+
+    def _read(self, card: _Card) -> GpuSample:
+        nvml, handle = self._nvml, card.handle
+        utilization = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+        power = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        return GpuSample(
+            gpu=card.gpu,
+            used_mib=self._used_bytes(handle) // MIB,
+            health=self._read_health(handle),
+            processes=self._processes(handle),
+            utilization_percent=None if utilization is None else int(utilization.gpu),
+            temperature_celsius=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            power_watts=None if power is None else round(power / MILLIWATTS),
+        )
+
+    def _used_bytes(self, handle: Any) -> int:
+        # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); else no GPU looks idle.
+        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle, self._nvml.nvmlMemory_v2)
+        memory = memory or self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
+        return 0 if memory is None else int(memory.used)
+
+    def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
+        used: dict[int, int] = {}
+        for ask in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
+            for process in self._ask(ask, handle) or ():
+                mib = (process.usedGpuMemory or 0) // MIB
+                used[process.pid] = max(mib, used.get(process.pid, 0))  # a process may be in both lists
+        return tuple(GpuProcess(pid, mib) for pid, mib in sorted(used.items()))
+
+    def _read_health(self, handle: Any) -> GpuHealth:
+        rows = self._ask(self._nvml.nvmlDeviceGetRemappedRows, handle)
+        if rows is None:
+            return GpuHealth.HEALTHY
+        _correctable, uncorrectable, pending, failed = rows
+        if failed:
+            return GpuHealth.QUARANTINED  # out of spare rows: the next memory error corrupts a job
+        return GpuHealth.SUSPECT if pending and uncorrectable else GpuHealth.HEALTHY
+
+    def _health_after(self, code: int) -> GpuHealth:
+        if code == self._nvml.NVML_ERROR_GPU_IS_LOST:
+            return GpuHealth.LOST
+        return GpuHealth.QUARANTINED if code == self._nvml.NVML_ERROR_RESET_REQUIRED else GpuHealth.SUSPECT
+
+    def _ask(self, function: Any, *arguments: Any) -> Any:
+        """Return an answer, or None where the card, the driver or our rights have none."""
+        nvml = self._nvml
+        unanswerable = (
+            nvml.NVML_ERROR_NOT_SUPPORTED,
+            nvml.NVML_ERROR_NO_PERMISSION,
+            nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+            nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+            nvml.NVML_ERROR_INVALID_ARGUMENT,
+        )
+        try:
+            return function(*arguments)
+        except nvml.NVMLError as error:
+            if error.value in unanswerable:
+                return None
+            raise
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

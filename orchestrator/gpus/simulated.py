@@ -1,0 +1,200 @@
+"""Simulated GPUs, described by a TOML file that may be rewritten while it is read.
+
+    [[gpus]]
+    uuid = "GPU-…"          # required, unique
+    index = 0               # required, unique
+    model = "Simulated"     # required
+    memory_mib = 81920      # required
+    used_mib = 0
+    health = "healthy"      # or suspect, quarantined, lost
+    [[gpus.processes]]
+    pid = 4711
+    used_mib = 1024
+
+``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too.
+"""
+
+import json
+import os
+import tempfile
+import tomllib
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
+from orchestrator.errors import GpusUnavailable
+
+DRIVER_VERSION: Final = "simulated"
+MEMORY_MIB: Final = 81920
+
+_REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
+_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts")
+_KNOWN: Final = {*_REQUIRED, *_READINGS, "driver_version", "used_mib", "health", "processes"}
+
+
+class SimulatedDriver:
+    """Reads the file again whenever it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._version: tuple[int, int, int] | None = None
+        self._samples: tuple[GpuSample, ...] = ()
+
+    def sample(self) -> tuple[GpuSample, ...]:
+        """Return the GPUs that the file describes now.
+
+        Raises:
+            GpusUnavailable: If it cannot be read, naming the line or the field; earlier readings do not stand in.
+        """
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                version = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if version != self._version:
+                    self._version = None
+                    self._samples = _parse(tomllib.load(file))
+                    self._version = version
+        except OSError as error:
+            self._version = None
+            raise GpusUnavailable(f"{self._path}: {error.strerror}") from error
+        except (ValueError, TypeError) as error:  # TOML's and Unicode's errors are ValueErrors
+            raise GpusUnavailable(f"{self._path}: {error}") from error
+        return self._samples
+
+    def close(self) -> None:
+        """Hold nothing, so let go of nothing."""
+
+
+def make_gpus(
+    count: int, *, owner: str, model: str = "Simulated GPU", memory_mib: int = MEMORY_MIB
+) -> tuple[GpuSample, ...]:
+    """Return ``count`` idle GPUs whose uuids depend on ``owner`` alone.
+
+    Two stacks on one host must name different owners: device locks go by uuid.
+    """
+    return tuple(
+        GpuSample(
+            gpu=Gpu(
+                uuid=f"GPU-{uuid.uuid5(uuid.NAMESPACE_URL, f'orchestrator:{owner}/{index}')}",
+                index=index,
+                model=model,
+                memory_mib=memory_mib,
+                driver_version=DRIVER_VERSION,
+            ),
+            used_mib=0,
+            health=GpuHealth.HEALTHY,
+            processes=(),
+            utilization_percent=None,
+            temperature_celsius=None,
+            power_watts=None,
+        )
+        for index in range(count)
+    )
+
+
+def write_gpus(path: Path, gpus: Iterable[GpuSample]) -> None:
+    """Replace the file in one step, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write("\n".join(_format(sample) for sample in gpus))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _format(sample: GpuSample) -> str:
+    gpu = sample.gpu
+    fields: dict[str, Any] = {
+        "uuid": gpu.uuid,
+        "index": gpu.index,
+        "model": gpu.model,
+        "memory_mib": gpu.memory_mib,
+        "driver_version": gpu.driver_version,
+        "used_mib": sample.used_mib,
+        "health": str(sample.health),
+    }
+    fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
+    lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
+    for process in sample.processes:
+        lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | int) -> str:
+    # TOML's strings are JSON's, but for surrogate pairs, which it refuses, and DEL, which it wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _parse(document: Mapping[str, Any]) -> tuple[GpuSample, ...]:
+    unknown = sorted(set(document) - {"gpus"})
+    if unknown:
+        raise ValueError(f"{unknown[0]}: no such field")
+    entries = _tables(document.get("gpus", []), "gpus")
+    samples = tuple(_parse_gpu(entry, f"gpus[{position}]") for position, entry in enumerate(entries))
+    for name in ("uuid", "index"):
+        values = [getattr(sample.gpu, name) for sample in samples]
+        for position, value in enumerate(values):
+            if value in values[:position]:
+                raise ValueError(f"gpus[{position}].{name}: {value!r} is taken by another GPU")
+    return samples
+
+
+def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
+    _check_names(entry, where, _KNOWN, _REQUIRED)
+    health = entry.get("health", GpuHealth.HEALTHY)
+    if health not in list(GpuHealth):
+        raise ValueError(f"{where}.health: {health!r} is none of {', '.join(GpuHealth)}")
+    processes = _tables(entry.get("processes", []), f"{where}.processes")
+    return GpuSample(
+        gpu=Gpu(
+            uuid=_text(entry, "uuid", where),
+            index=_whole(entry, "index", where),
+            model=_text(entry, "model", where),
+            memory_mib=_whole(entry, "memory_mib", where),
+            driver_version=_text({"driver_version": DRIVER_VERSION} | dict(entry), "driver_version", where),
+        ),
+        used_mib=_whole({"used_mib": 0} | dict(entry), "used_mib", where),
+        health=GpuHealth(health),
+        processes=tuple(_parse_process(item, f"{where}.processes[{n}]") for n, item in enumerate(processes)),
+        utilization_percent=_whole(entry, "utilization_percent", where) if "utilization_percent" in entry else None,
+        temperature_celsius=_whole(entry, "temperature_celsius", where) if "temperature_celsius" in entry else None,
+        power_watts=_whole(entry, "power_watts", where) if "power_watts" in entry else None,
+    )
+
+
+def _parse_process(entry: Mapping[str, Any], where: str) -> GpuProcess:
+    _check_names(entry, where, {"pid", "used_mib"}, ("pid",))
+    return GpuProcess(_whole(entry, "pid", where), _whole({"used_mib": 0} | dict(entry), "used_mib", where))
+
+
+def _tables(value: object, where: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise TypeError(f"{where}: expected [[{where}]] tables")
+    return value
+
+
+def _check_names(entry: Mapping[str, Any], where: str, known: set[str], required: Iterable[str]) -> None:
+    for name in sorted(set(entry) - known):
+        raise ValueError(f"{where}.{name}: no such field")
+    for name in required:
+        if name not in entry:
+            raise ValueError(f"{where}.{name}: missing")
+
+
+def _whole(entry: Mapping[str, Any], name: str, where: str) -> int:
+    value = entry[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{where}.{name}: expected a whole number of at least 0, not {value!r}")
+    return value
+
+
+def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
+    value = entry[name]
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{where}.{name}: expected a text, not {value!r}")
+    return value

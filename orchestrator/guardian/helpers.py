@@ -1,0 +1,195 @@
+"""The guardian's two helper processes: the fork server and the sampler, started again whenever they end."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+
+from orchestrator.domain.cluster import GpuSample
+from orchestrator.guardian.channel import Channel, Document
+from orchestrator.guardian.fork_server import CUDA_TOUCHED
+from orchestrator.guardian.kernel import boottime
+from orchestrator.guardian.messages import RUNNER_ID, GpuFault, GpuReport, RunnerSpec, sample_from_document
+from orchestrator.guardian.settings import GuardianSettings
+
+logger = logging.getLogger(__name__)
+
+RESTART_SECONDS: Final = 1.0
+#: Room in the fork server's environment for a runner's mark, which its forks write over it.
+MARK_ROOM: Final = 128
+HANDED: Final = 3  # the number under which a helper finds its descriptor
+
+
+def start_helper(module: str, arguments: list[str], descriptors: dict[int, int], **environment: str) -> int:
+    """Start ``python -m module`` with these descriptors under these numbers; returns its pid."""
+    actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in descriptors.items()]
+    argv = [sys.executable, "-m", module, *arguments]
+    return os.posix_spawn(sys.executable, argv, dict(os.environ) | environment, file_actions=actions)
+
+
+class Nursery:
+    """The fork server, as the guardian sees it."""
+
+    def __init__(self, settings: GuardianSettings) -> None:
+        self._preload, self._import_path = list(settings.preload), list(settings.import_path)
+        self._waiting: deque[tuple[RunnerSpec, str, list[int]]] = deque()
+        self._ready = False
+        self.due: float | None = None  # when it is started again
+        self.channel: Channel | None = None
+        self.pid = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start the fork server; what waits is forked once it is ready."""
+        ours, theirs = socket.socketpair()
+        arguments = [str(HANDED), str(os.getpid())]
+        with theirs:
+            self.pid = start_helper(
+                "orchestrator.guardian.fork_server",
+                arguments,
+                {HANDED: theirs.fileno()},
+                **{RUNNER_ID: "-" * MARK_ROOM},
+            )
+        self.due, self.channel = None, Channel(ours)
+        self.channel.send({"op": "preload", "modules": self._preload, "import_path": self._import_path})
+
+    def fork(self, spec: RunnerSpec, mark: str, descriptors: list[int]) -> None:
+        """Ask for a runner; takes the descriptors of its control socket, its output and its status pipe."""
+        self._waiting.append((spec, mark, descriptors))
+        self._send_waiting()
+
+    def is_waiting(self, runner_id: str) -> bool:
+        """The request has not been sent yet."""
+        return any(spec.runner_id == runner_id for spec, _mark, _descriptors in self._waiting)
+
+    def forget(self, runner_id: str) -> bool:
+        """Drop a request that has not been sent; False if it has."""
+        for request in self._waiting:
+            if request[0].runner_id == runner_id:
+                self._waiting.remove(request)
+                for descriptor in request[2]:
+                    os.close(descriptor)
+                return True
+        return False
+
+    def read(self) -> Iterator[Document]:
+        """Yield what the fork server says about runners."""
+        if self.channel is None:
+            return
+        for message, _descriptors in self.channel.receive():
+            if message["op"] == "ready":
+                for fault in message["faults"]:
+                    logger.warning("%s", fault)
+                self._ready = True
+                self._send_waiting()
+            else:
+                yield message
+
+    def on_ended(self, status: int) -> None:
+        """The fork server is gone, and the kernel has killed the runners that it forked."""
+        code = os.waitstatus_to_exitcode(status)
+        logger.error("the fork server ended with %d and is started again", code)
+        if code == CUDA_TOUCHED and self._preload:
+            logger.error("from now on runners import the app themselves, which takes longer")
+            self._preload = []
+        if self.channel is not None:
+            self.channel.close()
+        self.channel, self._ready, self.pid = None, False, 0
+        self.due = boottime() + RESTART_SECONDS
+
+    def _send_waiting(self) -> None:
+        while self._ready and self._waiting and self.channel is not None:
+            spec, mark, descriptors = self._waiting.popleft()
+            document = spec.to_document()
+            document["environment"][RUNNER_ID] = mark
+            self.channel.send({"op": "fork", "runner": spec.runner_id, "spec": document}, descriptors)
+
+
+class Watch:
+    """The sampler, as the guardian sees it: says what the worker must hear about the GPUs."""
+
+    def __init__(self, settings: GuardianSettings) -> None:
+        self._settings = settings
+        self._simulated = [] if settings.simulated_gpus is None else [str(settings.simulated_gpus)]
+        self._partial = b""
+        self._said: object = None  # what the last event rested on
+        self._said_at = 0.0
+        self._heard_at = 0.0
+        self.due: float | None = None
+        self.pipe: int | None = None
+        self.pid = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start the sampler."""
+        self.pipe, theirs = os.pipe()
+        os.set_blocking(self.pipe, False)
+        arguments = [str(os.getpid()), str(self._settings.sample_seconds), *self._simulated]
+        try:
+            self.pid = start_helper("orchestrator.guardian.sampler", arguments, {1: theirs})
+        finally:
+            os.close(theirs)
+        self.due, self._partial, self._heard_at = None, b"", boottime()
+
+    def read(self) -> GpuReport | GpuFault | None:
+        """Return news of the GPUs; None when there is nothing that the worker does not know."""
+        if self.pipe is None:
+            return None
+        try:
+            data = os.read(self.pipe, 1 << 20)
+        except BlockingIOError:
+            return None
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if not data:  # it is ending; `on_ended` says so
+            os.close(self.pipe)
+            self.pipe = None
+        if not lines:
+            return None
+        self._heard_at = boottime()
+        return self._judge(json.loads(lines[-1]))
+
+    def check(self, now: float) -> GpuFault | None:
+        """Notice that the driver has been silent for too long."""
+        if self.pid == 0 or now < self._heard_at + self._settings.sampler_deadline_seconds:
+            return None
+        self._heard_at = now
+        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+        return self._fault(f"the GPU driver has not answered for {self._settings.sampler_deadline_seconds:g} s")
+
+    def on_ended(self, status: int) -> GpuFault | None:
+        """The sampler is gone."""
+        if self.pipe is not None:
+            os.close(self.pipe)
+        self.pipe, self.pid, self.due = None, 0, boottime() + RESTART_SECONDS
+        return self._fault(f"the GPU sampler ended with {os.waitstatus_to_exitcode(status)}")
+
+    def repeat(self) -> None:
+        """Say the next reading even if nothing changed: the last one was not sent."""
+        self._said = None
+
+    def _judge(self, reading: dict[str, Any]) -> GpuReport | GpuFault | None:
+        if "fault" in reading:
+            return self._fault(reading["fault"])
+        samples = tuple(sample_from_document(sample) for sample in reading["samples"])
+        basis = [_placement_basis(sample) for sample in samples]
+        return GpuReport(samples) if self._is_news(basis) else None
+
+    def _fault(self, reason: str) -> GpuFault | None:
+        return GpuFault(reason) if self._is_news(reason) else None
+
+    def _is_news(self, basis: object) -> bool:
+        now = boottime()
+        if basis == self._said and now < self._said_at + self._settings.report_seconds:
+            return False
+        self._said, self._said_at = basis, now
+        return True
+
+
+def _placement_basis(sample: GpuSample) -> tuple[object, ...]:
+    """What decides whether a GPU can be used; load, heat and power change with every reading and decide nothing."""
+    return sample.gpu, sample.used_mib, sample.health, sample.processes

@@ -1,0 +1,140 @@
+"""What a worker and its guardian tell each other; every message is a JSON object."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, TypeAlias
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
+
+Document: TypeAlias = dict[str, Any]
+Cause: TypeAlias = Literal["exit", "killed", "deadline", "worker_lost"]
+
+#: The variable that marks every process of a runner; the only one that the guardian adds to the environment given.
+RUNNER_ID: Final = "ORCHESTRATOR_RUNNER_ID"
+
+
+_RUNNER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSpec:
+    """A runner to start: a program (``argv``) or a function of a forked Python (``entry``), never both.
+
+    ``environment`` is all that the runner gets, but for ``ORCHESTRATOR_RUNNER_ID``, which the guardian sets.
+    ``rlimits`` are named as in ``resource`` without the prefix, in lower case (``core``, ``nofile``), and bind hard.
+    ``nice`` is added to the guardian's own niceness. ``deadline`` is a CLOCK_BOOTTIME instant; None until
+    ``set_deadlines`` names one.
+    """
+
+    runner_id: str
+    argv: tuple[str, ...] | None
+    entry: str | None  # "module:function", called with the spec as a mapping and the control socket
+    environment: Mapping[str, str]
+    cwd: str
+    gpus: tuple[str, ...]
+    exclusive: bool
+    token: int
+    nice: int | None
+    rlimits: Mapping[str, int]
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.argv is None) == (self.entry is None) or self.argv == ():
+            raise ValueError("a runner has an argv or an entry")
+        if not _RUNNER_ID.fullmatch(self.runner_id):
+            raise ValueError(f"{self.runner_id!r} cannot name a runner")
+
+    def to_document(self) -> Document:
+        """Return the spec as JSON can carry it."""
+        names = (field.name for field in fields(self))
+        return {name: getattr(self, name) for name in names} | {
+            "environment": dict(self.environment),
+            "rlimits": dict(self.rlimits),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "RunnerSpec":
+        """Read what ``to_document`` wrote."""
+        argv = document["argv"]
+        return cls(**{**document, "argv": None if argv is None else tuple(argv), "gpus": tuple(document["gpus"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The runner's program, or its entry, has begun; environment, limits and GPUs are in force."""
+
+    runner_id: str
+    pid: int
+    start_ticks: int  # with the pid, the identity of the process on this boot
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The runner never began, and nothing of it is left."""
+
+    runner_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The runner and every process that it started are gone, and its GPUs' locks are released."""
+
+    runner_id: str
+    exit_code: int | None
+    signal: int | None  # both None when nobody could reap it
+    cause: Cause
+    peak_rss_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReport:
+    """Every GPU of the host; sent when something that decides placement changed, and every few seconds."""
+
+    samples: tuple[GpuSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """The GPUs cannot be read; no earlier report stands any longer."""
+
+    reason: str
+
+
+GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuReport | GpuFault
+
+_EVENTS: Final[dict[str, type[Spawned] | type[SpawnFailed] | type[Exited] | type[GpuFault]]] = {
+    "spawned": Spawned,
+    "spawn_failed": SpawnFailed,
+    "exited": Exited,
+    "gpu_fault": GpuFault,
+}
+_NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
+
+
+def event_to_document(event: GuardianEvent) -> Document:
+    """Return the event as JSON can carry it; ``op`` names its type."""
+    if isinstance(event, GpuReport):
+        return {"op": "gpu_report", "samples": [asdict(sample) for sample in event.samples]}
+    return {"op": _NAMES[type(event)], **asdict(event)}
+
+
+def event_from_document(document: Mapping[str, Any]) -> GuardianEvent:
+    """Read what ``event_to_document`` wrote."""
+    arguments = {name: value for name, value in document.items() if name != "op"}
+    if document["op"] == "gpu_report":
+        return GpuReport(tuple(sample_from_document(sample) for sample in arguments["samples"]))
+    return _EVENTS[document["op"]](**arguments)
+
+
+def sample_from_document(document: Mapping[str, Any]) -> GpuSample:
+    """Read a sample that ``dataclasses.asdict`` wrote."""
+    return GpuSample(
+        **{
+            **document,
+            "gpu": Gpu(**document["gpu"]),
+            "health": GpuHealth(document["health"]),
+            "processes": tuple(GpuProcess(**process) for process in document["processes"]),
+        }
+    )

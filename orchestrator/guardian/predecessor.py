@@ -1,0 +1,97 @@
+"""Make sure that nothing of the guardian that had this node before is alive."""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from orchestrator.errors import RunnerLost
+from orchestrator.guardian.journal import Journal, Record
+from orchestrator.guardian.kernel import boottime
+from orchestrator.guardian.processes import is_alive, read_process, send_signal
+from orchestrator.guardian.tree import find_remains, find_session_remains
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS: Final = 0.02
+#: A guardian whose worker is dead ends by itself; one that has not done so for so long is stuck, and is killed.
+PATIENCE_SECONDS: Final = 3.0
+
+
+def clear_predecessor(journal: Journal, *, deadline: float) -> int:
+    """Take over the journal and end every process that it says may be alive; returns how many were.
+
+    Args:
+        journal: The node's journal, not locked yet.
+        deadline: CLOCK_BOOTTIME instant after which it is given up.
+
+    Raises:
+        RunnerLost: If another worker has this node, or a process cannot be ended.
+    """
+    _take_over(journal, deadline)
+    ended: set[tuple[int, int]] = set()
+    unfinished = find_unfinished(journal.read())
+    while unfinished:
+        remains = find_remains({record["mark"] for record in unfinished})
+        for record in unfinished:
+            if "pid" in record:
+                remains += find_session_remains(record["pid"], record["start_ticks"], {record["mark"]})
+        if not remains:
+            break
+        for process in remains:
+            send_signal(process, signal.SIGKILL)
+            ended.add((process.pid, process.start_ticks))
+        if boottime() > deadline:
+            raise RunnerLost(f"process {remains[0].pid} of an earlier runner cannot be ended")
+        time.sleep(PAUSE_SECONDS)
+    for record in unfinished:
+        journal.append("exit", mark=record["mark"], runner=record["runner"], gpus=record["gpus"], cause="cleared")
+    if ended:
+        logger.warning("ended %d processes that an earlier guardian left behind", len(ended))
+    return len(ended)
+
+
+def find_unfinished(records: Iterable[Record]) -> list[Record]:
+    """Return, of every runner without an end, all that is known about it."""
+    unfinished: dict[str, Record] = {}
+    for record in records:
+        if record["op"] in ("spawn", "began"):
+            unfinished[record["mark"]] = unfinished.get(record["mark"], {}) | record
+        elif record["op"] == "exit":
+            unfinished.pop(record["mark"], None)
+    return list(unfinished.values())
+
+
+def _take_over(journal: Journal, deadline: float) -> None:
+    waiting_since = boottime()
+    while not journal.try_lock():
+        starts = [record for record in journal.read() if record["op"] == "start"]
+        if starts:
+            _judge(starts[-1], boottime() - waiting_since)
+        if boottime() > deadline:
+            raise RunnerLost(f"{journal.path} is locked, and no worker is known to use it")
+        time.sleep(PAUSE_SECONDS)
+
+
+def _judge(start: Record, waited: float) -> None:
+    if is_alive(start["worker"], start["worker_start_ticks"]):
+        raise RunnerLost(f"the worker with pid {start['worker']} runs under this node's name")
+    guardian = read_process(start["pid"])
+    if waited > PATIENCE_SECONDS and guardian is not None and guardian.start_ticks == start["start_ticks"]:
+        logger.warning("guardian %d outlived its worker and is killed", guardian.pid)
+        send_signal(guardian, signal.SIGKILL)
+
+
+def own_start(worker: int) -> Record:
+    """Return what the ``start`` record says about this process and its worker."""
+    mine, theirs = read_process(os.getpid()), read_process(worker)
+    if mine is None or theirs is None:
+        raise RunnerLost(f"the worker with pid {worker} is gone")
+    return {
+        "pid": mine.pid,
+        "start_ticks": mine.start_ticks,
+        "worker": worker,
+        "worker_start_ticks": theirs.start_ticks,
+    }

@@ -1,0 +1,339 @@
+"""The runners in the guardian's care, from the request to the end of their last process."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from orchestrator.guardian.channel import Document
+from orchestrator.guardian.helpers import Nursery
+from orchestrator.guardian.journal import Journal
+from orchestrator.guardian.kernel import boottime
+from orchestrator.guardian.locks import DeviceLock, Note
+from orchestrator.guardian.messages import Cause, Exited, GuardianEvent, RunnerSpec, Spawned, SpawnFailed
+from orchestrator.guardian.processes import Process, read_process, send_signal
+from orchestrator.guardian.settings import GuardianSettings
+from orchestrator.guardian.tree import Forest, Tree
+
+logger = logging.getLogger(__name__)
+
+LOCK_RETRY_SECONDS: Final = 0.05
+TERM_LOOK_SECONDS: Final = 0.2  # how often a tree that was asked to end is looked at
+KILL_LOOK_SECONDS: Final = 0.01  # the first look after a KILL; the pause doubles
+MOST_LOOK_SECONDS: Final = 0.5
+
+
+class Stage(Enum):
+    """How far a runner has come."""
+
+    LOCKING = auto()  # waits for its GPUs' locks
+    FORKING = auto()  # waits for the fork server
+    STARTING = auto()  # forked, not yet begun
+    RUNNING = auto()
+    ENDED = auto()  # the leader is gone, something that it started may not be
+
+
+@dataclass(slots=True)
+class Ending:
+    """A tree is being ended: TERM until ``kill_at``, KILL from then on."""
+
+    cause: Cause
+    kill_at: float
+    look_at: float
+    pause: float = KILL_LOOK_SECONDS
+    asked: set[tuple[int, int]] = field(default_factory=set)  # who got TERM
+
+
+@dataclass(slots=True)
+class Ward:
+    """One runner."""
+
+    spec: RunnerSpec
+    tree: Tree
+    descriptors: list[int]  # control socket and output, until the fork server has them
+    locks: list[DeviceLock]
+    lock_deadline: float
+    deadline: float | None
+    look_at: float = 0.0
+    stage: Stage = Stage.LOCKING
+    pid: int | None = None
+    start_ticks: int = 0
+    status: int | None = None  # read end of the pipe on which a failed start is told
+    failure: str | None = None
+    exit_status: int | None = None
+    peak_rss_mib: int = 0
+    ending: Ending | None = None
+    is_abandoned: bool = False  # its fork server died
+
+
+class Wards:
+    """All runners of one guardian; ``report`` receives their events."""
+
+    def __init__(
+        self,
+        settings: GuardianSettings,
+        nursery: Nursery,
+        forest: Forest,
+        journal: Journal,
+        identity: Note,
+        report: Callable[[GuardianEvent], None],
+    ) -> None:
+        """Start without runners; ``identity`` is this guardian's note, whose mark begins those of its runners."""
+        self._settings, self._nursery, self._forest = settings, nursery, forest
+        self._journal, self._identity, self._report = journal, identity, report
+        self._lock_dir = settings.find_lock_dir()
+        self._wards: dict[str, Ward] = {}
+
+    def __len__(self) -> int:
+        return len(self._wards)
+
+    def add(self, spec: RunnerSpec, descriptors: list[int]) -> None:
+        """Begin to start a runner; takes the descriptors of its control socket and its output."""
+        if spec.runner_id in self._wards:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._report(SpawnFailed(spec.runner_id, "a runner of this name is alive"))
+            return
+        mark = f"{self._identity.mark}:{spec.runner_id}"
+        note = Note(mark, self._identity.guardian, self._identity.guardian_start_ticks, self._identity.boot_id)
+        # In one order everywhere, so that two guardians never wait for each other.
+        locks = [DeviceLock(self._lock_dir, gpu, note, exclusive=spec.exclusive) for gpu in sorted(set(spec.gpus))]
+        until = boottime() + self._settings.lock_wait_seconds
+        ward = Ward(spec, Tree(mark), descriptors, locks, until, spec.deadline)
+        self._wards[spec.runner_id] = ward
+        self._lock(ward, boottime())
+
+    def set_deadlines(self, deadlines: Mapping[str, float]) -> None:
+        """Set when runners are killed; unknown ones have ended meanwhile."""
+        for runner_id, deadline in deadlines.items():
+            if runner_id in self._wards:
+                self._wards[runner_id].deadline = deadline
+
+    def send(self, runner_id: str, signum: int, *, leader_only: bool) -> None:
+        """Signal a running runner's process group, or its first process alone."""
+        ward = self._wards.get(runner_id)
+        if ward is None or ward.stage is not Stage.RUNNING or ward.pid is None:
+            return
+        leader = read_process(ward.pid)
+        if leader is None or leader.start_ticks != ward.start_ticks:
+            return
+        if leader_only or leader.pgid != leader.pid:
+            send_signal(leader, signum)
+            return
+        try:
+            os.killpg(leader.pid, signum)
+        except ProcessLookupError:
+            logger.debug("runner %s ended before its signal", runner_id)
+
+    def end(self, runner_id: str, cause: Cause, grace_seconds: float) -> None:
+        """End a runner and all that it started: TERM, and KILL after the grace. The earlier of two KILLs counts."""
+        ward = self._wards.get(runner_id)
+        if ward is None:
+            return
+        now = boottime()
+        if ward.stage is not Stage.RUNNING and ward.stage is not Stage.ENDED:
+            grace_seconds = 0  # nothing of the job runs that could use it
+        if ward.ending is None:
+            ward.ending = Ending(cause, now + grace_seconds, now)
+            self._journal.append("kill", **_describe(ward), cause=cause, grace_seconds=grace_seconds)
+        else:
+            ward.ending.kill_at = min(ward.ending.kill_at, now + grace_seconds)
+            ward.ending.look_at = now
+
+    def end_all(self, cause: Cause) -> None:
+        """Kill every runner."""
+        for runner_id in list(self._wards):
+            self.end(runner_id, cause, 0)
+
+    def statuses(self) -> dict[int, str]:
+        """Return the status pipes to listen to, with their runners."""
+        return {ward.status: runner_id for runner_id, ward in self._wards.items() if ward.status is not None}
+
+    def on_fork_message(self, message: Document) -> None:
+        """Act on what the fork server says."""
+        if message["op"] == "exited":
+            self._on_leader_ended(message["pid"], message["status"], message["peak_rss_mib"])
+            return
+        ward = self._wards.get(message["runner"])
+        if ward is None:
+            return
+        if message["op"] == "not_forked":
+            ward.failure, ward.stage = message["reason"], Stage.ENDED
+            self._settle(ward)
+            return
+        ward.pid = ward.tree.leader = message["pid"]
+        ward.start_ticks, ward.stage = message["start_ticks"], Stage.STARTING
+        if ward.ending is not None:
+            ward.ending.look_at = 0.0  # it was to be ended before it had a pid
+        self._journal.append("began", **_describe(ward))
+
+    def on_status(self, runner_id: str) -> None:
+        """The status pipe has a failure to tell, or ended because the runner has begun."""
+        ward = self._wards.get(runner_id)
+        if ward is None or ward.status is None or ward.stage is Stage.FORKING:
+            return
+        try:
+            reason = os.read(ward.status, 4096).decode("utf-8", "replace")
+        except BlockingIOError:
+            return
+        os.close(ward.status)
+        ward.status = None
+        if reason:
+            ward.failure = reason
+        elif ward.pid is not None and ward.stage is Stage.STARTING:
+            ward.stage = Stage.RUNNING
+            self._report(Spawned(runner_id, ward.pid, ward.start_ticks))
+
+    def on_reaped(self, pid: int, status: int) -> None:
+        """The guardian itself reaped a process: an orphan, or a leader whose fork server is gone."""
+        self._on_leader_ended(pid, status, 0)
+        for ward in self._wards.values():
+            if ward.ending is not None:
+                ward.ending.look_at = 0.0
+
+    def on_fork_server_ended(self) -> None:
+        """Runners that were being forked have failed; the kernel has killed those that ran."""
+        now = boottime()
+        for ward in list(self._wards.values()):
+            if ward.stage is Stage.FORKING and not self._nursery.is_waiting(ward.spec.runner_id):
+                ward.failure, ward.stage = "the fork server ended", Stage.ENDED
+                self._settle(ward)
+            elif ward.stage in (Stage.STARTING, Stage.RUNNING):
+                ward.is_abandoned = True
+                ward.ending = ward.ending or Ending("exit", now, now)
+
+    def step(self, now: float) -> float | None:
+        """Do what is due; returns when something will be due next, or None."""
+        for ward in list(self._wards.values()):
+            self._step(ward, now)
+        return min((due for ward in self._wards.values() for due in _dues(ward)), default=None)
+
+    def _step(self, ward: Ward, now: float) -> None:
+        if ward.deadline is not None and now >= ward.deadline:
+            ward.deadline = None
+            self.end(ward.spec.runner_id, "deadline", 0)
+        if ward.stage is Stage.LOCKING and now >= ward.look_at:
+            self._lock(ward, now)
+        if ward.ending is None:
+            return
+        if ward.stage is Stage.LOCKING or (ward.stage is Stage.FORKING and self._nursery.forget(ward.spec.runner_id)):
+            ward.failure, ward.stage = "ended before it started", Stage.ENDED
+            self._settle(ward)
+        elif now >= ward.ending.look_at:
+            self._pursue(ward, ward.ending, now)
+
+    def _lock(self, ward: Ward, now: float) -> None:
+        for lock in ward.locks:
+            try:
+                if lock.try_acquire():
+                    continue
+                late = now >= ward.lock_deadline
+                ward.failure = lock.holder() if late else None
+            except OSError as error:
+                late = True
+                ward.failure = f"device lock of {lock.gpu}: {error.strerror}: {error.filename or self._lock_dir}"
+            ward.look_at = now + LOCK_RETRY_SECONDS
+            if late:
+                ward.stage = Stage.ENDED
+                self._settle(ward)
+            return
+        self._fork(ward)
+
+    def _fork(self, ward: Ward) -> None:
+        self._journal.append("spawn", **_describe(ward))
+        ward.stage = Stage.FORKING
+        try:
+            ward.status, theirs = os.pipe()
+            os.set_blocking(ward.status, False)
+        except OSError as error:
+            ward.failure, ward.stage = f"no descriptors left: {error.strerror}", Stage.ENDED
+            self._settle(ward)
+            return
+        descriptors, ward.descriptors = [*ward.descriptors, theirs], []
+        self._nursery.fork(ward.spec, ward.tree.mark, descriptors)
+
+    def _on_leader_ended(self, pid: int, status: int, peak_rss_mib: int) -> None:
+        for ward in self._wards.values():
+            if ward.pid == pid and ward.stage in (Stage.STARTING, Stage.RUNNING):
+                if ward.status is not None:
+                    self.on_status(ward.spec.runner_id)
+                ward.exit_status, ward.peak_rss_mib, ward.stage = status, peak_rss_mib, Stage.ENDED
+                self._settle(ward)
+                return
+
+    def _settle(self, ward: Ward) -> None:
+        """The leader is gone: finish, or end what it left behind."""
+        if self._forest.is_gone(ward.tree, self._trees()):
+            self._finish(ward)
+            return
+        now = boottime()
+        if ward.ending is None:
+            grace = 0.0 if ward.failure is not None else self._settings.leftover_grace_seconds
+            ward.ending = Ending("exit", now + grace, now)
+        self._pursue(ward, ward.ending, now)
+
+    def _pursue(self, ward: Ward, ending: Ending, now: float) -> None:
+        """Signal what is alive of a tree, and finish when nothing is."""
+        trees = self._trees()
+        if now >= ending.kill_at:
+            self._forest.kill(ward.tree, trees)
+            ending.look_at = now + ending.pause
+            ending.pause = min(2 * ending.pause, MOST_LOOK_SECONDS)
+        else:
+            _ask_to_end(self._forest.find(trees)[ward.tree.mark], ending.asked)
+            ending.look_at = min(ending.kill_at, now + TERM_LOOK_SECONDS)
+        if ward.is_abandoned and ward.pid is not None and read_process(ward.pid) is None:
+            ward.stage = Stage.ENDED  # the fork server reaped it, and took its exit status along
+        if ward.stage is Stage.ENDED and self._forest.is_gone(ward.tree, trees):
+            self._finish(ward)
+
+    def _finish(self, ward: Ward) -> None:
+        """Nothing of the runner is left."""
+        if self._wards.pop(ward.spec.runner_id, None) is None:
+            return
+        for descriptor in [*ward.descriptors, *([] if ward.status is None else [ward.status])]:
+            os.close(descriptor)
+        for lock in ward.locks:
+            lock.release()
+        code = None if ward.exit_status is None else os.waitstatus_to_exitcode(ward.exit_status)
+        exit_code, signum = (code, None) if code is None or code >= 0 else (None, -code)
+        cause: Cause = "exit" if ward.ending is None else ward.ending.cause
+        values = {"exit_code": exit_code, "signal": signum, "cause": cause, "failure": ward.failure}
+        self._journal.append("exit", **_describe(ward), **values)
+        if ward.failure is not None:
+            self._report(SpawnFailed(ward.spec.runner_id, ward.failure))
+        else:
+            self._report(Exited(ward.spec.runner_id, exit_code, signum, cause, ward.peak_rss_mib))
+
+    def _trees(self) -> list[Tree]:
+        return [ward.tree for ward in self._wards.values()]
+
+
+def _ask_to_end(alive: Iterable[Process], asked: set[tuple[int, int]]) -> None:
+    for process in alive:
+        identity = (process.pid, process.start_ticks)
+        if identity not in asked:
+            asked.add(identity)
+            send_signal(process, signal.SIGTERM)
+            send_signal(process, signal.SIGCONT)  # one that is stopped would not hear it
+
+
+def _dues(ward: Ward) -> Iterable[float]:
+    if ward.deadline is not None:
+        yield ward.deadline
+    if ward.stage is Stage.LOCKING:
+        yield ward.look_at
+    if ward.ending is not None:
+        yield ward.ending.look_at
+
+
+def _describe(ward: Ward) -> Document:
+    spec = ward.spec
+    described: Document = {"runner": spec.runner_id, "mark": ward.tree.mark, "token": spec.token}
+    described |= {"gpus": list(spec.gpus), "exclusive": spec.exclusive}
+    if ward.pid is not None:
+        described |= {"pid": ward.pid, "pgid": ward.pid, "start_ticks": ward.start_ticks}
+    return described

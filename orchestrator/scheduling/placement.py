@@ -1,0 +1,243 @@
+"""Where a job fits: an account of hosts' free capacity that a plan draws on, job by job.
+
+Capacity only shrinks while a plan is made, so what did not fit once does not fit later, and stale index entries can be
+dropped when they are met. Every choice is best fit with ties broken by name, whatever the order of the input.
+"""
+
+import heapq
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from orchestrator.domain.job import Resources
+from orchestrator.scheduling.snapshot import AdmittedView, GpuView, HostView
+
+_Shares: TypeAlias = list[tuple[int, int, int]]  # (free MiB, number of the host, number of the slot)
+
+
+class Slot:
+    """One healthy GPU of a host, as far as the plan has used it up."""
+
+    __slots__ = ("exclusive", "free_mib", "kept", "memory_mib", "uuid")
+
+    def __init__(self, view: GpuView) -> None:
+        self.uuid, self.memory_mib, self.exclusive = view.uuid, view.memory_mib, view.exclusive
+        self.free_mib = 0 if view.exclusive else max(0, view.memory_mib - view.reserved_mib)
+        self.kept = False  # kept for a job ahead
+
+    @property
+    def whole(self) -> bool:
+        """Nothing uses it, and it is kept for nobody."""
+        return not self.exclusive and not self.kept and self.free_mib == self.memory_mib
+
+
+class Host:
+    """One host that accepts jobs."""
+
+    __slots__ = ("ahead_left", "cpu_free", "cpu_slots", "free", "largest_mib", "node", "number", "open_ahead", "slots")
+
+    def __init__(self, view: HostView, number: int) -> None:
+        self.node, self.number = view.node, number
+        healthy = [gpu for gpu in view.gpus if gpu.healthy]
+        self.slots = [Slot(gpu) for gpu in sorted(healthy, key=lambda gpu: (gpu.index, gpu.uuid))]
+        self.free = sum(slot.whole for slot in self.slots)
+        self.largest_mib = max((slot.memory_mib for slot in self.slots), default=0)
+        self.cpu_slots, self.cpu_free = view.cpu_slots, max(0, view.cpu_slots - view.cpu_jobs)
+        self.ahead_left = max(0, view.look_ahead)
+        self.open_ahead = True  # GPU jobs may queue up behind running ones
+
+    def could_ever(self, resources: Resources) -> bool:
+        """The job would fit if the host were idle."""
+        if resources.gpu_memory_mib is not None:
+            return self.largest_mib >= resources.gpu_memory_mib
+        return len(self.slots) >= resources.gpus if resources.gpus else self.cpu_slots > 0
+
+
+class Placement(NamedTuple):
+    """Where a job goes, and the GPUs counted on; none when it waits there behind running jobs."""
+
+    node: str
+    gpus: tuple[str, ...]
+
+
+class Capacity:
+    """What the hosts have left."""
+
+    def __init__(self, hosts: Iterable[HostView]) -> None:
+        views = sorted((view for view in hosts if view.accepts), key=lambda view: view.node)
+        self._hosts = [Host(view, number) for number, view in enumerate(views)]
+        self._by_node = {host.node: host for host in self._hosts}
+        self._consumers: defaultdict[str, list[Host]] = defaultdict(list)
+        self._queues: list[list[str]] = []
+        self._whole: dict[str, list[list[int]]] = {}  # queue -> free GPUs -> heap of host numbers
+        self._shared: dict[tuple[str, bool], _Shares] = {}  # (queue, unused) -> what is free, sorted
+        self._cpu: dict[str, list[tuple[int, int]]] = {}  # queue -> heap of (-free slots, host number)
+        self._ahead: dict[tuple[str, Resources], list[tuple[bool, int, int]]] = {}
+        for host, view in zip(self._hosts, views, strict=True):
+            self._queues.append(sorted(view.queues))
+            for queue in view.queues:
+                self._consumers[queue].append(host)
+        for queue, consumers in self._consumers.items():
+            self._index(queue, consumers)
+
+    def consumers(self, queue: str) -> list[Host]:
+        """Return the hosts that take jobs of the queue, by name."""
+        return self._consumers.get(queue, [])
+
+    def settle(self, admitted: Iterable[AdmittedView]) -> None:
+        """Count the jobs that are on their way: placed ones against their host, others where they fit best.
+
+        What does not fit now was admitted ahead. A placed one keeps its GPUs from later jobs until it starts; of one
+        that any host may take, nobody knows which host has it.
+        """
+        for job in sorted(admitted, key=lambda job: job.seq):
+            if job.node is None:
+                if self.place(job.queue, job.resources) is None:
+                    self.place_ahead(job.queue, job.resources)
+                continue
+            host = self._by_node.get(job.node)
+            if host is not None and self._take(host, job.resources) is None:
+                host.ahead_left = max(0, host.ahead_left - 1)
+                self.keep(host, job.resources)
+
+    def place(self, queue: str, resources: Resources) -> Placement | None:
+        """Put a job where it fits now and leaves the least behind; None if it fits nowhere."""
+        if resources.gpu_memory_mib is not None:
+            return self._place_shared(queue, resources.gpu_memory_mib)
+        host = self._find_whole(queue, resources.gpus) if resources.gpus else self._find_cpu(queue)
+        return None if host is None else self._take(host, resources)
+
+    def place_ahead(self, queue: str, resources: Resources) -> Placement | None:
+        """Put a job behind running ones of a host that ends them soon; None if no host has look-ahead left."""
+        heap = self._ahead.get((queue, resources))
+        if heap is None:
+            fitting = (host for host in self.consumers(queue) if host.could_ever(resources))
+            heap = self._ahead[queue, resources] = [_ahead_key(host, resources) for host in fitting]
+            heapq.heapify(heap)
+        while heap:
+            host = self._hosts[heap[0][2]]
+            if host.ahead_left <= 0 or (resources.gpus and not host.open_ahead):
+                heapq.heappop(heap)
+            elif heap[0] != _ahead_key(host, resources):
+                heapq.heapreplace(heap, _ahead_key(host, resources))
+            else:
+                host.ahead_left -= 1
+                self.keep(host, resources)
+                return Placement(host.node, ())
+        return None
+
+    def keep(self, host: Host, resources: Resources) -> None:
+        """Keep GPUs of the host from later jobs, so that what waits for them can start when the others come free.
+
+        A host keeps as many as the largest of those jobs needs: free ones first, then busy ones, shared ones last.
+        """
+        fitting = [slot for slot in host.slots if slot.memory_mib >= (resources.gpu_memory_mib or 0)]
+        missing = resources.gpus - sum(slot.kept for slot in fitting)
+        if missing <= 0:
+            return
+        for slot in sorted((slot for slot in fitting if not slot.kept), key=_keeping_key)[:missing]:
+            slot.kept = True
+        self._recount(host)
+
+    def close_ahead(self, host: Host) -> None:
+        """Let no further GPU job queue up on the host: it would delay the one that the host is kept for."""
+        host.open_ahead = False
+
+    def host(self, node: str) -> Host | None:
+        """Return a host that accepts jobs."""
+        return self._by_node.get(node)
+
+    def _index(self, queue: str, consumers: list[Host]) -> None:
+        most = max((len(host.slots) for host in consumers), default=0)
+        buckets: list[list[int]] = [[] for _ in range(most + 1)]
+        unused: _Shares = []
+        partial: _Shares = []
+        for host in consumers:
+            buckets[host.free].append(host.number)  # in order of numbers: a heap already
+            for number, slot in enumerate(host.slots):
+                if not slot.exclusive:
+                    (unused if slot.whole else partial).append((slot.free_mib, host.number, number))
+        self._whole[queue] = buckets
+        self._shared[queue, True], self._shared[queue, False] = sorted(unused), sorted(partial)
+        self._cpu[queue] = sorted((-host.cpu_free, host.number) for host in consumers)
+
+    def _find_whole(self, queue: str, gpus: int) -> Host | None:
+        for count, bucket in enumerate(self._whole.get(queue, ())):
+            if count < gpus:
+                continue
+            while bucket and self._hosts[bucket[0]].free != count:
+                heapq.heappop(bucket)
+            if bucket:
+                return self._hosts[bucket[0]]
+        return None
+
+    def _find_cpu(self, queue: str) -> Host | None:
+        heap = self._cpu.get(queue)
+        while heap:
+            negative, number = heap[0]
+            host = self._hosts[number]
+            if host.cpu_free == 0:
+                heapq.heappop(heap)
+            elif host.cpu_free != -negative:
+                heapq.heapreplace(heap, (-host.cpu_free, number))
+            else:
+                return host
+        return None
+
+    def _take(self, host: Host, resources: Resources) -> Placement | None:
+        if resources.gpu_memory_mib is not None:
+            need = resources.gpu_memory_mib
+            usable = [slot for slot in host.slots if not slot.exclusive and not slot.kept and slot.free_mib >= need]
+            if not usable:
+                return None
+            slot = min(usable, key=lambda slot: (slot.whole, slot.free_mib))
+            return self._take_share(host, host.slots.index(slot), need)
+        if not resources.gpus:
+            if host.cpu_free == 0:
+                return None
+            host.cpu_free -= 1
+            return Placement(host.node, ())
+        if host.free < resources.gpus:
+            return None
+        taken = [slot for slot in host.slots if slot.whole][: resources.gpus]
+        for slot in taken:
+            slot.exclusive, slot.free_mib = True, 0
+        self._recount(host)
+        return Placement(host.node, tuple(slot.uuid for slot in taken))
+
+    def _place_shared(self, queue: str, need: int) -> Placement | None:
+        for unused in (False, True):  # a GPU that is shared already keeps the others whole
+            entries = self._shared.get((queue, unused), [])
+            position = bisect_left(entries, (need,))
+            while position < len(entries):
+                free_mib, host_number, slot_number = entries[position]
+                slot = self._hosts[host_number].slots[slot_number]
+                if not slot.kept and slot.free_mib == free_mib and not slot.exclusive:
+                    return self._take_share(self._hosts[host_number], slot_number, need)
+                del entries[position]
+        return None
+
+    def _take_share(self, host: Host, number: int, need: int) -> Placement:
+        slot = host.slots[number]
+        slot.free_mib -= need
+        for queue in self._queues[host.number]:
+            insort(self._shared[queue, False], (slot.free_mib, host.number, number))
+        self._recount(host)
+        return Placement(host.node, (slot.uuid,))
+
+    def _recount(self, host: Host) -> None:
+        free = sum(slot.whole for slot in host.slots)
+        if free != host.free:
+            host.free = free
+            for queue in self._queues[host.number]:
+                heapq.heappush(self._whole[queue][free], host.number)
+
+
+def _ahead_key(host: Host, resources: Resources) -> tuple[bool, int, int]:
+    """Hosts without idle GPUs first, as those would be kept idle; then the one that can take the most."""
+    return (bool(resources.gpus) and host.free > 0, -host.ahead_left, host.number)
+
+
+def _keeping_key(slot: Slot) -> tuple[bool, bool, int, str]:
+    return (not slot.whole, not slot.exclusive, -slot.free_mib, slot.uuid)

@@ -1,0 +1,239 @@
+"""What should be admitted now, where, and why everything else waits.
+
+The first form of the policy. Jobs are looked at by priority, then arrival. Each goes where it fits best: whole GPUs of
+the host that it leaves the fewest free, a share on the fullest GPU that has room, all GPUs of a gang on one host. When
+nothing is free, a host that ends its jobs fast takes a few ahead.
+
+The first GPU job of a queue that fits nowhere has GPUs kept for it on one host, so that smaller jobs behind it cannot
+keep a gang waiting for ever: they pass on other hosts, or beside what is kept. Which host that is follows from the job
+and the names of the hosts that could ever take it, so the leader and every worker that refills its own host agree on it
+without talking. If another host has room first, the job starts there. Jobs without GPUs are never held up by jobs with
+GPUs.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from orchestrator.domain.job import Resources
+from orchestrator.scheduling.ordering import in_order
+from orchestrator.scheduling.placement import Capacity, Host
+from orchestrator.scheduling.snapshot import Candidate, HostView, Snapshot
+
+
+class WaitReason(StrEnum):
+    """Why a job was not admitted."""
+
+    QUEUE_PAUSED = "queue_paused"
+    NO_CONSUMER = "no_consumer"  # no host takes jobs of the queue
+    HOSTS_AWAY = "hosts_away"  # those that do are draining or not heard of
+    TOO_LARGE = "too_large"  # for every host that takes jobs of the queue, as it is now
+    GPUS_BUSY = "gpus_busy"
+    CPUS_BUSY = "cpus_busy"
+    BEHIND = "behind"  # another job waits ahead for the same
+    LATER = "later"  # the pass has admitted as much as it may
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A job that may start about now on a host, and the GPUs counted on; none when it waits behind running jobs."""
+
+    seq: int
+    node: str
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A job that waits, and why."""
+
+    seq: int
+    reason: WaitReason
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a pass decided about every candidate, in the order in which they were looked at."""
+
+    admissions: tuple[Admission, ...]
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A host outside the snapshot that could also take a job; GPUs are kept on one host only."""
+
+    node: str
+    queues: frozenset[str]
+    memories_mib: tuple[int, ...]  # of its GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a pass may do."""
+
+    most_admissions: int = 1000
+    peers: tuple[Peer, ...] = ()
+
+
+def plan(snapshot: Snapshot, now: datetime, policy: Policy) -> Plan:
+    """Decide about every candidate of the snapshot; the same snapshot gives the same plan, whatever its order.
+
+    Args:
+        snapshot: Hosts, what is on its way to them, and the first candidates of each queue.
+        now: The instant of the snapshot; waiting does not raise a job's priority yet.
+        policy: Bounds of this pass.
+    """
+    return _Pass(snapshot, policy).run()
+
+
+@dataclass(slots=True)
+class _Miss:
+    """The first job of a queue and size that was not admitted; later ones fail alike."""
+
+    seq: int
+    reason: WaitReason
+    words: str
+
+
+class _Pass:
+    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+        self._snapshot, self._policy = snapshot, policy
+        self._paused = {queue.name for queue in snapshot.queues if queue.paused}
+        self._capacity = Capacity(snapshot.hosts)
+        self._capacity.settle(snapshot.admitted)
+        self._misses: dict[tuple[str, Resources], _Miss] = {}
+        self._heads: dict[str, int] = {}  # queue -> seq of the job that GPUs are kept for
+        self._admissions: list[Admission] = []
+        self._refusals: list[Refusal] = []
+
+    def run(self) -> Plan:
+        for candidate in in_order(self._snapshot.candidates):
+            self._decide(candidate)
+        return Plan(tuple(self._admissions), tuple(self._refusals))
+
+    def _decide(self, candidate: Candidate) -> None:
+        queue, resources, seq = candidate.queue, candidate.resources, candidate.seq
+        miss = self._misses.get((queue, resources))
+        if miss is not None:
+            self._refuse_alike(seq, miss)
+            return
+        if len(self._admissions) >= self._policy.most_admissions:
+            self._refusals.append(Refusal(seq, WaitReason.LATER, "the next scheduling pass looks at it again"))
+            return
+        obstacle = self._obstacle(queue, resources)
+        if obstacle is None:
+            placed = self._capacity.place(queue, resources) or self._capacity.place_ahead(queue, resources)
+            if placed is not None:
+                self._admissions.append(Admission(seq, placed.node, placed.gpus))
+                return
+            obstacle = self._busy(queue, resources)
+            if resources.gpus and queue not in self._heads:
+                self._keep_for_head(candidate)
+        self._misses[queue, resources] = _Miss(seq, *obstacle)
+        self._refusals.append(Refusal(seq, *obstacle))
+
+    def _refuse_alike(self, seq: int, miss: _Miss) -> None:
+        if miss.reason in (WaitReason.GPUS_BUSY, WaitReason.CPUS_BUSY, WaitReason.BEHIND):
+            words = f"job number {miss.seq} is ahead and asks for as much: {miss.words}"
+            self._refusals.append(Refusal(seq, WaitReason.BEHIND, words))
+        else:
+            self._refusals.append(Refusal(seq, miss.reason, miss.words))
+
+    def _obstacle(self, queue: str, resources: Resources) -> tuple[WaitReason, str] | None:
+        """Return why no job of this queue and size can start however idle the hosts are."""
+        if queue in self._paused:
+            return WaitReason.QUEUE_PAUSED, f"queue {queue} is paused"
+        consumers = self._capacity.consumers(queue)
+        if not consumers:
+            away = sorted(host.node for host in self._snapshot.hosts if queue in host.queues)
+            if away:
+                return WaitReason.HOSTS_AWAY, f"the hosts of queue {queue} take no jobs now: {_some(away)}"
+            return WaitReason.NO_CONSUMER, f"no worker takes jobs of queue {queue}"
+        if any(host.could_ever(resources) for host in consumers):
+            return None
+        return WaitReason.TOO_LARGE, f"{_ask(resources)}; {_largest(consumers, resources)}"
+
+    def _busy(self, queue: str, resources: Resources) -> tuple[WaitReason, str]:
+        hosts = [host for host in self._capacity.consumers(queue) if host.could_ever(resources)]
+        if not resources.gpus:
+            return WaitReason.CPUS_BUSY, f"every CPU slot is taken on {_some([host.node for host in hosts])}"
+        head = self._heads.get(queue)
+        kept_here = any(_would_fit_if_not_kept(host, resources) for host in hosts)
+        if kept_here:
+            ahead = f"job number {head}" if head is not None else "larger jobs"
+            return WaitReason.BEHIND, f"{_ask(resources)}; enough is free, but kept for {ahead}, which came first"
+        return WaitReason.GPUS_BUSY, f"{_ask(resources)}; {_free(hosts, resources)}"
+
+    def _keep_for_head(self, candidate: Candidate) -> None:
+        queue, resources = candidate.queue, candidate.resources
+        self._heads[queue] = candidate.seq
+        names = [host.node for host in self._capacity.consumers(queue) if host.could_ever(resources)]
+        names += [peer.node for peer in self._policy.peers if queue in peer.queues and _peer_could(peer, resources)]
+        host = self._capacity.host(keeper(candidate.seq, names))
+        if host is not None:
+            self._capacity.keep(host, resources)
+            self._capacity.close_ahead(host)
+
+
+def keeper(seq: int, nodes: Iterable[str]) -> str:
+    """Return the host that keeps GPUs for a job: the same one wherever it is asked, as evenly spread as a hash is.
+
+    Source: rendezvous hashing, Thaler and Ravishankar 1996.
+    """
+    return max(nodes, key=lambda node: (zlib.crc32(f"{seq}/{node}".encode()), node))
+
+
+def peers_of(hosts: Iterable[HostView]) -> tuple[Peer, ...]:
+    """Return hosts as peers of the one that a plan is made for."""
+    return tuple(
+        Peer(host.node, host.queues, tuple(gpu.memory_mib for gpu in host.gpus if gpu.healthy))
+        for host in hosts
+        if host.accepts
+    )
+
+
+def _peer_could(peer: Peer, resources: Resources) -> bool:
+    if resources.gpu_memory_mib is not None:
+        return max(peer.memories_mib, default=0) >= resources.gpu_memory_mib
+    return len(peer.memories_mib) >= resources.gpus
+
+
+def _would_fit_if_not_kept(host: Host, resources: Resources) -> bool:
+    free = [slot for slot in host.slots if not slot.exclusive]
+    if resources.gpu_memory_mib is not None:
+        return any(slot.free_mib >= resources.gpu_memory_mib for slot in free)
+    return sum(slot.free_mib == slot.memory_mib for slot in free) >= resources.gpus
+
+
+def _ask(resources: Resources) -> str:
+    if resources.gpu_memory_mib is not None:
+        return f"it asks for {resources.gpu_memory_mib} MiB of a GPU"
+    if not resources.gpus:
+        return "it asks for a CPU slot"
+    return "it asks for a GPU" if resources.gpus == 1 else f"it asks for {resources.gpus} GPUs on one host"
+
+
+def _largest(hosts: list[Host], resources: Resources) -> str:
+    if resources.gpu_memory_mib is not None:
+        host = max(hosts, key=lambda host: (host.largest_mib, host.node))
+        return f"the largest healthy GPU, on {host.node}, has {host.largest_mib} MiB"
+    if not resources.gpus:
+        return "no host has CPU slots"
+    host = max(hosts, key=lambda host: (len(host.slots), host.node))
+    return f"{host.node} has the most healthy ones, {len(host.slots)}"
+
+
+def _free(hosts: list[Host], resources: Resources) -> str:
+    if resources.gpu_memory_mib is not None:
+        best = max(((slot.free_mib, host.node) for host in hosts for slot in host.slots), default=(0, "nowhere"))
+        return f"at most {best[0]} MiB of one are free, on {best[1]}"
+    best_hosts = sorted(hosts, key=lambda host: (-host.free, host.node))[:3]
+    return "free: " + ", ".join(f"{host.free} of {len(host.slots)} on {host.node}" for host in best_hosts)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,157 @@
+"""Admission and what the leader's sweeps read and write."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, select
+
+from orchestrator.domain.cluster import GpuHealth, NodeState
+from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.job import Resources
+from orchestrator.ports import DueEntry, LossPolicy
+from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
+from orchestrator.storage import statements, sweeps, tables
+from orchestrator.storage.engine import Database
+from orchestrator.storage.placing import admit
+from orchestrator.storage.rows import entry_from, load, required_instant
+
+#: A host whose heartbeat is older than this many seconds is given nothing.
+HEARTBEAT_BOUND: Final = 15.0
+
+
+class SqlAdmissionStore:
+    """``AdmissionStore`` over SQL."""
+
+    def __init__(self, database: Database, *, recheck: timedelta = timedelta(seconds=8)) -> None:
+        self._database, self._recheck = database, recheck
+
+    def snapshot(self, *, limit: int) -> Snapshot:
+        """Return what a plan for all hosts needs."""
+        return self._database.read(lambda connection: _snapshot(self._database, connection, None, limit))
+
+    def admit(self, placements: Sequence[tuple[int, str | None]], *, epoch: int) -> tuple[JobEntry, ...]:
+        """Admit waiting jobs under the leader's epoch."""
+        return sweeps.fenced(self._database, epoch, lambda connection: admit(self._database, connection, placements))
+
+    def set_windows(self, windows: Mapping[str, int], *, epoch: int) -> None:
+        """Set how many unclaimed jobs a submit may leave in each queue's stream."""
+        rows = [{"name": name, "window": window} for name, window in sorted(windows.items())]
+        if rows:
+            sweeps.fenced(self._database, epoch, lambda c: self._database.run(c, sweeps.SET_WINDOW, rows))
+
+    def due_entries(self, *, limit: int, epoch: int) -> Sequence[DueEntry]:
+        """Return admitted jobs whose entry is to be published, or looked for, now."""
+
+        def find(connection: Connection) -> Sequence[DueEntry]:
+            seqs = list(self._database.run(connection, sweeps.DUE_ENTRIES, {"limit": limit}).scalars())
+            rows = self._database.run(connection, statements.ENTRIES, {"seqs": seqs}).mappings().all() if seqs else []
+            return [DueEntry(entry_from(row), row["entry_id"]) for row in rows]
+
+        return self._database.read(find)
+
+    def note_entries(self, published: Sequence[tuple[int, str]], *, epoch: int) -> None:
+        """Record where entries are; look again after the recheck interval."""
+        rows = [
+            {"seq": seq, "entry_id": entry_id, "recheck": self._recheck.total_seconds()} for seq, entry_id in published
+        ]
+        if rows:
+            sweeps.fenced(self._database, epoch, lambda c: self._database.run(c, sweeps.NOTE_ENTRY, rows))
+
+    def make_entries_due(self, *, epoch: int) -> int:
+        """Forget every known entry."""
+        return sweeps.fenced(self._database, epoch, lambda c: self._database.run(c, sweeps.FORGET_ENTRIES).rowcount)
+
+    def release_due(self, *, limit: int, epoch: int) -> int:
+        """Move scheduled jobs whose time has come to pending; cancel waiting jobs past their deadline."""
+        return sweeps.fenced(self._database, epoch, lambda c: sweeps.release_due(self._database, c, limit))
+
+    def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]:
+        """Return (id, renewals) of active leases past their end and the grace."""
+        values = {"limit": limit, "grace": grace.total_seconds()}
+        rows = self._database.read(lambda c: self._database.run(c, sweeps.EXPIRED_LEASES, values).all())
+        return [(row.id, row.renewals) for row in rows]
+
+    def expire_leases(self, candidates: Sequence[tuple[int, int]], *, policy: LossPolicy, epoch: int) -> int:
+        """End the leases that are still past their end with the same renewals; their jobs are lost."""
+        if not candidates:
+            return 0
+        return sweeps.fenced(self._database, epoch, lambda c: sweeps.expire(self._database, c, candidates, policy))
+
+    def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
+        """Mark silent hosts as lost and withdraw what was admitted for them."""
+        return sweeps.fenced(self._database, epoch, lambda c: sweeps.lose_nodes(self._database, c, silent_for))
+
+    def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Delete ended jobs, with all that belongs to them, and old events."""
+        return sweeps.fenced(self._database, epoch, lambda c: sweeps.prune(self._database, c, older_than, limit))
+
+
+def host_snapshot(database: Database, connection: Connection, node: str, *, limit: int) -> Snapshot:
+    """Return what a plan for one host needs."""
+    return _snapshot(database, connection, node, limit)
+
+
+def _snapshot(database: Database, connection: Connection, node: str | None, limit: int) -> Snapshot:
+    hosts = _hosts(database, connection, node)
+    names = sorted({queue for host in hosts for queue in host.queues}) if node else None
+    queue_rows = connection.execute(select(tables.queues.c.name, tables.queues.c.paused)).all()
+    queues = tuple(QueueView(name, bool(paused)) for name, paused in queue_rows if names is None or name in names)
+    candidates = [
+        row
+        for queue in queues
+        for row in database.run(connection, sweeps.CANDIDATES, {"queue": queue.name, "limit": limit})
+    ]
+    candidates.sort(key=lambda row: (row.rank, row.job_seq))
+    admitted = database.run(connection, sweeps.ADMITTED, {"limit": 20_000, "node": node}).all() if candidates else []
+    return Snapshot(
+        hosts=hosts,
+        admitted=tuple(
+            AdmittedView(row.job_seq, row.queue, Resources(row.gpus, row.gpu_memory_mib), row.node) for row in admitted
+        ),
+        candidates=tuple(_candidate(row) for row in candidates),
+        queues=queues,
+    )
+
+
+def _candidate(row: Any) -> Candidate:
+    return Candidate(
+        seq=row.job_seq,
+        id=str(row.job_seq),
+        queue=row.queue,
+        tenant=row.tenant,
+        priority=9 - row.rank,
+        resources=Resources(row.gpus, row.gpu_memory_mib),
+        created_at=required_instant(row.created_at),
+    )
+
+
+def _hosts(database: Database, connection: Connection, node: str | None) -> tuple[HostView, ...]:
+    nodes = database.run(connection, sweeps.HOSTS, {"node": node, "bound": HEARTBEAT_BOUND}).all()
+    cards = defaultdict(list)
+    for row in connection.execute(select(tables.gpus).order_by(tables.gpus.c.node, tables.gpus.c.gpu_index)):
+        if node is None or row.node == node:
+            cards[row.node].append(
+                GpuView(
+                    uuid=row.uuid,
+                    index=row.gpu_index,
+                    model=row.model,
+                    memory_mib=row.memory_mib,
+                    reserved_mib=row.reserved_mib,
+                    exclusive=row.exclusive_lease_id is not None,
+                    healthy=row.health == GpuHealth.HEALTHY.value,
+                )
+            )
+    return tuple(
+        HostView(
+            node=row.name,
+            accepts=bool(row.live) and row.state == NodeState.UP.value,
+            gpus=tuple(cards[row.name]),
+            queues=frozenset(load(row.queues)),
+            cpu_slots=row.cpu_slots,
+            cpu_jobs=row.cpu_jobs,
+            look_ahead=row.look_ahead,
+        )
+        for row in nodes
+    )

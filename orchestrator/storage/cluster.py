@@ -1,0 +1,211 @@
+"""Hosts, GPUs and queues."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.job import FailureClass
+from orchestrator.ports import GpuRecord, LossPolicy, NodeRecord
+from orchestrator.storage import tables
+from orchestrator.storage.admission import HEARTBEAT_BOUND
+from orchestrator.storage.endings import end_leases, lose_jobs
+from orchestrator.storage.engine import Database
+from orchestrator.storage.rows import Row, dump, load, required_instant
+from orchestrator.storage.sql import Sql
+
+#: A host that registers again has lost what its earlier life ran; that runs again at once.
+_RESTARTED: Final = LossPolicy(max_lost=3, delay=timedelta(0), grace=timedelta(0))
+
+NODES: Final = Sql(
+    "SELECT n.*, n.heartbeat_at > {now_minus:bound} AND n.state <> 'lost' AS live FROM orchestrator_nodes n"
+    " ORDER BY n.name"
+)
+REGISTER: Final = Sql(
+    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, cpu_slots, look_ahead,"
+    " registered_at, heartbeat_at)"
+    " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :cpu_slots, 0, {now}, {now})"
+)
+DELETE_NODE: Final = Sql("DELETE FROM orchestrator_nodes WHERE name = :name")
+NODE_FOR_UPDATE: Final = Sql("SELECT state, boot_id, pid FROM orchestrator_nodes WHERE name = :name {for_update}")
+HEARTBEAT: Final = Sql(
+    "UPDATE orchestrator_nodes SET heartbeat_at = {now}, look_ahead = :look_ahead,"
+    " state = CASE WHEN state = 'lost' THEN 'up' ELSE state END WHERE name = :name"
+)
+DEREGISTER: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name = :name AND pid = :pid")
+NODE_LEASES: Final = Sql("SELECT id FROM orchestrator_leases WHERE node = :name AND state = 'active'")
+NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :name)")
+SAMPLE: Final = Sql(
+    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization, health = :health,"
+    " gpu_index = :gpu_index"
+    " WHERE uuid = :uuid AND node = :node"
+)
+COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
+ENSURE_QUEUE: Final = Sql(
+    "INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16) ON CONFLICT (name) DO NOTHING",
+    mysql="INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16)"
+    " ON DUPLICATE KEY UPDATE name = name",
+)
+
+
+class SqlClusterStore:
+    """``ClusterStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register_node(self, record: NodeRecord) -> Sequence[int]:
+        """Insert or replace the host's row; give back what an earlier life of it still holds."""
+
+        def register(connection: Connection) -> Sequence[int]:
+            run = self._database.run
+            row = run(connection, NODE_FOR_UPDATE, {"name": record.name}).first()
+            same_life = row is not None and (row.boot_id, row.pid) == (record.boot_id, record.pid)
+            given_back: list[int] = []
+            if not same_life:
+                held = list(run(connection, NODE_LEASES, {"name": record.name}).scalars())
+                given_back = end_leases(self._database, connection, held, "released") if held else []
+                if given_back:
+                    lose_jobs(self._database, connection, given_back, _RESTARTED, FailureClass.LOST)
+            state = row.state if row is not None and row.state != NodeState.LOST.value else record.state.value
+            run(connection, DELETE_NODE, {"name": record.name})
+            run(connection, REGISTER, _node_row(record) | {"state": state})
+            self._sync_gpus(connection, record)
+            run(connection, NODE_EVENT, {"kind": "node_up", "name": record.name})
+            return given_back
+
+        return self._database.transaction(register)
+
+    def heartbeat(self, node: str, samples: Sequence[GpuSample], *, look_ahead: int) -> NodeState:
+        """Refresh the host's row and its GPUs' readings; return what the host may do."""
+
+        def beat(connection: Connection) -> NodeState:
+            run = self._database.run
+            run(connection, HEARTBEAT, {"name": node, "look_ahead": look_ahead})
+            if samples:
+                run(connection, SAMPLE, [_sample_row(node, sample) for sample in samples])
+            row = run(connection, NODE_FOR_UPDATE, {"name": node}).first()
+            return NodeState(row.state) if row is not None else NodeState.LOST
+
+        return self._database.transaction(beat)
+
+    def deregister_node(self, node: str, pid: int) -> None:
+        """The host's worker ends in order: nothing is to be given to it any more."""
+        self._database.transaction(lambda c: self._database.run(c, DEREGISTER, {"name": node, "pid": pid}).rowcount)
+
+    def set_node_state(self, node: str, state: NodeState) -> bool:
+        """Tell a host what it may be given; False when there is no such host."""
+        statement = update(tables.nodes).where(tables.nodes.c.name == node).values(state=state.value)
+        return bool(self._database.transaction(lambda c: c.execute(statement).rowcount))
+
+    def nodes(self) -> Sequence[NodeRecord]:
+        """Return every host that ever registered, with its GPUs."""
+
+        def find(connection: Connection) -> Sequence[NodeRecord]:
+            cards = defaultdict(list)
+            for row in connection.execute(select(tables.gpus).order_by(tables.gpus.c.gpu_index)).mappings():
+                cards[row["node"]].append(_gpu_record(row))
+            rows = self._database.run(connection, NODES, {"bound": HEARTBEAT_BOUND}).mappings().all()
+            return [_node_record(row, tuple(cards[row["name"]])) for row in rows]
+
+        return self._database.read(find)
+
+    def count_events(self, kind: str) -> int:
+        """Count the events of a kind that are still kept."""
+        return int(self._database.read(lambda c: self._database.run(c, COUNT_EVENTS, {"kind": kind}).scalar_one()))
+
+    def ensure_queues(self, names: Sequence[str]) -> None:
+        """Create the queues that do not exist."""
+        rows = [{"name": name} for name in sorted(set(names))]
+        if rows and set(names) - self.queues().keys():
+            self._database.transaction(lambda c: self._database.run(c, ENSURE_QUEUE, rows).rowcount)
+
+    def queues(self) -> Mapping[str, bool]:
+        """Return every queue and whether it is paused."""
+        query = select(tables.queues.c.name, tables.queues.c.paused).order_by(tables.queues.c.name)
+        return {name: bool(paused) for name, paused in self._database.read(lambda c: c.execute(query).all())}
+
+    def _sync_gpus(self, connection: Connection, record: NodeRecord) -> None:
+        columns = tables.gpus.c
+        known = set(connection.execute(select(columns.uuid).where(columns.node == record.name)).scalars())
+        present = {card.gpu.uuid for card in record.gpus}
+        elsewhere = (
+            set(connection.execute(select(columns.uuid).where(columns.uuid.in_(sorted(present)))).scalars()) - known
+        )
+        for card in record.gpus:
+            values = _gpu_row(card, record.name)
+            if card.gpu.uuid in known or card.gpu.uuid in elsewhere:
+                connection.execute(update(tables.gpus).where(columns.uuid == card.gpu.uuid).values(values))
+            else:
+                connection.execute(insert(tables.gpus).values(values | {"reserved_mib": 0}))
+        gone = known - present
+        if gone:
+            lost = update(tables.gpus).where(columns.uuid.in_(sorted(gone))).values(health=GpuHealth.LOST.value)
+            connection.execute(lost)
+
+
+def _node_row(record: NodeRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "boot_id": record.boot_id,
+        "worker": record.worker,
+        "pid": record.pid,
+        "queues": dump(record.queues),
+        "cpu_slots": record.cpu_slots,
+    }
+
+
+def _gpu_row(card: GpuRecord, node: str) -> dict[str, Any]:
+    return {
+        "uuid": card.gpu.uuid,
+        "node": node,
+        "gpu_index": card.gpu.index,
+        "model": card.gpu.model,
+        "memory_mib": card.gpu.memory_mib,
+        "driver_version": card.gpu.driver_version,
+        "health": card.health.value,
+        "used_mib": card.used_mib,
+        "utilization": card.utilization_percent,
+    }
+
+
+def _sample_row(node: str, sample: GpuSample) -> dict[str, Any]:
+    return {
+        "uuid": sample.gpu.uuid,
+        "node": node,
+        "gpu_index": sample.gpu.index,
+        "used_mib": sample.used_mib,
+        "utilization": sample.utilization_percent,
+        "health": sample.health.value,
+    }
+
+
+def _gpu_record(row: Row) -> GpuRecord:
+    return GpuRecord(
+        gpu=Gpu(row["uuid"], row["gpu_index"], row["model"], row["memory_mib"], row["driver_version"]),
+        node=row["node"],
+        health=GpuHealth(row["health"]),
+        used_mib=row["used_mib"],
+        reserved_mib=row["reserved_mib"],
+        exclusive_lease_id=row["exclusive_lease_id"],
+        utilization_percent=row["utilization"],
+    )
+
+
+def _node_record(row: Row, gpus: tuple[GpuRecord, ...]) -> NodeRecord:
+    return NodeRecord(
+        name=row["name"],
+        boot_id=row["boot_id"],
+        worker=row["worker"],
+        pid=row["pid"],
+        state=NodeState(row["state"]),
+        queues=tuple(load(row["queues"])),
+        cpu_slots=row["cpu_slots"],
+        look_ahead=row["look_ahead"],
+        heartbeat_at=required_instant(row["heartbeat_at"]),
+        live=bool(row["live"]),
+        gpus=gpus,
+    )

@@ -1,0 +1,147 @@
+"""Connections: how they are set up for each database, and how a unit of work is run and retried."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+
+from orchestrator.errors import InvalidSettings, StoreUnavailable
+from orchestrator.storage.sql import Sql
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+#: MariaDB: lock wait timeout, deadlock, record changed since the snapshot, server gone, connection lost, server shut
+#: down.
+RETRIED_CODES: Final = frozenset({1205, 1213, 1020, 2006, 2013, 1053, 1927, 4031})
+MOST_TRIES: Final = 5
+
+_MARIADB_SESSION: Final = (
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 3, lock_wait_timeout = 5,"
+    " idle_transaction_timeout = 5",
+)
+_SQLITE_SESSION: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA foreign_keys = ON",
+)
+
+
+class Database:
+    """One database and its pool of connections; safe to use from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.dialect = "mysql" if engine.dialect.name in ("mysql", "mariadb") else "sqlite"
+
+    def transaction(self, unit: Callable[[Connection], Result]) -> Result:
+        """Run a unit of work in one transaction and return what it returns.
+
+        Deadlocks, lock waits and lost connections roll the whole unit back and run it again, a few times, with jitter.
+
+        Raises:
+            StoreUnavailable: If the database did not take it.
+        """
+        for attempt in range(1, MOST_TRIES + 1):
+            try:
+                with self.engine.connect() as connection:
+                    if self.dialect == "sqlite":
+                        connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    result = unit(connection)
+                    connection.commit()
+                    return result
+            except IntegrityError:
+                raise
+            except DBAPIError as error:
+                if attempt == MOST_TRIES or not _may_pass(error):
+                    raise StoreUnavailable(_reason(error)) from error
+                logger.info("a transaction is tried again: %s", _reason(error))
+                time.sleep(random.uniform(0.005, 0.05) * attempt)  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def read(self, unit: Callable[[Connection], Result]) -> Result:
+        """Run a unit of work that only reads."""
+        for attempt in range(1, MOST_TRIES + 1):
+            try:
+                with self.engine.connect() as connection:
+                    return unit(connection)
+            except DBAPIError as error:
+                if attempt == MOST_TRIES or not _may_pass(error):
+                    raise StoreUnavailable(_reason(error)) from error
+                time.sleep(random.uniform(0.005, 0.05) * attempt)  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def run(
+        self, connection: Connection, statement: Sql, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
+    ) -> CursorResult[Any]:
+        """Execute a statement in this database's dialect."""
+        return connection.execute(statement.on(self.dialect), parameters or None)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Return the database at a SQLAlchemy URL; nothing is connected yet.
+
+    Raises:
+        InvalidSettings: If the URL is malformed or names a database that is not supported.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except ArgumentError as error:
+        raise InvalidSettings(["database_url: not a URL such as mysql+pymysql://user@host/name"]) from error
+    if backend not in ("mysql", "mariadb", "sqlite"):
+        raise InvalidSettings([f"database_url: {backend} is not supported; use mysql+pymysql:// or sqlite:///"])
+    options: dict[str, Any] = {}
+    if backend == "sqlite":
+        options["connect_args"] = {"timeout": 5, "check_same_thread": False}
+    else:
+        options["connect_args"] = {"connect_timeout": 3, "read_timeout": 10, "write_timeout": 10}
+        # No ping before each use: a connection that died fails its first statement, and the unit of work is run again.
+        options |= {"pool_recycle": 1800, "pool_size": 8, "max_overflow": 32}
+    try:
+        engine = create_engine(parsed, **options)
+    except (NoSuchModuleError, ImportError) as error:
+        raise InvalidSettings([f"database_url: {error}"]) from error
+    _prepare_sessions(engine, _SQLITE_SESSION if backend == "sqlite" else _MARIADB_SESSION, sqlite=backend == "sqlite")
+    return Database(engine)
+
+
+def masked(url: str) -> str:
+    """Return the URL without its password, for people to read."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        if sqlite:
+            connection.isolation_level = None  # the driver must not begin transactions by itself
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        cursor.close()
+
+
+def _may_pass(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    arguments = getattr(error.orig, "args", ())
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0] in RETRIED_CODES
+    return isinstance(error, OperationalError) and "locked" in str(error.orig)
+
+
+def _reason(error: DBAPIError) -> str:
+    return f"{type(error.orig).__name__}: {error.orig}"

@@ -1,0 +1,269 @@
+"""Jobs as producers and people see them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
+from orchestrator.errors import IdempotencyConflict, StoreUnavailable, UnknownJob, UnknownQueue
+from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
+from orchestrator.storage import statements, tables
+from orchestrator.storage.engine import Database
+from orchestrator.storage.placing import PUBLISH_GRACE
+from orchestrator.storage.rows import (
+    dump,
+    entry_from,
+    instant,
+    job_from,
+    load,
+    new_job_row,
+    request_hash,
+    required_instant,
+    stored_instant,
+)
+
+
+class SqlJobStore:
+    """``JobStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(self, jobs: Sequence[NewJob]) -> SubmitOutcome:
+        """Store every job, or none; see the port."""
+        if not jobs:
+            return SubmitOutcome((), ())
+        payloads = [dump(job.payload) for job in jobs]
+        try:
+            return self._database.transaction(lambda connection: self._insert(connection, jobs, payloads))
+        except IntegrityError:
+            # Some id or key exists already: leave those out that do.
+            return self._submit_rest(jobs, payloads)
+
+    def get(self, job_id: str) -> Job | None:
+        """Return a job."""
+        found = self._database.read(
+            lambda c: c.execute(_JOB_COLUMNS.where(tables.jobs.c.id == job_id)).mappings().first()
+        )
+        return None if found is None else job_from(found)
+
+    def get_payload(self, job_id: str) -> Document | None:
+        """Return what a job runs."""
+        query = select(tables.jobs.c.payload).where(tables.jobs.c.id == job_id)
+        return load(self._database.read(lambda c: c.execute(query).scalar()))  # type: ignore[no-any-return]
+
+    def list_jobs(self, wanted: JobFilter) -> Sequence[Job]:
+        """Return jobs, newest first."""
+        columns = tables.jobs.c
+        query = _JOB_COLUMNS.order_by(columns.seq.desc()).limit(wanted.limit)
+        for column, value in (
+            (columns.queue, wanted.queue),
+            (columns.tenant, wanted.tenant),
+            (columns.name, wanted.name),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        if wanted.states is not None:
+            query = query.where(columns.state.in_(sorted(state.value for state in wanted.states)))
+        if wanted.before_seq is not None:
+            query = query.where(columns.seq < wanted.before_seq)
+        return [job_from(row) for row in self._database.read(lambda c: c.execute(query).mappings().all())]
+
+    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]:
+        """Count jobs; every state is there."""
+        query = select(tables.jobs.c.state, func.count()).group_by(tables.jobs.c.state)
+        if queue is not None:
+            query = query.where(tables.jobs.c.queue == queue)
+        counts = {JobState(state): number for state, number in self._database.read(lambda c: c.execute(query).all())}
+        return {state: counts.get(state, 0) for state in JobState}
+
+    def attempts(self, job_id: str) -> Sequence[Attempt]:
+        """Return a job's attempts, oldest first."""
+        rows = self._database.read(
+            lambda c: self._database.run(c, statements.ATTEMPTS, {"id": job_id}).mappings().all()
+        )
+        return [
+            Attempt(
+                number=row["number"],
+                node=row["node"],
+                lease_id=row["lease_id"],
+                gpus=tuple((row["gpu_uuids"] or "").split(",")) if row["gpu_uuids"] else (),
+                pid=row["pid"],
+                started_at=instant(row["started_at"]),
+                ended_at=instant(row["ended_at"]),
+                outcome=row["outcome"],
+                failure_class=row["failure_class"],
+                exit_code=row["exit_code"],
+                error=row["error"],
+                peak_memory_mib=row["peak_memory_mib"],
+                gpu_seconds=row["gpu_seconds"],
+            )
+            for row in rows
+        ]
+
+    def history(self, job_id: str) -> Sequence[HistoryEvent]:
+        """Return a job's events in the order in which they were written."""
+        columns = tables.events.c
+        query = (
+            select(columns.seq, columns.at, columns.kind, columns.node, columns.lease_id, columns.data)
+            .join(tables.jobs, tables.jobs.c.seq == columns.job_seq)
+            .where(tables.jobs.c.id == job_id)
+            .order_by(columns.seq)
+        )
+        rows = self._database.read(lambda c: c.execute(query).all())
+        return [
+            HistoryEvent(seq, required_instant(at), kind, job_id, node, lease_id, load(data) or {})
+            for seq, at, kind, node, lease_id, data in rows
+        ]
+
+    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage:
+        """Return output after a cursor (attempt, number)."""
+        attempt, number = after or (0, -1)
+
+        def load_page(connection: Connection) -> tuple[Any, Any]:
+            # The state first: output is written before the end, so an end seen here has all of its output below.
+            job = connection.execute(
+                select(tables.jobs.c.seq, tables.jobs.c.state).where(tables.jobs.c.id == job_id)
+            ).first()
+            if job is None:
+                raise UnknownJob(job_id)
+            columns = tables.logs.c
+            query = (
+                select(columns.attempt, columns.number, columns.data)
+                .where(columns.job_seq == job.seq)
+                .where((columns.attempt > attempt) | ((columns.attempt == attempt) & (columns.number > number)))
+                .order_by(columns.attempt, columns.number)
+                .limit(limit)
+            )
+            return job.state, connection.execute(query).all()
+
+        state, rows = self._database.read(load_page)
+        ended = JobState(state) in TERMINAL_STATES and len(rows) < limit
+        return LogPage(tuple((row.attempt, row.number, row.data) for row in rows), ended)
+
+    def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
+        """Cancel a job that has not started; mark one that runs."""
+
+        def cancel(connection: Connection) -> CancelOutcome:
+            run = self._database.run
+            found = run(connection, statements.JOB_FOR_UPDATE, {"id": job_id}).mappings().first()
+            if found is None:
+                raise UnknownJob(job_id)
+            job = job_from(found)
+            if job.state in TERMINAL_STATES:
+                return CancelOutcome(job, cancelled=job.state is JobState.CANCELLED, stopping=False)
+            data = dump({"by": by, "reason": reason})
+            if job.state is JobState.RUNNING:
+                if run(connection, statements.REQUEST_CANCEL, {"seq": job.seq}).rowcount:
+                    run(connection, statements.EVENT, {"kind": "ask_cancel", "seq": job.seq, "data": data})
+                return CancelOutcome(job, cancelled=False, stopping=True)
+            run(connection, statements.CANCEL_WAITING, {"seq": job.seq, "reason": f"cancelled by {by}: {reason}"[:512]})
+            run(connection, statements.DELETE_READY, {"seqs": [job.seq]})
+            run(connection, statements.DELETE_SCHEDULED, {"seqs": [job.seq]})
+            run(connection, statements.EVENT, {"kind": "cancel", "seq": job.seq, "data": data})
+            return CancelOutcome(job, cancelled=True, stopping=False)
+
+        outcome = self._database.transaction(cancel)
+        job = self.get(job_id)
+        assert job is not None
+        return CancelOutcome(job, outcome.cancelled, outcome.stopping)
+
+    def _insert(self, connection: Connection, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
+        run = self._database.run
+        now, open_slots = self._open_slots(connection, {job.queue for job in jobs})
+        rows = []
+        for job, payload in zip(jobs, payloads, strict=True):
+            state = JobState.PENDING
+            if job.run_at is not None:
+                state = JobState.SCHEDULED
+            elif open_slots[job.queue] > 0:
+                state = JobState.QUEUED
+                open_slots[job.queue] -= 1
+            queued_at = now if state is JobState.QUEUED else None
+            rows.append(new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at})
+        if len(rows) == 1:
+            seqs = {rows[0]["id"]: run(connection, statements.INSERT_JOB, rows[0]).lastrowid}
+        else:
+            run(connection, statements.INSERT_JOB, rows)
+            found = run(connection, statements.SEQS, {"ids": [row["id"] for row in rows]})
+            seqs = {row.id: row.seq for row in found}
+        for row in rows:
+            row["seq"] = seqs[row["id"]]
+        self._place(connection, rows, now)
+        return SubmitOutcome(
+            tuple(Submitted(row["id"], row["seq"], True, JobState(row["state"])) for row in rows),
+            tuple(_entry(row) for row in rows if row["state"] == "queued"),
+        )
+
+    def _place(self, connection: Connection, rows: Sequence[dict[str, Any]], now: str | None) -> None:
+        run = self._database.run
+        publish_at = stored_instant(required_instant(now) + PUBLISH_GRACE)
+        for state, statement in (
+            ("queued", statements.INSERT_ADMITTED),
+            ("pending", statements.INSERT_READY),
+            ("scheduled", statements.INSERT_SCHEDULED),
+        ):
+            placed = [
+                row | {"publish_at": publish_at, "rank": 9 - row["priority"]} for row in rows if row["state"] == state
+            ]
+            if placed:
+                run(connection, statement, placed)
+        history = [{"kind": "submit", "seq": row["seq"], "now": now} for row in rows]
+        history += [{"kind": "admit", "seq": row["seq"], "now": now} for row in rows if row["state"] == "queued"]
+        run(connection, statements.SUBMIT_EVENT, history)
+
+    def _open_slots(self, connection: Connection, names: set[str]) -> tuple[str | None, dict[str, int]]:
+        """Return the instant and how many jobs each queue takes at once: none when something waits ahead."""
+        found = self._database.run(connection, statements.QUEUE_WINDOWS, {"names": sorted(names)}).all()
+        slots = {row.name: 0 if row.paused or row.waiting else max(0, row.window - row.admitted) for row in found}
+        for name in names - slots.keys():
+            known = connection.execute(select(tables.queues.c.name).order_by(tables.queues.c.name)).scalars().all()
+            raise UnknownQueue(name, known)
+        return stored_instant(instant(found[0].now)) if found else None, slots
+
+    def _submit_rest(self, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
+        """Submit one by one; those that exist are answered with what exists."""
+        submitted: list[Submitted] = []
+        entries: list[JobEntry] = []
+        for job, payload in zip(jobs, payloads, strict=True):
+            existing = self._existing(job, payload)
+            if existing is None:
+                try:
+                    outcome = self._submit_one(job, payload)
+                except IntegrityError as error:
+                    existing = self._existing(job, payload)  # another submitter was faster
+                    if existing is None:
+                        raise StoreUnavailable(str(error.orig)) from error
+                else:
+                    submitted += outcome.jobs
+                    entries += outcome.entries
+                    continue
+            submitted.append(existing)
+        return SubmitOutcome(tuple(submitted), tuple(entries))
+
+    def _submit_one(self, job: NewJob, payload: str) -> SubmitOutcome:
+        return self._database.transaction(lambda connection: self._insert(connection, [job], [payload]))
+
+    def _existing(self, job: NewJob, payload: str) -> Submitted | None:
+        columns = tables.jobs.c
+        same = columns.id == job.id
+        if job.idempotency_key is not None:
+            same |= (columns.tenant == job.tenant) & (columns.idempotency_key == job.idempotency_key)
+        query = select(columns.id, columns.seq, columns.state, columns.request_hash).where(same)
+        row = self._database.read(lambda c: c.execute(query).first())
+        if row is None:
+            return None
+        if row.id != job.id and row.request_hash != request_hash(job, payload):
+            raise IdempotencyConflict(job.idempotency_key or "", row.id)
+        return Submitted(row.id, row.seq, False, JobState(row.state))
+
+
+#: Everything but the payload, which can be large.
+_JOB_COLUMNS: Final = select(*(column for column in tables.jobs.c if column.name not in ("payload", "headers")))
+
+
+def _entry(row: Mapping[str, Any]) -> JobEntry:
+    return entry_from({**row, "node": None})

@@ -1,0 +1,227 @@
+"""What a worker commits about the jobs of its host: claims, finishes, releases, renewals."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.job import JobKind, JobState, LeaseMode, Resources
+from orchestrator.domain.lease import (
+    Claim,
+    ClaimedJob,
+    ClaimOutcome,
+    Finish,
+    LeaseGrant,
+    LedgerBatch,
+    LedgerOutcome,
+    Refusal,
+    Renewal,
+)
+from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.storage import statements
+from orchestrator.storage.admission import host_snapshot
+from orchestrator.storage.endings import end_attempts, end_leases
+from orchestrator.storage.engine import Database
+from orchestrator.storage.placing import admit, withdraw
+from orchestrator.storage.rows import dump, load
+
+
+class SqlLedgerStore:
+    """``LedgerStore`` over SQL."""
+
+    def __init__(self, database: Database, *, max_lost: int = 3) -> None:
+        self._database, self._max_lost = database, max_lost
+
+    def commit(self, node: str, batch: LedgerBatch, *, ttl: timedelta) -> LedgerOutcome:
+        """Apply the batch in one transaction; see the port."""
+
+        def apply(connection: Connection) -> LedgerOutcome:
+            self._write_output(connection, batch)
+            stale = self._finish(connection, node, batch.finishes)
+            if batch.releases:
+                end_leases(self._database, connection, batch.releases, "released")
+            if batch.withdrawals:
+                withdraw(self._database, connection, batch.withdrawals)
+            return LedgerOutcome(self._claim(connection, node, batch.claims, ttl), stale)
+
+        return self._database.transaction(apply)
+
+    def renew(self, node: str, lease_ids: Sequence[int], *, ttl: timedelta) -> Renewal:
+        """Extend the live ones among this node's leases."""
+        ids = list(lease_ids)
+
+        def extend(connection: Connection) -> Renewal:
+            run = self._database.run
+            extended = run(
+                connection, statements.RENEW, {"ids": ids, "node": node, "ttl": ttl.total_seconds()}
+            ).rowcount
+            live = frozenset(ids)
+            if extended != len(ids):
+                live = self._live_leases(connection, node, ids)
+            requested = run(connection, statements.CANCEL_REQUESTED, {"ids": ids}).scalars().all()
+            return Renewal(live, tuple(requested))
+
+        return self._database.transaction(extend)
+
+    def host_snapshot(self, node: str, *, limit: int) -> Snapshot:
+        """Return what a plan for this host alone needs."""
+        return self._database.read(lambda connection: host_snapshot(self._database, connection, node, limit=limit))
+
+    def admit(self, placements: Sequence[tuple[int, str]]) -> tuple[JobEntry, ...]:
+        """Admit waiting jobs, given as (job seq, node)."""
+        return self._database.transaction(lambda connection: admit(self._database, connection, placements))
+
+    # Claims
+
+    def _claim(
+        self, connection: Connection, node: str, claims: Sequence[Claim], ttl: timedelta
+    ) -> tuple[ClaimOutcome, ...]:
+        if not claims:
+            return ()
+        held = [claim.lease_id for claim in claims if claim.lease_id is not None]
+        live = self._live_leases(connection, node, held) if held else frozenset()
+        leases: dict[int, int | None] = {}  # claim key -> lease id
+        refusals: dict[int, Refusal] = {}
+        won: dict[int, int] = {}  # job seq -> claim key
+        for claim in claims:
+            lease_id = claim.lease_id if claim.lease_id in live else None
+            if claim.grant is not None:
+                lease_id = self._grant(connection, node, claim.grant, ttl)
+                refusals |= dict.fromkeys(claim.job_seqs, Refusal.GPUS_TAKEN) if lease_id is None else {}
+            leases[claim.key] = lease_id
+            if lease_id is not None:
+                won |= dict.fromkeys(self._take(connection, node, claim, lease_id), claim.key)
+        jobs = self._started(connection, list(won))
+        losers = [seq for claim in claims for seq in claim.job_seqs if seq not in won and seq not in refusals]
+        refusals |= self._explain(connection, losers) if losers else {}
+        unused = [lease_id for key, lease_id in leases.items() if lease_id is not None and key not in won.values()]
+        unused = [lease_id for lease_id in unused if lease_id not in live]
+        if unused:
+            end_leases(self._database, connection, unused, "released")
+        return tuple(
+            ClaimOutcome(
+                key=claim.key,
+                lease_id=None if leases[claim.key] in unused else leases[claim.key],
+                granted=tuple(jobs[seq] for seq in claim.job_seqs if seq in jobs),
+                refused=tuple((seq, refusals[seq]) for seq in claim.job_seqs if seq not in jobs),
+            )
+            for claim in claims
+        )
+
+    def _grant(self, connection: Connection, node: str, grant: LeaseGrant, ttl: timedelta) -> int | None:
+        """Take every GPU of the grant under a new lease, or none."""
+        run = self._database.run
+        values = {"node": node, "mode": grant.mode.value, "memory_mib": grant.memory_mib, "ttl": ttl.total_seconds()}
+        lease_id = int(run(connection, statements.INSERT_LEASE, values).lastrowid)
+        if not grant.gpus:
+            return lease_id
+        uuids = sorted(grant.gpus)
+        exclusive = grant.mode is LeaseMode.EXCLUSIVE
+        if exclusive:
+            taken = run(connection, statements.TAKE_EXCLUSIVE, {"lease_id": lease_id, "uuids": uuids, "node": node})
+        else:
+            taken = run(connection, statements.TAKE_SHARED, {"mib": grant.memory_mib, "uuids": uuids, "node": node})
+        if taken.rowcount != len(uuids):
+            if exclusive:
+                run(connection, statements.FREE_EXCLUSIVE, {"ids": [lease_id]})
+            # A shared grant names one GPU, so a short count means that nothing was taken.
+            run(connection, statements.DELETE_LEASE, {"lease_id": lease_id})
+            return None
+        mark = 1 if exclusive else None
+        rows = [{"lease_id": lease_id, "uuid": uuid, "live_exclusive": mark} for uuid in uuids]
+        run(connection, statements.INSERT_LEASE_GPU, rows)
+        return lease_id
+
+    def _take(self, connection: Connection, node: str, claim: Claim, lease_id: int) -> list[int]:
+        """Move the claim's jobs that are still waiting for this node to ``running``; return their seqs."""
+        run = self._database.run
+        values = {"seqs": list(claim.job_seqs), "node": node, "gpus": claim.resources.gpus}
+        values["mib"] = claim.resources.gpu_memory_mib or 0
+        seqs = list(run(connection, statements.TAKE_READY, values).scalars())
+        if seqs:
+            run(connection, statements.START_JOBS, {"seqs": seqs, "lease_id": lease_id, "node": node})
+        return seqs
+
+    def _started(self, connection: Connection, seqs: list[int]) -> dict[int, ClaimedJob]:
+        if not seqs:
+            return {}
+        run = self._database.run
+        run(connection, statements.INSERT_ATTEMPTS, {"seqs": seqs})
+        run(connection, statements.CLAIM_EVENTS, {"seqs": seqs})
+        rows = run(connection, statements.CLAIMED, {"seqs": seqs}).all()
+        return {row.seq: self._claimed_job(row) for row in rows}
+
+    def _claimed_job(self, row: Any) -> ClaimedJob:
+        return ClaimedJob(
+            seq=row.seq,
+            id=row.id,
+            name=row.name,
+            task=row.task,
+            kind=JobKind(row.kind),
+            queue=row.queue,
+            tenant=row.tenant,
+            attempt=row.attempt,
+            payload=load(row.payload),
+            resources=Resources(row.gpus, row.gpu_memory_mib),
+            digest=row.digest,
+            time_limit_seconds=row.time_limit_s,
+            soft_time_limit_seconds=row.soft_time_limit_s,
+            grace_seconds=row.grace_s,
+            max_attempts=row.max_attempts,
+            lost_count=row.lost_count,
+            max_lost=self._max_lost,
+        )
+
+    def _explain(self, connection: Connection, seqs: list[int]) -> dict[int, Refusal]:
+        refusals = dict.fromkeys(seqs, Refusal.UNKNOWN)
+        for row in self._database.run(connection, statements.WHY_REFUSED, {"seqs": seqs}):
+            refusals[row.seq] = _REFUSALS.get(JobState(row.state), Refusal.SUPERSEDED)
+            if row.expired and refusals[row.seq] is Refusal.SUPERSEDED:
+                refusals[row.seq] = Refusal.EXPIRED
+        return refusals
+
+    def _live_leases(self, connection: Connection, node: str, ids: list[int]) -> frozenset[int]:
+        return frozenset(self._database.run(connection, statements.LIVE_LEASES, {"ids": ids, "node": node}).scalars())
+
+    # Finishes
+
+    def _write_output(self, connection: Connection, batch: LedgerBatch) -> None:
+        run = self._database.run
+        if batch.logs:
+            rows = [
+                {"seq": c.job_seq, "attempt": c.attempt, "lease_id": c.lease_id, "number": c.number, "data": c.data}
+                for c in batch.logs
+            ]
+            run(connection, statements.INSERT_LOG, rows)
+        if batch.progress:
+            reports = [
+                {"seq": p.job_seq, "attempt": p.attempt, "lease_id": p.lease_id, "progress": dump(p.progress)}
+                for p in batch.progress
+            ]
+            run(connection, statements.SET_PROGRESS, reports)
+
+    def _finish(self, connection: Connection, node: str, finishes: Sequence[Finish]) -> tuple[Finish, ...]:
+        if not finishes:
+            return ()
+        live = self._live_leases(connection, node, sorted({finish.lease_id for finish in finishes}))
+        seqs = sorted(finish.job_seq for finish in finishes)
+        locked = self._database.run(connection, statements.RUNNING_FOR_UPDATE, {"seqs": seqs}).all()
+        current = {(row.seq, row.attempt, row.lease_id) for row in locked}
+        good: list[Finish] = []
+        stale: list[Finish] = []
+        for finish in finishes:
+            is_live = finish.lease_id in live and (finish.job_seq, finish.attempt, finish.lease_id) in current
+            (good if is_live else stale).append(finish)
+        end_attempts(self._database, connection, node, good)
+        return tuple(stale)
+
+
+_REFUSALS: Final = {
+    JobState.RUNNING: Refusal.RUNNING,
+    JobState.CANCELLED: Refusal.CANCELLED,
+    JobState.SUCCEEDED: Refusal.ENDED,
+    JobState.FAILED: Refusal.ENDED,
+    JobState.DEAD_LETTER: Refusal.ENDED,
+}

@@ -1,0 +1,138 @@
+"""Rows to domain objects and back."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from sqlalchemy import RowMapping
+
+from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob, Resources
+
+Row: TypeAlias = Mapping[str, Any] | RowMapping
+
+
+def instant(value: Any) -> datetime | None:
+    """Return a stored instant as an aware one; SQLite hands text over where a statement is plain text."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)  # type: ignore[no-any-return]
+
+
+def required_instant(value: Any) -> datetime:
+    """Return an instant of a column that is never NULL."""
+    result = instant(value)
+    assert result is not None
+    return result
+
+
+def stored_instant(value: datetime | None) -> str | None:
+    """Return an instant as both databases compare it: UTC, microseconds, no zone."""
+    return None if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def dump(document: Any) -> str:
+    """Return a document as stored."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def load(text: str | None) -> Any:
+    """Return a stored document."""
+    return None if text is None else json.loads(text)
+
+
+def job_from(row: Row) -> Job:
+    """Return a row of ``orchestrator_jobs``."""
+    return Job(
+        seq=row["seq"],
+        id=row["id"],
+        name=row["name"],
+        task=row["task"],
+        kind=JobKind(row["kind"]),
+        queue=row["queue"],
+        tenant=row["tenant"],
+        submitted_by=row["submitted_by"],
+        priority=row["priority"],
+        state=JobState(row["state"]),
+        reason=row["reason"],
+        resources=Resources(row["gpus"], row["gpu_memory_mib"]),
+        time_limit_seconds=row["time_limit_s"],
+        max_attempts=row["max_attempts"],
+        attempt=row["attempt"],
+        lost_count=row["lost_count"],
+        run_at=instant(row["run_at"]),
+        deadline=instant(row["deadline"]),
+        node=row["node"],
+        lease_id=row["lease_id"],
+        result=load(row["result"]),
+        error=row["error"],
+        exit_code=row["exit_code"],
+        failure_class=FailureClass(row["failure_class"]) if row["failure_class"] else None,
+        progress=load(row["progress"]),
+        cancel_requested_at=instant(row["cancel_requested_at"]),
+        created_at=required_instant(row["created_at"]),
+        queued_at=instant(row["queued_at"]),
+        started_at=instant(row["started_at"]),
+        finished_at=instant(row["finished_at"]),
+    )
+
+
+def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
+    """Return the row of a new job, without its state."""
+    return {
+        "id": job.id,
+        "name": job.name,
+        "task": job.task,
+        "kind": job.kind.value,
+        "queue": job.queue,
+        "tenant": job.tenant,
+        "submitted_by": job.submitted_by,
+        "priority": job.priority,
+        "payload": payload,
+        "headers": dump(job.headers),
+        "digest": job.digest,
+        "gpus": job.resources.gpus,
+        "gpu_memory_mib": job.resources.gpu_memory_mib,
+        "time_limit_s": job.time_limit_seconds,
+        "soft_time_limit_s": job.soft_time_limit_seconds,
+        "grace_s": job.grace_seconds,
+        "max_attempts": job.max_attempts,
+        "attempt": 0,
+        "lost_count": 0,
+        "run_at": stored_instant(job.run_at),
+        "deadline": stored_instant(job.deadline),
+        "idempotency_key": job.idempotency_key,
+        "request_hash": request_hash(job, payload),
+    }
+
+
+def request_hash(job: NewJob, payload: str) -> str:
+    """Return a hash of what was asked for; a key that comes again must come with the same."""
+    asked = [
+        job.task,
+        job.kind.value,
+        job.queue,
+        job.resources.gpus,
+        job.resources.gpu_memory_mib,
+        job.priority,
+        payload,
+    ]
+    return hashlib.sha256(dump(asked).encode()).hexdigest()
+
+
+def entry_from(row: Row) -> JobEntry:
+    """Return the entry of a row that joins ``ready`` and ``jobs``, with what the lease step needs before the claim."""
+    header = {
+        "seq": row["seq"],
+        "gpus": row["gpus"],
+        "gpu_memory_mib": row["gpu_memory_mib"],
+        "tenant": row["tenant"],
+        "kind": row["kind"],
+        "priority": row["priority"],
+    }
+    headers = load(row["headers"]) or {}
+    return JobEntry(row["id"], row["seq"], row["task"], row["queue"], row["node"], headers | {"orchestrator": header})

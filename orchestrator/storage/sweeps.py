@@ -1,0 +1,162 @@
+"""The writes of the leader's sweeps, each fenced by its epoch in the same transaction."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection
+
+from orchestrator.domain.job import FailureClass, JobEvent
+from orchestrator.errors import NotLeading
+from orchestrator.ports import LossPolicy
+from orchestrator.storage import statements
+from orchestrator.storage.endings import end_leases, lose_jobs
+from orchestrator.storage.engine import Database
+from orchestrator.storage.placing import withdraw
+from orchestrator.storage.sql import Sql
+
+Result = TypeVar("Result")
+
+EPOCH_FOR_SHARE: Final = Sql(
+    "SELECT epoch FROM orchestrator_leadership WHERE name = 'sweeps' AND epoch = :epoch {for_share}"
+)
+SET_WINDOW: Final = Sql("UPDATE orchestrator_queues SET `window` = :window WHERE name = :name AND `window` <> :window")
+DUE_ENTRIES: Final = Sql(
+    "SELECT job_seq FROM orchestrator_ready WHERE publish_at <= {now} ORDER BY publish_at, job_seq LIMIT :limit"
+)
+NOTE_ENTRY: Final = Sql(
+    "UPDATE orchestrator_ready SET entry_id = :entry_id, publish_at = {now_plus:recheck}"
+    " WHERE job_seq = :seq AND publish_at IS NOT NULL"
+)
+FORGET_ENTRIES: Final = Sql(
+    "UPDATE orchestrator_ready SET entry_id = NULL, publish_at = {now} WHERE publish_at IS NOT NULL"
+)
+DUE_SCHEDULED: Final = Sql(
+    "SELECT job_seq FROM orchestrator_scheduled WHERE run_at <= {now} ORDER BY run_at LIMIT :limit {for_update}"
+)
+RELEASE_JOBS: Final = Sql(
+    "UPDATE orchestrator_jobs SET state = 'pending' WHERE seq IN :seqs AND state = 'scheduled'", "seqs"
+)
+PAST_DEADLINE: Final = Sql(
+    "SELECT job_seq FROM orchestrator_ready WHERE deadline IS NOT NULL AND deadline <= {now} LIMIT :limit {for_update}"
+)
+EXPIRE_JOBS: Final = Sql(
+    "UPDATE orchestrator_jobs SET state = 'cancelled', reason = 'its deadline passed before it started',"
+    " finished_at = {now}"
+    " WHERE seq IN :seqs AND state IN ('pending', 'queued')",
+    "seqs",
+)
+EXPIRED_LEASES: Final = Sql(
+    "SELECT id, renewals FROM orchestrator_leases WHERE state = 'active' AND expires_at < {now_minus:grace}"
+    " ORDER BY expires_at LIMIT :limit"
+)
+STILL_EXPIRED: Final = Sql(
+    "SELECT id FROM orchestrator_leases WHERE id = :id AND renewals = :renewals AND state = 'active'"
+    " AND expires_at < {now_minus:grace} {for_update}"
+)
+SILENT_NODES: Final = Sql(
+    "SELECT name FROM orchestrator_nodes WHERE state <> 'lost' AND heartbeat_at < {now_minus:silent} {for_update}"
+)
+MARK_LOST: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name IN :names", "names")
+ADMITTED_FOR_NODES: Final = Sql(
+    "SELECT job_seq FROM orchestrator_ready WHERE node IN :names AND publish_at IS NOT NULL", "names"
+)
+NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :node)")
+LEASE_ENDED: Final = Sql("INSERT INTO orchestrator_events (at, kind, lease_id) VALUES ({now}, :kind, :lease_id)")
+CANDIDATES: Final = Sql(
+    "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib, created_at FROM orchestrator_ready"
+    " WHERE queue = :queue AND publish_at IS NULL ORDER BY `rank`, job_seq LIMIT :limit"
+)
+ADMITTED: Final = Sql(
+    "SELECT job_seq, queue, gpus, gpu_memory_mib, node FROM orchestrator_ready WHERE publish_at IS NOT NULL"
+    " AND (:node IS NULL OR node IS NULL OR node = :node) LIMIT :limit"
+)
+HOSTS: Final = Sql(
+    "SELECT n.name, n.state, n.queues, n.cpu_slots, n.look_ahead, n.heartbeat_at > {now_minus:bound} AS live,"
+    " (SELECT COUNT(*) FROM orchestrator_leases l WHERE l.node = n.name AND l.state = 'active'"
+    "  AND NOT EXISTS (SELECT 1 FROM orchestrator_lease_gpus g WHERE g.lease_id = l.id)) AS cpu_jobs"
+    " FROM orchestrator_nodes n WHERE (:node IS NULL OR n.name = :node) AND n.state <> 'lost' ORDER BY n.name"
+)
+OLD_JOBS: Final = Sql(
+    "SELECT seq FROM orchestrator_jobs WHERE finished_at IS NOT NULL AND finished_at < {now_minus:age} LIMIT :limit"
+)
+
+
+def fenced(database: Database, epoch: int, unit: Callable[[Connection], Result]) -> Result:
+    """Run a unit of work in a transaction in which no other leader can take over.
+
+    Raises:
+        NotLeading: If the epoch is not the current one; nothing was written.
+    """
+
+    def checked(connection: Connection) -> Result:
+        if database.run(connection, EPOCH_FOR_SHARE, {"epoch": epoch}).first() is None:
+            raise NotLeading(epoch)
+        return unit(connection)
+
+    return database.transaction(checked)
+
+
+def release_due(database: Database, connection: Connection, limit: int) -> int:
+    """Move scheduled jobs whose time has come to pending; cancel waiting jobs past their deadline."""
+    run = database.run
+    due = list(run(connection, DUE_SCHEDULED, {"limit": limit}).scalars())
+    if due:
+        run(connection, RELEASE_JOBS, {"seqs": due})
+        run(connection, statements.DELETE_SCHEDULED, {"seqs": due})
+        run(connection, statements.READY_AGAIN, {"seqs": due})
+        run(connection, statements.JOB_EVENTS, {"seqs": due, "kind": JobEvent.RELEASE.value, "node": None})
+    late = list(run(connection, PAST_DEADLINE, {"limit": limit}).scalars())
+    if late:
+        run(connection, EXPIRE_JOBS, {"seqs": late})
+        run(connection, statements.DELETE_READY, {"seqs": late})
+        run(connection, statements.JOB_EVENTS, {"seqs": late, "kind": JobEvent.CANCEL.value, "node": None})
+    return len(due) + len(late)
+
+
+def expire(
+    database: Database, connection: Connection, candidates: Sequence[tuple[int, int]], policy: LossPolicy
+) -> int:
+    """End leases that are still past their end with the same renewals; what ran under them is lost."""
+    run = database.run
+    dead: list[int] = []
+    for lease_id, renewals in sorted(candidates):
+        values = {"id": lease_id, "renewals": renewals, "grace": policy.grace.total_seconds()}
+        dead += run(connection, STILL_EXPIRED, values).scalars()
+    ended = end_leases(database, connection, dead, "expired") if dead else []
+    if ended:
+        lose_jobs(database, connection, ended, policy, FailureClass.LEASE_EXPIRED)
+        run(connection, LEASE_ENDED, [{"kind": "lease_expired", "lease_id": lease_id} for lease_id in ended])
+    return len(ended)
+
+
+def lose_nodes(database: Database, connection: Connection, silent_for: timedelta) -> list[str]:
+    """Mark silent hosts as lost and withdraw what was admitted for them."""
+    run = database.run
+    names = sorted(run(connection, SILENT_NODES, {"silent": silent_for.total_seconds()}).scalars())
+    if names:
+        run(connection, MARK_LOST, {"names": names})
+        withdraw(database, connection, run(connection, ADMITTED_FOR_NODES, {"names": names}).scalars().all())
+        run(connection, NODE_EVENT, [{"kind": "node_lost", "node": name} for name in names])
+    return names
+
+
+def prune(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
+    """Delete jobs that ended long ago, with all that belongs to them."""
+    values = {"age": older_than.total_seconds(), "limit": limit}
+    seqs: list[Any] = list(database.run(connection, OLD_JOBS, values).scalars())
+    if seqs:
+        for statement in _PRUNED:
+            database.run(connection, statement, {"seqs": seqs})
+    return len(seqs)
+
+
+_PRUNED: Final = tuple(
+    Sql(f"DELETE FROM {table} WHERE {column} IN :seqs", "seqs")  # noqa: S608 - the names stand below
+    for table, column in (
+        ("orchestrator_logs", "job_seq"),
+        ("orchestrator_attempts", "job_seq"),
+        ("orchestrator_events", "job_seq"),
+        ("orchestrator_jobs", "seq"),
+    )
+)

@@ -1,0 +1,279 @@
+"""The tables. Instants are UTC with microseconds; documents are JSON text.
+
+``orchestrator_ready`` holds exactly the jobs that are ``pending`` or ``queued``; ``orchestrator_scheduled`` exactly
+those that are ``scheduled``. So claims, admission and release never search ``orchestrator_jobs``.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
+
+from orchestrator.domain.cluster import GpuHealth, NodeState
+from orchestrator.domain.job import JobKind, JobState, LeaseMode
+
+NAMING: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+
+_Seq = BigInteger().with_variant(Integer, "sqlite")
+_Instant = DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+_Document = Text().with_variant(LONGTEXT, "mysql", "mariadb")
+
+
+def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
+    values = ", ".join(f"'{state.value}'" for state in states)
+    return CheckConstraint(f"{column} IN ({values})", name=column)
+
+
+jobs = Table(
+    "orchestrator_jobs",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("name", String(128), nullable=False),
+    Column("task", String(255), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("queue", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("submitted_by", String(128), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("reason", String(512)),
+    Column("payload", _Document, nullable=False),
+    Column("headers", _Document, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("gpu_memory_mib", Integer),
+    Column("time_limit_s", Float),
+    Column("soft_time_limit_s", Float),
+    Column("grace_s", Float, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("lost_count", Integer, nullable=False, default=0),
+    Column("run_at", _Instant),
+    Column("deadline", _Instant),
+    Column("idempotency_key", String(128)),
+    Column("request_hash", String(64), nullable=False),
+    Column("node", String(64)),
+    Column("lease_id", BigInteger),
+    Column("result", _Document),
+    Column("error", _Document),
+    Column("exit_code", Integer),
+    Column("failure_class", String(16)),
+    Column("progress", _Document),
+    Column("cancel_requested_at", _Instant),
+    Column("created_at", _Instant, nullable=False),
+    Column("queued_at", _Instant),
+    Column("started_at", _Instant),
+    Column("finished_at", _Instant),
+    UniqueConstraint("tenant", "idempotency_key"),
+    _one_of("state", JobState),
+    _one_of("kind", JobKind),
+    CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_has_lease"),
+    CheckConstraint(
+        "(state IN ('succeeded', 'failed', 'cancelled', 'dead_letter')) = (finished_at IS NOT NULL)",
+        name="ended_has_instant",
+    ),
+    CheckConstraint("gpus >= 0 AND (gpu_memory_mib IS NULL OR (gpus = 1 AND gpu_memory_mib > 0))", name="resources"),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+ready = Table(
+    "orchestrator_ready",
+    metadata,
+    Column("job_seq", _Seq, primary_key=True, autoincrement=False),
+    Column("queue", String(64), nullable=False),
+    Column("rank", SmallInteger, nullable=False),  # 9 - priority: the smallest starts first
+    Column("tenant", String(64), nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("gpu_memory_mib", Integer),
+    Column("deadline", _Instant),
+    Column("created_at", _Instant, nullable=False),
+    Column("node", String(64)),  # admitted for this host; NULL: any
+    Column("publish_at", _Instant),  # NULL: pending; else queued, and its entry is looked for at this instant
+    Column("entry_id", String(32)),  # where its entry was seen last
+    Index(None, "queue", "publish_at", "rank", "job_seq"),
+    Index(None, "publish_at"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+scheduled = Table(
+    "orchestrator_scheduled",
+    metadata,
+    Column("run_at", _Instant, nullable=False),
+    Column("job_seq", _Seq, nullable=False, autoincrement=False),
+    PrimaryKeyConstraint("run_at", "job_seq"),
+    UniqueConstraint("job_seq"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+attempts = Table(
+    "orchestrator_attempts",
+    metadata,
+    Column("job_seq", _Seq, nullable=False, autoincrement=False),
+    Column("number", Integer, nullable=False),
+    Column("lease_id", BigInteger, nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("pid", Integer),
+    Column("claimed_at", _Instant, nullable=False),
+    Column("started_at", _Instant),
+    Column("ended_at", _Instant),
+    Column("outcome", String(16)),
+    Column("failure_class", String(16)),
+    Column("exit_code", Integer),
+    Column("error", _Document),
+    Column("peak_memory_mib", Integer),
+    Column("gpu_seconds", Float, nullable=False, default=0.0),
+    PrimaryKeyConstraint("job_seq", "number"),
+    Index(None, "lease_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+leases = Table(
+    "orchestrator_leases",
+    metadata,
+    Column("id", _Seq, primary_key=True, autoincrement=True),
+    Column("node", String(64), nullable=False),
+    Column("pid", Integer),
+    Column("mode", String(10), nullable=False),
+    Column("memory_mib", Integer),
+    Column("state", String(8), nullable=False),
+    Column("renewals", Integer, nullable=False, default=0),
+    Column("granted_at", _Instant, nullable=False),
+    Column("heartbeat_at", _Instant, nullable=False),
+    Column("expires_at", _Instant, nullable=False),
+    Column("ended_at", _Instant),
+    CheckConstraint("state IN ('active', 'released', 'expired')", name="state"),
+    _one_of("mode", LeaseMode),
+    Index(None, "state", "expires_at"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    sqlite_autoincrement=True,  # a token must never be issued twice
+)
+
+lease_gpus = Table(
+    "orchestrator_lease_gpus",
+    metadata,
+    Column("lease_id", _Seq, ForeignKey("orchestrator_leases.id", ondelete="CASCADE"), nullable=False),
+    Column("gpu_uuid", String(64), nullable=False),
+    Column("live_exclusive", SmallInteger),  # 1 while an exclusive lease is active, else NULL
+    PrimaryKeyConstraint("lease_id", "gpu_uuid"),
+    UniqueConstraint("gpu_uuid", "live_exclusive"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+nodes = Table(
+    "orchestrator_nodes",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("boot_id", String(64), nullable=False),
+    Column("worker", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("queues", Text, nullable=False),
+    Column("cpu_slots", Integer, nullable=False),
+    Column("look_ahead", Integer, nullable=False, default=0),
+    Column("registered_at", _Instant, nullable=False),
+    Column("heartbeat_at", _Instant, nullable=False),
+    _one_of("state", NodeState),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+gpus = Table(
+    "orchestrator_gpus",
+    metadata,
+    Column("uuid", String(64), primary_key=True),
+    Column("node", String(64), nullable=False, index=True),
+    Column("gpu_index", Integer, nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("driver_version", String(64), nullable=False),
+    Column("health", String(12), nullable=False),
+    Column("used_mib", Integer, nullable=False, default=0),
+    Column("utilization", Integer),
+    Column("reserved_mib", Integer, nullable=False, default=0),
+    Column("exclusive_lease_id", BigInteger),
+    _one_of("health", GpuHealth),
+    CheckConstraint("reserved_mib >= 0 AND reserved_mib <= memory_mib", name="reserved_fits"),
+    CheckConstraint("exclusive_lease_id IS NULL OR reserved_mib = 0", name="exclusive_or_shared"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+queues = Table(
+    "orchestrator_queues",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("paused", SmallInteger, nullable=False, default=0),
+    Column("window", Integer, nullable=False, default=16),  # jobs that a submit may admit by itself
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+leadership = Table(
+    "orchestrator_leadership",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", _Instant, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+events = Table(
+    "orchestrator_events",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("at", _Instant, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("job_seq", BigInteger, index=True),
+    Column("node", String(64)),
+    Column("lease_id", BigInteger),
+    Column("data", _Document),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+logs = Table(
+    "orchestrator_logs",
+    metadata,
+    Column("job_seq", _Seq, nullable=False, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", _Instant, nullable=False),
+    Column("data", _Document, nullable=False),
+    PrimaryKeyConstraint("job_seq", "attempt", "number"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)

@@ -1,0 +1,416 @@
+"""The outside world in memory: what services are tested against without a server.
+
+Each fake keeps the rules of its port as far as services rely on them, and can be told to fail as the real one does.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, cast
+
+from orchestrator.config import Settings
+from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.job import TERMINAL_STATES, Job, JobState, NewJob
+from orchestrator.errors import (
+    IdempotencyConflict,
+    NotLeading,
+    StoreUnavailable,
+    StreamUnavailable,
+    UnknownJob,
+    UnknownQueue,
+)
+from orchestrator.ports import (
+    CancelOutcome,
+    DueEntry,
+    LossPolicy,
+    NodeRecord,
+    SubmitOutcome,
+    Submitted,
+    Term,
+    WakeListener,
+)
+from orchestrator.runtime import Runtime
+from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.testing.clock import FakeClock
+
+EMPTY: Snapshot = Snapshot((), (), (), ())
+
+
+class MemoryStreams:
+    """``StreamPublisher``: a dict of entries by id."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, JobEntry] = {}
+        self.letters: list[tuple[str, str, str]] = []
+        self.down = False
+        self.flushed = False
+        self._ids = itertools.count(1)
+
+    def publish(self, entries: Sequence[JobEntry]) -> Sequence[str]:
+        """Append the entries."""
+        self._answer()
+        ids = [f"{next(self._ids)}-0" for _ in entries]
+        self.entries |= dict(zip(ids, entries, strict=True))
+        return ids
+
+    def exist(self, entries: Sequence[tuple[JobEntry, str]]) -> Sequence[bool]:
+        """Say which are there."""
+        self._answer()
+        return [entry_id in self.entries for _entry, entry_id in entries]
+
+    def dead_letter(self, queue: str, job_id: str, reason: str) -> None:
+        """Keep the letter."""
+        self._answer()
+        self.letters.append((queue, job_id, reason))
+
+    def missing_streams(self, queues: Sequence[str]) -> Sequence[str]:
+        """Return all of them once after ``flush``."""
+        self._answer()
+        flushed, self.flushed = self.flushed, False
+        return list(queues) if flushed else []
+
+    def flush(self) -> None:
+        """Lose everything, as a restarted Redis may."""
+        self.entries.clear()
+        self.flushed = True
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StreamUnavailable("Redis: down")
+
+
+class MemoryWake:
+    """``Wake``: keeps what was published, and calls listeners at once."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, dict[str, object]]] = []
+        self.down = False
+        self._callbacks: list[Callable[[str, Mapping[str, object]], None]] = []
+
+    def publish(self, kind: str, **data: object) -> None:
+        """Tell every listener."""
+        if self.down:
+            raise StreamUnavailable("Redis: down")
+        self.published.append((kind, data))
+        for callback in list(self._callbacks):
+            callback(kind, data)
+
+    def listen(self, callback: Callable[[str, Mapping[str, object]], None]) -> WakeListener:
+        """Call back from now on."""
+        self._callbacks.append(callback)
+        return _Listening(self._callbacks, callback)
+
+
+@dataclass(slots=True)
+class _Listening:
+    callbacks: list[Callable[[str, Mapping[str, object]], None]]
+    callback: Callable[[str, Mapping[str, object]], None]
+
+    def stop(self) -> None:
+        if self.callback in self.callbacks:
+            self.callbacks.remove(self.callback)
+
+
+class MemoryLeadership:
+    """``Leadership`` on a clock that stands for the database's."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._row: tuple[str, int, float] | None = None  # holder, epoch, expiry
+        self.down = False
+
+    def campaign(self, holder: str, *, ttl: timedelta) -> Term:
+        """Renew, or take over what has expired."""
+        self._answer()
+        now, expires_at = self._clock.monotonic(), self._clock.monotonic() + ttl.total_seconds()
+        if self._row is None:
+            self._row = (holder, 1, expires_at)
+        elif self._row[2] <= now:
+            self._row = (holder, self._row[1] + 1, expires_at)
+        elif self._row[0] == holder:
+            self._row = (holder, self._row[1], expires_at)
+        return Term(self._row[0], self._row[1], mine=self._row[0] == holder)
+
+    def resign(self, holder: str, epoch: int) -> None:
+        """Expire the row."""
+        self._answer()
+        if self._row is not None and self._row[:2] == (holder, epoch):
+            self._row = (holder, epoch, self._clock.monotonic())
+
+    def current(self) -> Term | None:
+        """Return the live term."""
+        self._answer()
+        if self._row is None or self._row[2] <= self._clock.monotonic():
+            return None
+        return Term(self._row[0], self._row[1], mine=False)
+
+    def check(self, epoch: int) -> None:
+        """Fence a write; the row counts, live or not."""
+        if self._row is None or self._row[1] != epoch:
+            raise NotLeading(epoch)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnavailable("down")
+
+
+class MemoryJobs:
+    """``JobStore``: jobs by id, admitted as long as ``window`` allows."""
+
+    def __init__(self, clock: FakeClock, *, queues: Sequence[str] = ("gpu",), window: int = 1000) -> None:
+        self._clock = clock
+        self.queue_names = set(queues)
+        self.window = window
+        self.jobs: dict[str, Job] = {}
+        self.new: dict[str, NewJob] = {}
+        self.down = False
+
+    def submit(self, jobs: Sequence[NewJob]) -> SubmitOutcome:
+        """Store all or none."""
+        self._answer()
+        for job in jobs:
+            if job.queue not in self.queue_names:
+                raise UnknownQueue(job.queue, sorted(self.queue_names))
+        submitted = [self._existing(job) or self._insert(job) for job in jobs]
+        entries = [
+            JobEntry(job.id, item.seq, job.task, job.queue, None, job.headers)
+            for job, item in zip(jobs, submitted, strict=True)
+            if item.created and item.state is JobState.QUEUED
+        ]
+        return SubmitOutcome(tuple(submitted), tuple(entries))
+
+    def get(self, job_id: str) -> Job | None:
+        """Return a job."""
+        self._answer()
+        return self.jobs.get(job_id)
+
+    def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
+        """Cancel, or mark a running one."""
+        self._answer()
+        job = self.jobs.get(job_id)
+        if job is None:
+            raise UnknownJob(job_id)
+        if job.state in TERMINAL_STATES:
+            return CancelOutcome(job, cancelled=job.state is JobState.CANCELLED, stopping=False)
+        running = job.state is JobState.RUNNING
+        words = f"cancelled by {by}: {reason}"
+        job = (
+            replace(job, cancel_requested_at=self._clock.now())
+            if running
+            else replace(job, state=JobState.CANCELLED, reason=words)
+        )
+        self.jobs[job_id] = job
+        return CancelOutcome(job, cancelled=not running, stopping=running)
+
+    def change(self, job_id: str, **changes: Any) -> None:
+        """Put a job into another condition, as a worker or a sweep would."""
+        self.jobs[job_id] = replace(self.jobs[job_id], **changes)
+
+    def _existing(self, job: NewJob) -> Submitted | None:
+        for known in self.new.values():
+            same_key = job.idempotency_key and (known.tenant, known.idempotency_key) == (
+                job.tenant,
+                job.idempotency_key,
+            )
+            if known.id == job.id or same_key:
+                if known.id != job.id and known.payload != job.payload:
+                    raise IdempotencyConflict(job.idempotency_key or "", known.id)
+                stored = self.jobs[known.id]
+                return Submitted(stored.id, stored.seq, created=False, state=stored.state)
+        return None
+
+    def _insert(self, job: NewJob) -> Submitted:
+        admitted = sum(stored.state is JobState.QUEUED for stored in self.jobs.values())
+        state = JobState.QUEUED if admitted < self.window else JobState.PENDING
+        if job.run_at is not None:
+            state = JobState.SCHEDULED
+        self.new[job.id] = job
+        self.jobs[job.id] = stored = _stored(job, len(self.jobs) + 1, state, self._clock)
+        return Submitted(stored.id, stored.seq, created=True, state=state)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnavailable("down")
+
+
+@dataclass(slots=True)
+class MemoryCluster:
+    """``ClusterStore``: hosts as a test says."""
+
+    jobs: MemoryJobs
+    hosts: list[NodeRecord] = field(default_factory=list)
+    reads: int = 0
+
+    def nodes(self) -> Sequence[NodeRecord]:
+        """Return the hosts."""
+        self.reads += 1
+        return list(self.hosts)
+
+    def ensure_queues(self, names: Sequence[str]) -> None:
+        """Create queues."""
+        self.jobs.queue_names |= set(names)
+
+    def queues(self) -> Mapping[str, bool]:
+        """Return every queue, none paused."""
+        return dict.fromkeys(sorted(self.jobs.queue_names), False)
+
+
+class MemoryAdmission:
+    """``AdmissionStore`` and the parts of ``LedgerStore`` that refill: a snapshot and due entries as a test says."""
+
+    def __init__(self, leadership: MemoryLeadership) -> None:
+        self._leadership = leadership
+        self.picture = EMPTY
+        self.due: list[DueEntry] = []
+        self.noted: dict[int, str] = {}
+        self.placements: list[tuple[int, str | None]] = []
+        self.windows: dict[str, int] = {}
+        self.leases: list[tuple[int, int]] = []
+        self.ended_leases: list[tuple[int, int]] = []
+        self.calls: list[str] = []
+        self.down = False
+
+    def snapshot(self, *, limit: int) -> Snapshot:
+        """Return the picture."""
+        self._call("snapshot")
+        return self.picture
+
+    def host_snapshot(self, node: str, *, limit: int) -> Snapshot:
+        """Return the picture with one host."""
+        hosts = tuple(host for host in self.picture.hosts if host.node == node)
+        return replace(self.picture, hosts=hosts, candidates=self.picture.candidates[:limit])
+
+    def admit(self, placements: Sequence[tuple[int, str | None]], *, epoch: int | None = None) -> tuple[JobEntry, ...]:
+        """Admit candidates of the picture."""
+        self._call("admit", epoch)
+        waiting = {candidate.seq: candidate for candidate in self.picture.candidates}
+        admitted = [(waiting[seq], node) for seq, node in placements if seq in waiting]
+        gone = {candidate.seq for candidate, _node in admitted}
+        rest = tuple(candidate for candidate in self.picture.candidates if candidate.seq not in gone)
+        self.picture = replace(self.picture, candidates=rest)
+        self.placements += [(candidate.seq, node) for candidate, node in admitted]
+        return tuple(JobEntry(item.id, item.seq, "task", item.queue, node, {}) for item, node in admitted)
+
+    def set_windows(self, windows: Mapping[str, int], *, epoch: int) -> None:
+        """Keep the windows."""
+        self._call("set_windows", epoch)
+        self.windows |= windows
+
+    def due_entries(self, *, limit: int, epoch: int) -> Sequence[DueEntry]:
+        """Return what is due."""
+        self._call("due_entries", epoch)
+        return self.due[:limit]
+
+    def note_entries(self, published: Sequence[tuple[int, str]], *, epoch: int) -> None:
+        """Nothing noted is due any more."""
+        self._call("note_entries", epoch)
+        self.noted |= dict(published)
+        self.due = [item for item in self.due if item.entry.seq not in self.noted]
+
+    def make_entries_due(self, *, epoch: int) -> int:
+        """Count calls."""
+        self._call("make_entries_due", epoch)
+        return 0
+
+    def release_due(self, *, limit: int, epoch: int) -> int:
+        """Nothing is scheduled."""
+        self._call("release_due", epoch)
+        return 0
+
+    def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]:
+        """Return the silent leases."""
+        self._call("expired_leases")
+        return list(self.leases)
+
+    def expire_leases(self, candidates: Sequence[tuple[int, int]], *, policy: LossPolicy, epoch: int) -> int:
+        """End those that are still the same."""
+        self._call("expire_leases", epoch)
+        ended = [lease for lease in candidates if lease in self.leases]
+        self.leases = [lease for lease in self.leases if lease not in ended]
+        self.ended_leases += ended
+        return len(ended)
+
+    def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
+        """No host is silent."""
+        self._call("lose_nodes", epoch)
+        return []
+
+    def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Nothing is old."""
+        self._call("prune", epoch)
+        return 0
+
+    def _call(self, name: str, epoch: int | None = None) -> None:
+        self.calls.append(name)
+        if self.down:
+            raise StoreUnavailable("down")
+        if epoch is not None:
+            self._leadership.check(epoch)
+
+
+@dataclass(slots=True)
+class MemoryWorld:
+    """Every fake, and the runtime that is made of them."""
+
+    clock: FakeClock
+    jobs: MemoryJobs
+    cluster: MemoryCluster
+    leadership: MemoryLeadership
+    admission: MemoryAdmission
+    streams: MemoryStreams
+    wake: MemoryWake
+    runtime: Runtime
+
+
+def memory_world(**settings: Any) -> MemoryWorld:
+    """Return a runtime of fakes, with these settings."""
+    clock = FakeClock()
+    jobs = MemoryJobs(clock)
+    cluster = MemoryCluster(jobs)
+    leadership = MemoryLeadership(clock)
+    admission = MemoryAdmission(leadership)
+    streams, wake = MemoryStreams(), MemoryWake()
+    runtime = Runtime(
+        settings=Settings(**settings),
+        clock=clock,
+        jobs=cast("Any", jobs),
+        ledger=cast("Any", admission),
+        cluster=cast("Any", cluster),
+        admission=cast("Any", admission),
+        leadership=leadership,
+        publisher=streams,
+        wake=wake,
+        close=lambda: None,
+    )
+    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime)
+
+
+def _stored(job: NewJob, seq: int, state: JobState, clock: FakeClock) -> Job:
+    nothing: dict[str, Any] = dict.fromkeys(
+        (
+            "reason", "node", "lease_id", "result", "error", "exit_code", "failure_class", "progress",
+            "cancel_requested_at", "queued_at", "started_at", "finished_at",
+        )
+    )  # fmt: skip
+    return Job(
+        seq=seq,
+        id=job.id,
+        name=job.name,
+        task=job.task,
+        kind=job.kind,
+        queue=job.queue,
+        tenant=job.tenant,
+        submitted_by=job.submitted_by,
+        priority=job.priority,
+        state=state,
+        resources=job.resources,
+        time_limit_seconds=job.time_limit_seconds,
+        max_attempts=job.max_attempts,
+        attempt=0,
+        lost_count=0,
+        run_at=job.run_at,
+        deadline=job.deadline,
+        created_at=clock.now(),
+        **nothing,
+    )

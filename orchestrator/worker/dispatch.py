@@ -1,0 +1,399 @@
+"""From a delivered job to its acknowledgement: holds, claims, starts, finishes, releases.
+
+Everything here runs in the worker's event loop and decides nothing that the database does not confirm: a job starts
+when its claim came back granted, and its entry is acknowledged when its finish came back committed.
+"""
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from celery.worker import state as worker_state
+
+from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.domain.job import JobEvent
+from orchestrator.domain.lease import (
+    Claim,
+    ClaimedJob,
+    ClaimOutcome,
+    Finish,
+    LedgerBatch,
+    LedgerOutcome,
+    LogChunk,
+    ProgressReport,
+    Refusal,
+    Renewal,
+)
+from orchestrator.errors import InvalidEntry
+from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.runtime import Runtime
+from orchestrator.worker import requests
+from orchestrator.worker.frames import Message
+from orchestrator.worker.host import Line, WaitingJob
+from orchestrator.worker.ledger import Ledger
+from orchestrator.worker.lines import Lines
+from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
+from orchestrator.worker.pace import Pace
+from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.processes import RunnerProcess
+from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.work import Callbacks, Ended, Work
+
+logger = logging.getLogger(__name__)
+
+#: A delivered job that does not fit this host is handed back after so many seconds, for the scheduler to place.
+LONGEST_HOLD: Final = 5.0
+#: Jobs that may wait here even when nothing is free.
+LEAST_HELD: Final = 16
+_DONE: Final = {"runtime": 0.0}
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A delivered job that has not ended here."""
+
+    request: Any
+    waiting: WaitingJob
+    since: float
+
+
+class Dispatcher:
+    """The jobs of one worker."""
+
+    def __init__(
+        self, pool: RunnerPool, runtime: Runtime, *, results: ResultWriter, execute: Callable[[Any], None]
+    ) -> None:
+        """Make it.
+
+        Args:
+            pool: Where runners are.
+            runtime: The outside world.
+            results: Writes captured results after the commit.
+            execute: Celery's own ``on_task_request``: has a request ask the pool to run it.
+        """
+        self._pool, self._runtime, self._results, self._execute = pool, runtime, results, execute
+        self._settings = runtime.settings
+        self._host = pool.host
+        self._held: dict[int, _Held] = {}
+        self._settling: dict[tuple[int, int], tuple[Work, Message]] = {}  # finishes on their way to the database
+        self._claims: dict[int, tuple[Line, list[WaitingJob]]] = {}
+        self._keys = itertools.count(1)
+        self._dirty = False
+        self._printing: set[Work] = set()
+        self._progress: dict[Work, dict[str, Any]] = {}
+        self.accepting = False  # registered, up, and not shutting down
+        self.samples: Sequence[GpuSample] = ()
+        self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
+        self.lines = Lines(pool, self._settings)
+        self.ledger: Ledger  # set by the lease step, which knows the event loop
+        self.on_first_gpus: Callable[[], None] | None = None
+
+    # What Celery delivers
+
+    def offer(self, request: Any) -> None:
+        """Take a delivered request of a GPU task."""
+        try:
+            waiting = requests.waiting_job(request, next(self._keys))
+        except InvalidEntry as error:
+            logger.error("%s", error)
+            self._runtime.publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, str(error))
+            requests.drop(request)
+            return
+        if waiting.seq in self._held:
+            logger.info("job %s was delivered twice; the second entry is dropped", request.id)
+            requests.drop(request)
+            return
+        self._held[waiting.seq] = _Held(request, waiting, self._runtime.clock.monotonic())
+        self._host.add_waiting(waiting)
+        self._dirty = True
+
+    def tick(self) -> None:
+        """Put waiting jobs into lines and release empty lines; called before the event loop waits."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        if self.accepting:
+            self._claim()
+        closed = self.lines.close_empty()
+        if closed:
+            self.ledger.add(releases=[line.lease_id for line in closed if line.lease_id is not None])
+            if self.accepting:
+                self._claim()
+            self._refill()
+            self._pool.run_plain()
+
+    def wanted(self) -> int:
+        """Return how many more entries this host could use now."""
+        capacity = self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead()
+        return max(0, capacity - self._host.waiting_count) if self.accepting else 0
+
+    def _refill(self) -> None:
+        """Ask for more jobs, many at a time: each asking costs a look at the whole host."""
+        wanted = self.wanted()
+        if wanted > self.pace.look_ahead() // 2 or (wanted and not self._host.waiting_count):
+            self.ledger.refill(wanted)
+
+    def credit(self) -> int:
+        """Return how many entries may be delivered: some more than fit, so that a large job hides no small one."""
+        room = max(LEAST_HELD, self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead())
+        return max(0, room - self._host.waiting_count) if self.accepting else 0
+
+    def cancel(self, job_id: str) -> None:
+        """Somebody asked to end this job; the database has refused or marked it already."""
+        if self._pool.cancel(job_id):
+            return
+        for held in self._held.values():
+            if held.request.id == job_id:
+                self._host.remove_waiting({held.waiting.seq})
+                self._settle(held.waiting.seq, requests.tell_cancelled)
+                return
+
+    def _claim(self) -> None:
+        claims = []
+        for line, jobs in self._host.choose():
+            key = next(self._keys)
+            seqs = tuple(job.seq for job in jobs)
+            if line.lease_id is None:
+                line.claiming = True
+                claims.append(Claim(key, seqs, line.shape.resources, grant=line.grant))
+            else:
+                claims.append(Claim(key, seqs, line.shape.resources, lease_id=line.lease_id))
+            self._claims[key] = (line, jobs)
+        if claims:
+            self.ledger.add(claims=claims)
+
+    # What the ledger says
+
+    def on_committed(self, asked_at: float, batch: LedgerBatch, outcome: LedgerOutcome) -> None:
+        """Start what was granted, acknowledge what was finished."""
+        stale = {(finish.job_seq, finish.attempt) for finish in outcome.stale}
+        for finish in batch.finishes:
+            self._finished(finish, stale=(finish.job_seq, finish.attempt) in stale)
+        for seq in batch.withdrawals:
+            self._settle(seq, requests.drop)
+        for claim in outcome.claims:
+            self._claimed(asked_at, claim)
+        if batch.finishes:
+            self.pace.note(len(batch.finishes))
+            self._refill()
+        self._dirty = True
+
+    def on_registered(self) -> None:
+        """From now on jobs may be claimed here."""
+        self.accepting = self._dirty = True
+
+    def on_renewed(self, asked_at: float, asked: Sequence[int], renewal: Renewal) -> None:
+        """Trust the live leases for another while; end what runs under the others."""
+        self.lines.extend_trust(asked_at, renewal.live)
+        for lease_id in set(asked) - renewal.live:
+            self.lines.lose(lease_id)
+        wanted = set(renewal.cancel_requested)
+        for held in [held for seq, held in self._held.items() if seq in wanted]:
+            self.cancel(held.request.id)
+
+    def on_node_state(self, state: NodeState) -> None:
+        """An operator may have told the host to drain."""
+        if self.accepting and state in (NodeState.DRAINING, NodeState.DRAINED):
+            logger.warning("this host is %s: it takes no new job", state.value)
+            self.accepting = False
+            self.hand_back_waiting()
+
+    def on_degraded(self, degraded: bool) -> None:
+        """The ledger has logged it; claims wait in it meanwhile."""
+        self._dirty = not degraded
+
+    def _claimed(self, asked_at: float, claim: ClaimOutcome) -> None:
+        line, jobs = self._claims.pop(claim.key)
+        line.claiming = False
+        if claim.lease_id is not None:
+            line.lease_id = claim.lease_id
+            self.lines.trust(line, asked_at)
+        by_seq = {job.seq: job for job in jobs}
+        for seq, refusal in claim.refused:
+            self._host.take_out(line, seq)
+            if refusal is Refusal.GPUS_TAKEN:
+                self._host.add_waiting(by_seq[seq])
+            else:
+                self._settle(seq, partial(requests.refuse, refusal=refusal))
+        for claimed in claim.granted:
+            self._start(line, claimed)
+
+    def _finished(self, finish: Finish, *, stale: bool) -> None:
+        work, report = self._settling.pop((finish.job_seq, finish.attempt))
+        if not stale:
+            self._settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
+            return
+        logger.warning("job %s: its attempt %d is no longer ours; nothing was recorded", work.id, finish.attempt)
+        self.lines.lose(finish.lease_id)
+        self._settle(finish.job_seq, requests.drop)
+
+    def _settle(self, seq: int, tell: Callable[[Any], None]) -> None:
+        held = self._held.pop(seq, None)
+        if held is not None:
+            tell(held.request)
+
+    # Starting
+
+    def _start(self, line: Line, claimed: ClaimedJob) -> None:
+        held = self._held[claimed.seq]
+        self._pool.granted[claimed.id] = Grant(self, line, claimed)
+        self._execute(held.request)
+        if self._pool.granted.pop(claimed.id, None) is not None:
+            # Celery refused to run it: it was revoked between its delivery and its claim.
+            work = self.lines.make_work(line, claimed, held.request.request_dict, Callbacks(None, None, None, None))
+            work.cancelled = True
+            self._finish(work, give_back(work), _DONE)
+
+    def accept(self, line: Line, claimed: ClaimedJob, request: dict[str, Any], callbacks: Callbacks) -> Work:
+        """Give a claimed job to its line's runner; the pool calls this when Celery asks it to run the request."""
+        work = self.lines.make_work(line, claimed, request, callbacks)
+        self.lines.give(line, work)
+        return work
+
+    # What runners say
+
+    def on_begun(self, runner: RunnerProcess, work: Work) -> None:
+        """Nothing to do: the database learns of the start with the finish."""
+
+    def on_report(self, runner: RunnerProcess, work: Work, report: Message) -> None:
+        """A task job ended."""
+        finish = finish_of_report(work, report, now=self._runtime.clock.now(), draw=random.random())  # noqa: S311
+        if report.get("meta") and finish.event in (JobEvent.SUCCEED, JobEvent.FAIL):
+            self._results.hold(finish.job_seq, finish.attempt, job_id=work.id, meta=report["meta"])
+        self._finish(work, finish, report)
+
+    def on_ended(self, runner: RunnerProcess, work: Work, ended: Ended) -> None:
+        """A job's process is gone: a command ended, or a task lost its runner."""
+        now = self._runtime.clock.now()
+        finish = finish_of_end(work, ended, began_at=work.began_at, now=now, draw=random.random())  # noqa: S311
+        seconds = (now - work.began_at).total_seconds() if work.began_at else 0.0
+        report: Message = {"runtime": seconds, "repr": f"exit code {finish.exit_code}"}
+        if work.message is None or finish.event in (JobEvent.FAIL, JobEvent.BURY):
+            meta = self._results.meta_of(work.id, finish)
+            if meta is not None:
+                self._results.hold(finish.job_seq, finish.attempt, job_id=work.id, meta=meta)
+        self._finish(work, finish, report)
+
+    def on_unstarted(self, runner: RunnerProcess, works: list[Work]) -> None:
+        """Give jobs back that were claimed ahead: another host, or a later claim, runs them."""
+        for work in works:
+            self._finish(work, give_back(work), _DONE)
+
+    def on_free(self, runner: RunnerProcess) -> None:
+        """A line ran empty."""
+        self._dirty = True
+
+    def on_progress(self, work: Work, progress: dict[str, Any]) -> None:
+        """Keep the latest report until the next flush."""
+        self._progress[work] = progress
+
+    def on_output(self, work: Work) -> None:
+        """Have the output flushed."""
+        self._printing.add(work)
+
+    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+        """Follow the host's GPUs."""
+        if isinstance(report, GpuFault):
+            logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
+            self.samples = ()
+        else:
+            self.samples = report.samples
+        self._host.update_gpus(self.samples)
+        self._dirty = True
+        if self.on_first_gpus is not None:
+            self.on_first_gpus()
+
+    def _finish(self, work: Work, finish: Finish, report: Message) -> None:
+        assert work.job is not None
+        self._flush_one(work, ended=True)
+        self._settling[finish.job_seq, finish.attempt] = (work, report)
+        self._host.take_out(work.job.line, finish.job_seq)
+        self.ledger.add(finishes=[finish])
+        self._dirty = True
+
+    # On timers
+
+    def flush(self) -> None:
+        """Hand over output and progress."""
+        for work in list(self._printing):
+            self._flush_one(work, ended=False)
+
+        self.ledger.add(progress=[_progress_of(work, value) for work, value in self._progress.items()])
+        self._progress.clear()
+
+    def look_after(self) -> None:
+        """Take back what stalls in lines; hand back what does not fit; ask for more when idle."""
+        self.lines.stall_slow()
+        now = self._runtime.clock.monotonic()
+        unfit = {
+            seq
+            for seq, held in self._held.items()
+            if now - held.since > LONGEST_HOLD and not self._host.could_fit(held.waiting.shape.resources)
+        }
+        self._withdraw(self._host.remove_waiting(unfit))
+        wanted = self.wanted()
+        if wanted:
+            self.ledger.refill(wanted)
+
+    def hand_back_waiting(self) -> None:
+        """Hand back every job that waits here unclaimed."""
+        self._withdraw(self._host.remove_waiting({job.seq for job in list(self._host.waiting_jobs())}))
+
+    def _withdraw(self, jobs: Sequence[WaitingJob]) -> None:
+        if jobs:
+            self.ledger.add(withdrawals=[job.seq for job in jobs])
+
+    def _flush_one(self, work: Work, *, ended: bool) -> None:
+        job = work.job
+        assert job is not None
+        self._printing.discard(work)
+        chunks = job.output.drain(ended=ended)
+        if chunks:
+            claimed = job.claimed
+            self.ledger.add(
+                logs=[LogChunk(claimed.seq, claimed.attempt, job.lease_id, number, text) for number, text in chunks]
+            )
+        if ended and (progress := self._progress.pop(work, None)) is not None:
+            self.ledger.add(progress=[_progress_of(work, progress)])
+
+    # Ending
+
+    def begin_warm_shutdown(self, hub: Any) -> None:
+        """Take nothing more, give back what has not started, and let the rest end."""
+        self.accepting = False
+        self.hand_back_waiting()
+        self.lines.stall_all()
+
+    def unsettled(self) -> bool:
+        """Something is still on its way to the database."""
+        return bool(self._settling or self._claims or self._host.lines)
+
+    def abandon(self) -> None:
+        """Cold shutdown, every runner is dead: the jobs that ran are lost, at once and not by expiry."""
+        for runner in list(self.lines.works()):
+            lost = replace(give_back(runner), event=JobEvent.LOSE if runner.begun_at else JobEvent.GIVE_BACK)
+            self._finish(runner, lost, _DONE)
+        self.ledger.add(releases=[line.lease_id for line in self._host.lines.values() if line.lease_id is not None])
+        worker_state.reserved_requests.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A claim that came back granted, waiting for Celery to ask the pool to run it."""
+
+    dispatcher: Dispatcher
+    line: Line
+    claimed: ClaimedJob
+
+    def accept(self, pool: RunnerPool, request: dict[str, Any], callbacks: Callbacks) -> Work:
+        """Turn the request into work of the line."""
+        return self.dispatcher.accept(self.line, self.claimed, request, callbacks)
+
+
+def _progress_of(work: Work, progress: dict[str, Any]) -> ProgressReport:
+    assert work.job is not None
+    return ProgressReport(work.job.claimed.seq, work.job.claimed.attempt, work.job.lease_id, progress)

@@ -1,0 +1,245 @@
+"""What this worker's host can take: its GPUs, the lines of jobs on them, and which waiting jobs fit now.
+
+A *line* is one runner's share of the host under one lease: a set of GPUs (or none) and the jobs that were claimed for
+it, run one after another. Nothing here does I/O; the database has the last word on every choice made here.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.domain.cluster import GpuHealth, GpuSample
+from orchestrator.domain.job import JobKind, LeaseMode, Resources
+from orchestrator.domain.lease import LeaseGrant
+from orchestrator.worker.run_times import RunTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What decides where a job can go; jobs of equal shape start in the order in which they came."""
+
+    resources: Resources
+    tenant: str
+    kind: JobKind
+    task: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """A delivered job that has not been claimed; ``arrival`` makes the order total."""
+
+    seq: int
+    id: str
+    shape: Shape
+    arrival: int
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """One runner's GPUs and the jobs claimed, or being claimed, for it."""
+
+    key: int
+    grant: LeaseGrant
+    shape: Shape
+    lease_id: int | None = None  # None while the claim is on its way
+    jobs: deque[int] = field(default_factory=deque)  # seqs; the first one runs
+    ahead_seconds: float = 0.0  # expected work of the jobs in the line
+    claiming: bool = False  # its first claim is on its way
+    closed: bool = False  # takes no further job
+    trusted_until: float = 0.0  # monotonic
+
+
+@dataclass(slots=True)
+class _GpuUse:
+    memory_mib: int
+    index: int
+    usable: bool
+    exclusive: bool = False
+    reserved_mib: int = 0
+
+
+class Host:
+    """Accounts for GPUs and lines; every method leaves the sums consistent."""
+
+    def __init__(self, *, cpu_slots: int, run_times: RunTimes) -> None:
+        self._gpus: dict[str, _GpuUse] = {}
+        self._lines: dict[int, Line] = {}
+        self._keys = itertools.count(1)
+        self._waiting: dict[Shape, deque[WaitingJob]] = {}
+        self._waiting_count = 0
+        self._cpu_slots = cpu_slots
+        self._run_times = run_times
+        self._plain_running = 0  # plain Celery tasks in CPU runners
+
+    @property
+    def lines(self) -> Mapping[int, Line]:
+        """Every open line by its key."""
+        return self._lines
+
+    @property
+    def waiting_count(self) -> int:
+        """Delivered jobs that wait here."""
+        return self._waiting_count
+
+    @property
+    def claimed_count(self) -> int:
+        """Jobs in lines."""
+        return sum(len(line.jobs) for line in self._lines.values())
+
+    def update_gpus(self, samples: Iterable[GpuSample]) -> None:
+        """Follow what the driver reports; a GPU that is gone or unhealthy is not granted again."""
+        seen = {sample.gpu.uuid: sample for sample in samples}
+        for uuid, sample in seen.items():
+            use = self._gpus.setdefault(uuid, _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False))
+            use.memory_mib, use.index = sample.gpu.memory_mib, sample.gpu.index
+            use.usable = sample.health is GpuHealth.HEALTHY
+        for uuid in self._gpus.keys() - seen.keys():
+            self._gpus[uuid].usable = False
+
+    def free_gpus(self) -> int:
+        """Count the GPUs that an exclusive lease could take now."""
+        return sum(1 for use in self._gpus.values() if use.usable and not use.exclusive and not use.reserved_mib)
+
+    def free_cpu_slots(self) -> int:
+        """Count the CPU-only jobs that could start now."""
+        cpu_lines = sum(1 for line in self._lines.values() if not line.grant.gpus)
+        return max(0, self._cpu_slots - cpu_lines - self._plain_running)
+
+    def could_fit(self, resources: Resources) -> bool:
+        """The job would fit if the host were idle."""
+        usable = [use for use in self._gpus.values() if use.usable]
+        if resources.gpu_memory_mib is not None:
+            return any(use.memory_mib >= resources.gpu_memory_mib for use in usable)
+        return len(usable) >= resources.gpus
+
+    def add_waiting(self, job: WaitingJob) -> None:
+        """A job was delivered."""
+        self._waiting.setdefault(job.shape, deque()).append(job)
+        self._waiting_count += 1
+
+    def remove_waiting(self, seqs: set[int]) -> list[WaitingJob]:
+        """Take jobs out that will not be claimed here."""
+        removed = []
+        for shape, jobs in list(self._waiting.items()):
+            gone = [job for job in jobs if job.seq in seqs]
+            if gone:
+                removed += gone
+                self._keep(shape, deque(job for job in jobs if job.seq not in seqs))
+        self._waiting_count -= len(removed)
+        return removed
+
+    def waiting_jobs(self) -> Iterable[WaitingJob]:
+        """Every waiting job, in no particular order."""
+        return itertools.chain.from_iterable(self._waiting.values())
+
+    def choose(self) -> list[tuple[Line, list[WaitingJob]]]:
+        """Put waiting jobs into lines, most urgent first, and return the additions of each line.
+
+        A job that does not fit lets smaller ones pass onto free GPUs, but no later job may queue up behind a running
+        one while it waits: that would keep the GPUs it needs from ever becoming free.
+        """
+        additions: dict[int, list[WaitingJob]] = {}
+        heads = [(-shape.priority, jobs[0].arrival, shape) for shape, jobs in self._waiting.items()]
+        order = [(priority, arrival, number, shape) for number, (priority, arrival, shape) in enumerate(heads)]
+        heapq.heapify(order)
+        may_extend = True
+        while order:
+            _priority, _arrival, number, shape = heapq.heappop(order)
+            line = self._open(shape) or (self._extendable(shape) if may_extend else None)
+            if line is None:
+                may_extend = may_extend and not shape.resources.gpus
+                continue
+            jobs = self._waiting[shape]
+            job = jobs.popleft()
+            self._waiting_count -= 1
+            self._keep(shape, jobs)
+            line.jobs.append(job.seq)
+            line.ahead_seconds += self._run_times.mean(shape.task)
+            additions.setdefault(line.key, []).append(job)
+            if jobs:
+                heapq.heappush(order, (-shape.priority, jobs[0].arrival, number, shape))
+        return [(self._lines[key], jobs) for key, jobs in additions.items()]
+
+    def take_out(self, line: Line, seq: int) -> None:
+        """A job of the line ended, was refused, or was given back."""
+        line.jobs.remove(seq)
+        line.ahead_seconds = max(0.0, line.ahead_seconds - self._run_times.mean(line.shape.task)) if line.jobs else 0.0
+
+    def close(self, line: Line) -> None:
+        """The line's lease is released: its GPUs are free again."""
+        if self._lines.pop(line.key, None) is None:
+            return
+        line.closed = True
+        for uuid in line.grant.gpus:
+            use = self._gpus[uuid]
+            if line.grant.mode is LeaseMode.EXCLUSIVE:
+                use.exclusive = False
+            else:
+                use.reserved_mib -= line.grant.memory_mib or 0
+
+    def take_cpu_slot(self) -> bool:
+        """Take a slot for a plain task; False when all are taken."""
+        if not self.free_cpu_slots():
+            return False
+        self._plain_running += 1
+        return True
+
+    def give_back_cpu_slot(self) -> None:
+        """A plain task ended."""
+        self._plain_running -= 1
+
+    def _keep(self, shape: Shape, jobs: deque[WaitingJob]) -> None:
+        if jobs:
+            self._waiting[shape] = jobs
+        else:
+            self._waiting.pop(shape, None)
+
+    def _open(self, shape: Shape) -> Line | None:
+        gpus = self._find(shape.resources)
+        if gpus is None:
+            return None
+        grant = LeaseGrant(gpus, shape.resources.mode, shape.resources.gpu_memory_mib)
+        for uuid in gpus:
+            use = self._gpus[uuid]
+            if grant.mode is LeaseMode.EXCLUSIVE:
+                use.exclusive = True
+            else:
+                use.reserved_mib += grant.memory_mib or 0
+        line = Line(next(self._keys), grant, shape)
+        self._lines[line.key] = line
+        return line
+
+    def _find(self, resources: Resources) -> tuple[str, ...] | None:
+        if resources.gpus == 0:
+            return () if self.free_cpu_slots() else None
+        usable = [(uuid, use) for uuid, use in self._gpus.items() if use.usable and not use.exclusive]
+        if resources.gpu_memory_mib is not None:
+            need = resources.gpu_memory_mib
+            fits = [(use.memory_mib - use.reserved_mib, uuid) for uuid, use in usable]
+            fits = [(free, uuid) for free, uuid in fits if free >= need]
+            return (min(fits)[1],) if fits else None  # the fullest that fits keeps the others whole
+        whole = sorted((use.index, uuid) for uuid, use in usable if not use.reserved_mib)
+        if len(whole) < resources.gpus:
+            return None
+        return tuple(uuid for _index, uuid in whole[: resources.gpus])
+
+    def _extendable(self, shape: Shape) -> Line | None:
+        ahead = self._run_times.jobs_ahead(shape.task)
+        if not ahead or shape.kind is not JobKind.TASK:
+            return None
+        limit = self._run_times.look_ahead_seconds
+        lines = [
+            line
+            for line in self._lines.values()
+            if not line.closed
+            and not line.claiming
+            and line.shape.resources == shape.resources
+            and line.shape.tenant == shape.tenant
+            and line.shape.kind is JobKind.TASK
+            and len(line.jobs) <= ahead
+            and line.ahead_seconds <= limit
+        ]
+        return min(lines, key=lambda line: (len(line.jobs), line.key), default=None)

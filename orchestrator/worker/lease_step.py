@@ -1,0 +1,228 @@
+"""The consumer bootstep that no GPU task gets round: it holds each one until the database has granted it a lease.
+
+A thin adapter between Celery's consumer and the dispatcher. It replaces ``consumer.on_task_request`` in ``__init__``,
+before Celery builds its strategies: immediate, ETA and rate-limited requests all end there. ``start`` and ``stop``
+run again at every reconnect; what is held and what runs outlives them.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from celery import bootsteps
+from kombu.asynchronous import get_event_loop
+
+from orchestrator.domain.cluster import NodeState
+from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
+from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.runtime import Runtime
+from orchestrator.services.refill import Refill
+from orchestrator.worker.dispatch import Dispatcher
+from orchestrator.worker.gpu_task import GPUTask
+from orchestrator.worker.ledger import Ledger
+from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.results import ResultWriter
+
+logger = logging.getLogger(__name__)
+
+FLUSH_INTERVAL: Final = 0.25
+LOOK_INTERVAL: Final = 0.25
+HEARTBEAT_INTERVAL: Final = 2.0
+STOP_DEADLINE: Final = 10.0
+
+
+class LeaseStep(bootsteps.StartStopStep):
+    """Holds GPU tasks until they are leased."""
+
+    label = "Leases"
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        consumer.lease_step = self
+        self._execute: Callable[[Any], None] = consumer.on_task_request
+        self._timers: list[Any] = []
+        self._runtime: Runtime = consumer.app.orchestrator_runtime()
+        self._gpu_queues = frozenset(self._runtime.settings.queues)
+        self._dispatcher: Dispatcher | None = None
+        self._listener: Any = None
+        if not isinstance(consumer.pool, RunnerPool):
+            self._refuse_gpu_queues(consumer)
+            return
+        pool = consumer.pool
+        results = ResultWriter(consumer.app.backend)
+        dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
+        dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
+        pool.jobs = self._dispatcher = dispatcher
+        consumer.on_task_request = self._gate(dispatcher)
+
+    def start(self, consumer: Any) -> None:
+        """Start the ledger thread, once; it outlives reconnects."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return
+        if not dispatcher.ledger.is_alive():
+            self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
+            dispatcher.ledger.start()
+            self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """Work in this event loop; called at every (re)connect, when Celery has emptied the old one's timers."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return
+        for timer in self._timers:
+            timer.cancel()
+        settings = self._runtime.settings
+        self._timers = [
+            hub.call_repeatedly(FLUSH_INTERVAL, dispatcher.flush),
+            hub.call_repeatedly(LOOK_INTERVAL, dispatcher.look_after),
+            hub.call_repeatedly(settings.lease_ttl / 3, lambda: self._renew(dispatcher)),
+            hub.call_repeatedly(HEARTBEAT_INTERVAL, lambda: self._heartbeat(dispatcher)),
+        ]
+        tick = lambda: self._tick(consumer, dispatcher)  # noqa: E731 - kept for identity: on_tick is a set
+        hub.on_tick.discard(getattr(self, "_tick_callback", None))
+        self._tick_callback = tick
+        hub.on_tick.add(tick)
+
+    def stop(self, consumer: Any) -> None:
+        """Nothing: the connection is lost or the worker stops; jobs go on either way."""
+
+    def shutdown(self, consumer: Any) -> None:
+        """The pool has ended: commit what is left and leave the cluster."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return
+        dispatcher.abandon()
+        if self._listener is not None:
+            self._listener.stop()
+        if dispatcher.ledger.is_alive() and not dispatcher.ledger.stop(STOP_DEADLINE):
+            logger.error("the database did not take the last results in time; their leases will expire")
+        self._runtime.cluster.deregister_node(self._runtime.settings.node, os.getpid())
+
+    def info(self, consumer: Any) -> dict[str, Any]:
+        """Add leases and GPUs to ``inspect stats`` and Flower's worker page."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return {}
+        gpus = [
+            {
+                "uuid": sample.gpu.uuid,
+                "model": sample.gpu.model,
+                "used_mib": sample.used_mib,
+                "health": sample.health.value,
+            }
+            for sample in dispatcher.samples
+        ]
+        return {
+            "orchestrator": {"node": self._runtime.settings.node, "leases": dispatcher.lines.lease_ids(), "gpus": gpus}
+        }
+
+    def _gate(self, dispatcher: Dispatcher) -> Callable[[Any], None]:
+        execute = self._execute
+
+        def on_task_request(request: Any) -> None:
+            if isinstance(request.task, GPUTask):
+                dispatcher.offer(request)
+            else:
+                execute(request)
+
+        return on_task_request
+
+    def _make_ledger(self, consumer: Any, dispatcher: Dispatcher, results: ResultWriter) -> Ledger:
+        runtime = self._runtime
+        settings = runtime.settings
+
+        def before_outcome(batch: LedgerBatch, outcome: LedgerOutcome) -> None:
+            results.write(batch.finishes, outcome.stale)
+
+        def post(call: Callable[[], None]) -> None:
+            hub = get_event_loop() or consumer.hub
+            hub.call_soon(call)
+
+        return Ledger(
+            store=runtime.ledger,
+            cluster=runtime.cluster,
+            node=settings.node,
+            ttl=settings.lease_ttl_delta,
+            clock=runtime.clock,
+            listener=dispatcher,
+            post=post,
+            before_outcome=before_outcome,
+            refill=Refill(runtime, settings.node),
+        )
+
+    def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
+        dispatcher.on_first_gpus = None
+        settings = self._runtime.settings
+        gpus = tuple(
+            GpuRecord(sample.gpu, settings.node, sample.health, sample.used_mib, 0, None, sample.utilization_percent)
+            for sample in dispatcher.samples
+        )
+        record = NodeRecord(
+            name=settings.node,
+            boot_id=_boot_id(),
+            worker=consumer.hostname,
+            pid=os.getpid(),
+            state=NodeState.UP,
+            queues=tuple(sorted(self._consumed(consumer))),
+            cpu_slots=consumer.pool.limit or 1,
+            look_ahead=0,
+            heartbeat_at=self._runtime.clock.now(),
+            live=True,
+            gpus=gpus,
+        )
+        dispatcher.ledger.register(record)
+
+    def _consumed(self, consumer: Any) -> frozenset[str]:
+        return self._gpu_queues.intersection(consumer.app.amqp.queues.consume_from)
+
+    def _tick(self, consumer: Any, dispatcher: Dispatcher) -> None:
+        dispatcher.tick()
+        connection = consumer.connection
+        if connection is not None:
+            credit = dispatcher.credit()
+            for queue in self._consumed(consumer):
+                connection.transport.set_credit(queue, credit)
+
+    def _renew(self, dispatcher: Dispatcher) -> None:
+        lease_ids = dispatcher.lines.lease_ids()
+        if lease_ids:
+            dispatcher.ledger.renew(lease_ids)
+
+    def _heartbeat(self, dispatcher: Dispatcher) -> None:
+        dispatcher.ledger.heartbeat(dispatcher.samples, look_ahead=dispatcher.pace.look_ahead())
+
+    def _on_wake(self, dispatcher: Dispatcher, kind: str, data: Mapping[str, Any]) -> None:
+        hub = get_event_loop()
+        if kind == "cancel" and isinstance(data.get("job_id"), str) and hub is not None:
+            hub.call_soon(dispatcher.cancel, data["job_id"])
+
+    def _refuse_gpu_queues(self, consumer: Any) -> None:
+        taken = sorted(self._consumed(consumer))
+        if taken:
+            logger.critical(
+                "this worker takes nothing from %s: pool %s cannot give a job its own GPUs; start it with "
+                "-P orchestrator.worker.pool:RunnerPool, or without -P",
+                ", ".join(taken),
+                type(consumer.pool).__module__,
+            )
+            consumer.app.amqp.queues.deselect(taken)
+        execute = self._execute
+
+        def on_task_request(request: Any) -> None:
+            if isinstance(request.task, GPUTask):
+                logger.error("GPU task %s came through another queue; it is put back", request.id)
+                request.reject(requeue=True)
+            else:
+                execute(request)
+
+        consumer.on_task_request = on_task_request
+
+
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else socket.gethostname()

@@ -1,0 +1,297 @@
+"""The ledger: the one thread of a worker that writes jobs and leases to the database.
+
+It commits whatever has piled up while the last commit was on its way (group commit), so its cost per job falls as load
+rises and nothing waits for a timer. Outcomes go back to the worker's event loop in one call each.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final, Protocol, TypeVar
+
+from orchestrator.clock import Clock
+from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
+from orchestrator.errors import StoreUnavailable
+from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
+
+logger = logging.getLogger(__name__)
+
+#: Most rows of each kind in one transaction: long ones hold locks and delay renewals.
+LARGEST_BATCH: Final = 256
+#: Longest pause between tries while the database does not answer, in seconds.
+LONGEST_PAUSE: Final = 2.0
+
+_Row = TypeVar("_Row")
+
+
+class Listener(Protocol):
+    """Who hears of outcomes; every method is called in the worker's event loop."""
+
+    def on_committed(self, asked_at: float, batch: LedgerBatch, outcome: LedgerOutcome) -> None:
+        """The batch took effect as the outcome says; ``asked_at`` is the monotonic instant before it was sent."""
+        ...
+
+    def on_renewed(self, asked_at: float, asked: Sequence[int], renewal: Renewal) -> None:
+        """Leases were renewed; ``asked_at`` is the monotonic instant before the request was sent."""
+        ...
+
+    def on_registered(self) -> None:
+        """The host's row is there, and nothing is leased to an earlier life of it."""
+        ...
+
+    def on_node_state(self, state: NodeState) -> None:
+        """The heartbeat was answered."""
+        ...
+
+    def on_degraded(self, degraded: bool) -> None:
+        """The database stopped answering, or answers again."""
+        ...
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Work that the next commit takes along."""
+
+    logs: list[LogChunk] = field(default_factory=list)
+    progress: list[ProgressReport] = field(default_factory=list)
+    finishes: list[Finish] = field(default_factory=list)
+    releases: list[int] = field(default_factory=list)
+    withdrawals: list[int] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    renewals: list[int] | None = None
+    registration: NodeRecord | None = None
+    heartbeat: tuple[Sequence[GpuSample], int] | None = None
+    refill: int = 0
+
+    def any_rows(self) -> bool:
+        return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
+
+    def anything(self) -> bool:
+        return (
+            self.any_rows()
+            or self.registration is not None
+            or self.renewals is not None
+            or self.heartbeat is not None
+            or self.refill > 0
+        )
+
+    def take_batch(self) -> LedgerBatch:
+        """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""
+        batch = LedgerBatch(
+            logs=tuple(_cut(self.logs, LARGEST_BATCH)),
+            progress=tuple(_cut(self.progress, LARGEST_BATCH)),
+            finishes=tuple(_cut(self.finishes, LARGEST_BATCH)),
+        )
+        if self.finishes or self.logs:
+            return batch
+        return replace(
+            batch,
+            releases=tuple(_cut(self.releases, LARGEST_BATCH)),
+            withdrawals=tuple(_cut(self.withdrawals, LARGEST_BATCH)),
+            claims=tuple(_cut_claims(self.claims)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Work that the thread has in hand."""
+
+    registration: NodeRecord | None
+    renewals: list[int] | None
+    heartbeat: tuple[Sequence[GpuSample], int] | None
+    batch: LedgerBatch
+    refill: int
+
+
+def _cut(rows: list[_Row], most: int) -> list[_Row]:
+    taken = rows[:most]
+    del rows[:most]
+    return taken
+
+
+def _cut_claims(claims: list[Claim]) -> list[Claim]:
+    taken: list[Claim] = []
+    jobs = 0
+    while claims and (not taken or jobs + len(claims[0].job_seqs) <= LARGEST_BATCH):
+        taken.append(claims.pop(0))
+        jobs += len(taken[-1].job_seqs)
+    return taken
+
+
+class Ledger(threading.Thread):
+    """Commits for one host; safe to call from any thread."""
+
+    def __init__(
+        self,
+        *,
+        store: LedgerStore,
+        cluster: ClusterStore,
+        node: str,
+        ttl: timedelta,
+        clock: Clock,
+        listener: Listener,
+        post: Callable[[Callable[[], None]], None],
+        before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
+        refill: Callable[[int], int],
+    ) -> None:
+        """Make the thread.
+
+        Args:
+            store: Where jobs and leases are.
+            cluster: Where hosts are.
+            node: This host.
+            ttl: Life of a lease after its renewal.
+            clock: For monotonic instants.
+            listener: Who hears of outcomes.
+            post: Runs a callable in the worker's event loop, from any thread.
+            before_outcome: Called in this thread after a commit, before the listener hears of it: writes results.
+            refill: Admits up to so many waiting jobs for this host and publishes their entries; called in this thread.
+        """
+        super().__init__(name="ledger", daemon=True)
+        self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
+        self._listener, self._post, self._before_outcome, self._refill = listener, post, before_outcome, refill
+        self._changed = threading.Condition()
+        self._pending = _Pending()
+        self._stopping = False
+        self._degraded = False
+
+    def add(
+        self,
+        *,
+        logs: Sequence[LogChunk] = (),
+        progress: Sequence[ProgressReport] = (),
+        finishes: Sequence[Finish] = (),
+        releases: Sequence[int] = (),
+        withdrawals: Sequence[int] = (),
+        claims: Sequence[Claim] = (),
+    ) -> None:
+        """Have rows committed with the next batch."""
+        with self._changed:
+            pending = self._pending
+            pending.logs += logs
+            pending.progress += progress
+            pending.finishes += finishes
+            pending.releases += releases
+            pending.withdrawals += withdrawals
+            pending.claims += claims
+            self._changed.notify()
+
+    def renew(self, lease_ids: Sequence[int]) -> None:
+        """Have the leases renewed before anything else."""
+        with self._changed:
+            self._pending.renewals = list(lease_ids)
+            self._changed.notify()
+
+    def register(self, record: NodeRecord) -> None:
+        """Have the host registered before anything else."""
+        with self._changed:
+            self._pending.registration = record
+            self._changed.notify()
+
+    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
+        """Have the host's row refreshed."""
+        with self._changed:
+            self._pending.heartbeat = (samples, look_ahead)
+            self._changed.notify()
+
+    def refill(self, limit: int) -> None:
+        """Have up to ``limit`` waiting jobs admitted for this host, after the rows that are due."""
+        with self._changed:
+            self._pending.refill = limit
+            self._changed.notify()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Commit what is there, then end the thread; False when it did not end in time."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self.join(timeout_seconds)
+        return not self.is_alive()
+
+    def run(self) -> None:
+        """Commit until stopped."""
+        failures = 0
+        while True:
+            with self._changed:
+                while not self._pending.anything() and not self._stopping:
+                    self._changed.wait()
+                if self._stopping and (failures or not self._pending.anything()):
+                    return
+                taken = self._take()
+            try:
+                self._work(taken)
+            except StoreUnavailable as error:
+                failures += 1
+                self._report(degraded=True, error=error)
+                with self._changed:
+                    if not self._stopping:
+                        self._changed.wait(min(LONGEST_PAUSE, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311
+            else:
+                failures = 0
+                self._report(degraded=False)
+
+    def _take(self) -> _Taken:
+        pending = self._pending
+        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.refill)
+        pending.registration = pending.renewals = pending.heartbeat = None
+        pending.refill = 0
+        return taken
+
+    def _work(self, taken: _Taken) -> None:
+        try:
+            if taken.registration is not None:
+                self._cluster.register_node(taken.registration)
+                self._post(self._listener.on_registered)
+            if taken.renewals is not None:
+                self._renew(taken.renewals)
+            if taken.batch != _NOTHING:
+                self._commit(taken.batch)
+        except StoreUnavailable:
+            self._put_back(taken)
+            raise
+        if taken.heartbeat is not None:
+            samples, look_ahead = taken.heartbeat
+            state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
+            self._post(lambda: self._listener.on_node_state(state))
+        if taken.refill:
+            self._refill(taken.refill)
+
+    def _renew(self, lease_ids: list[int]) -> None:
+        asked_at = self._clock.monotonic()
+        renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl)
+        self._post(lambda: self._listener.on_renewed(asked_at, lease_ids, renewal))
+
+    def _commit(self, batch: LedgerBatch) -> None:
+        asked_at = self._clock.monotonic()
+        outcome = self._store.commit(self._node, batch, ttl=self._ttl)
+        self._before_outcome(batch, outcome)
+        self._post(lambda: self._listener.on_committed(asked_at, batch, outcome))
+
+    def _put_back(self, taken: _Taken) -> None:
+        batch = taken.batch
+        with self._changed:
+            pending = self._pending
+            pending.registration = pending.registration or taken.registration
+            pending.logs[:0] = batch.logs
+            pending.progress[:0] = batch.progress
+            pending.finishes[:0] = batch.finishes
+            pending.releases[:0] = batch.releases
+            pending.withdrawals[:0] = batch.withdrawals
+            pending.claims[:0] = batch.claims
+
+    def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
+        if degraded == self._degraded:
+            return
+        self._degraded = degraded
+        if degraded:
+            logger.error("the database does not answer; running jobs go on while their leases last: %s", error)
+        else:
+            logger.warning("the database answers again")
+        self._post(lambda: self._listener.on_degraded(degraded))
+
+
+_NOTHING: Final = LedgerBatch()

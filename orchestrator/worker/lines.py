@@ -1,0 +1,155 @@
+"""The lines of this host and the runners behind them: starting work, trusting leases, ending what lost its lease."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.config import Settings
+from orchestrator.domain.job import LeaseMode
+from orchestrator.domain.lease import ClaimedJob
+from orchestrator.worker.frames import Message
+from orchestrator.worker.host import Line
+from orchestrator.worker.launch import command_runner_spec, is_command
+from orchestrator.worker.output import OutputCapture
+from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.processes import RunnerKey, RunnerProcess
+from orchestrator.worker.work import Callbacks, JobWork, Work
+
+logger = logging.getLogger(__name__)
+
+
+class Lines:
+    """Which runner serves which line, and until when its lease is trusted."""
+
+    def __init__(self, pool: RunnerPool, settings: Settings) -> None:
+        self._pool, self._settings = pool, settings
+        self._runner_of: dict[int, RunnerProcess] = {}
+
+    def make_work(self, line: Line, claimed: ClaimedJob, request: dict[str, Any], callbacks: Callbacks) -> Work:
+        """Build the work of a claimed job; its arguments come from the claim, not from the delivered message."""
+        assert line.lease_id is not None
+        output = OutputCapture(head_bytes=self._settings.log_head_bytes, tail_bytes=self._settings.log_tail_bytes)
+        return Work(
+            id=claimed.id,
+            task=claimed.task,
+            message=None if is_command(claimed) else _task_message(claimed, line.lease_id, request),
+            callbacks=callbacks,
+            time_limit=claimed.time_limit_seconds,
+            soft_time_limit=claimed.soft_time_limit_seconds,
+            job=JobWork(line, claimed, line.lease_id, output),
+        )
+
+    def give(self, line: Line, work: Work) -> None:
+        """Give work to the line's runner, starting one if there is none."""
+        assert work.job is not None
+        assert self._pool.runners is not None
+        runner = self._runner_of.get(line.key)
+        if runner is None or runner.ending:
+            runner = self._runner_for(line, work.job)
+            self._runner_of[line.key] = runner
+            self._set_deadline(line)
+        self._pool.runners.give(runner, work)
+
+    def trust(self, line: Line, asked_at: float) -> None:
+        """A lease was granted, or renewed, by a request sent at ``asked_at`` (monotonic)."""
+        line.trusted_until = asked_at + self._settings.lease_ttl - self._settings.lease_margin
+        self._set_deadline(line)
+
+    def extend_trust(self, asked_at: float, live: frozenset[int]) -> None:
+        """These leases were renewed."""
+        deadlines = {}
+        for line in self._pool.host.lines.values():
+            if line.lease_id in live:
+                line.trusted_until = asked_at + self._settings.lease_ttl - self._settings.lease_margin
+                runner = self._runner_of.get(line.key)
+                if runner is not None:
+                    deadlines[runner.id] = line.trusted_until
+        if deadlines and self._pool.runners is not None:
+            self._pool.runners.guardian.set_deadlines(deadlines)
+
+    def lose(self, lease_id: int) -> None:
+        """The lease is not ours any more: end its runner before anything else."""
+        for line in list(self._pool.host.lines.values()):
+            runner = self._runner_of.get(line.key)
+            if line.lease_id == lease_id and not line.closed:
+                logger.error("lease %d is lost; what runs under it is ended", lease_id)
+                line.closed = True
+                if runner is not None and self._pool.runners is not None:
+                    self._pool.runners.end(runner, grace_seconds=0)
+
+    def close_empty(self) -> list[Line]:
+        """Close the lines without jobs and return them; their leases are to be released."""
+        empty = [line for line in self._pool.host.lines.values() if not line.jobs and not line.claiming]
+        for line in empty:
+            runner = self._runner_of.get(line.key)
+            if runner is not None and runner.command and not runner.gone:
+                continue  # the device is free only when its process tree is
+            self._runner_of.pop(line.key, None)
+            self._pool.host.close(line)
+            if runner is not None and not runner.ending and self._pool.runners is not None:
+                self._pool.runners.guardian.set_deadlines({runner.id: math.inf})
+        return [line for line in empty if line.closed]
+
+    def stall_slow(self) -> None:
+        """Take back what waits behind jobs that run longer than the look-ahead."""
+        now = self._pool.clock.monotonic()
+        for runner in list(self._pool.runners or ()):
+            front = runner.front
+            if len(runner.line) < 2 or front is None or front.begun_at is None:
+                continue
+            if now - front.begun_at > self._settings.look_ahead:
+                self._stall(runner)
+
+    def stall_all(self) -> None:
+        """Take back everything that has not started."""
+        for runner in list(self._pool.runners or ()):
+            self._stall(runner)
+
+    def works(self) -> Iterator[Work]:
+        """Yield every job that is in a runner's line."""
+        for runner in list(self._pool.runners or ()):
+            yield from [work for work in runner.line if work.job is not None]
+
+    def lease_ids(self) -> list[int]:
+        """Return the leases to renew."""
+        return [
+            line.lease_id for line in self._pool.host.lines.values() if line.lease_id is not None and not line.closed
+        ]
+
+    def _stall(self, runner: RunnerProcess) -> None:
+        assert self._pool.runners is not None
+        self._pool.runners.stall(runner)
+
+    def _set_deadline(self, line: Line) -> None:
+        runner = self._runner_of.get(line.key)
+        if runner is not None and self._pool.runners is not None:
+            self._pool.runners.guardian.set_deadlines({runner.id: line.trusted_until})
+
+    def _runner_for(self, line: Line, job: JobWork) -> RunnerProcess:
+        runners = self._pool.runners
+        assert runners is not None
+        key = RunnerKey(line.grant.gpus, job.claimed.tenant, line.grant.mode is LeaseMode.EXCLUSIVE)
+        if is_command(job.claimed):
+            runners.evict(key.gpus, keep=None)
+            spec = command_runner_spec(runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ)
+            return runners.start(spec, key)
+        runners.evict(key.gpus, keep=key)
+        return runners.find_idle(key) or self._pool.start_task_runner(key, token=job.lease_id)
+
+
+def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -> Message:
+    payload = claimed.payload
+    headers = payload.get("headers") or {}
+    slim = {name: value for name, value in request.items() if name not in ("args", "kwargs", "orchestrator")}
+    return {
+        "op": "run",
+        "id": claimed.id,
+        "task": payload.get("task") or claimed.task,
+        "job": {"attempt": claimed.attempt, "token": lease_id},
+        "request": slim | headers,
+        "args": payload.get("args") or [],
+        "kwargs": payload.get("kwargs") or {},
+        "embed": payload.get("embed") or {},
+    }

@@ -1,0 +1,82 @@
+"""What the dispatcher does with Celery's requests: read their job header, and tell them how it went."""
+
+import logging
+import signal
+from typing import Any
+
+from celery.worker import state as worker_state
+
+from orchestrator.domain.job import JobEvent, JobKind, Resources
+from orchestrator.domain.lease import Finish, Refusal
+from orchestrator.errors import InvalidEntry
+from orchestrator.worker.frames import Message
+from orchestrator.worker.host import Shape, WaitingJob
+from orchestrator.worker.remote_error import remote_error
+from orchestrator.worker.work import Work
+
+logger = logging.getLogger(__name__)
+
+#: Header under which the transport hands over what a job's entry says.
+HEADER = "orchestrator"
+
+
+def waiting_job(request: Any, arrival: int) -> WaitingJob:
+    """Return the job that a delivered request stands for.
+
+    Raises:
+        InvalidEntry: If the message carries no job, or a malformed one.
+    """
+    header = request.request_dict.get(HEADER)
+    if not isinstance(header, dict):
+        raise InvalidEntry(
+            f"task {request.name} needs a lease, but the message names no job: submit it with .delay(), .apply_async() "
+            "or send_task() of an app that orchestrator.worker.install() set up"
+        )
+    try:
+        mib = header.get("gpu_memory_mib")
+        resources = Resources(int(header["gpus"]), int(mib) if mib is not None else None)
+        shape = Shape(
+            resources, str(header["tenant"]), JobKind(header["kind"]), str(request.type), int(header["priority"])
+        )
+        return WaitingJob(int(header["seq"]), request.id, shape, arrival)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidEntry(f"malformed job header of {request.id}: {error!r}") from error
+
+
+def drop(request: Any) -> None:
+    """Acknowledge a delivery that came to nothing."""
+    worker_state.task_ready(request)
+    request.acknowledge()
+
+
+def refuse(request: Any, refusal: Refusal) -> None:
+    """Acknowledge a delivery whose claim the database refused."""
+    if refusal is Refusal.CANCELLED:
+        tell_cancelled(request)
+        return
+    logger.info("job %s is not run here: %s", request.id, refusal.value)
+    drop(request)
+
+
+def tell_cancelled(request: Any) -> None:
+    """Announce a cancelled job as Celery announces a revoked task."""
+    if not request._already_revoked:
+        request._announce_revoked("terminated", True, signal.SIGTERM, False)
+
+
+def tell_finish(request: Any, work: Work, finish: Finish, report: Message) -> None:
+    """Tell a request how its attempt ended, after the database said so; this acknowledges the entry."""
+    seconds = report.get("runtime", 0.0)
+    match finish.event:
+        case JobEvent.SUCCEED:
+            request.on_success((0, report.get("repr", "None"), seconds))
+        case JobEvent.CANCEL:
+            tell_cancelled(request)
+        case JobEvent.GIVE_BACK:
+            drop(request)
+        case JobEvent.RETRY | JobEvent.LOSE:
+            again = {"state": "RETRY", "error": finish.error or "", "traceback": report.get("traceback", "")}
+            request.on_success((1, remote_error(again), seconds))
+        case _:
+            failure = {"state": "FAILURE", "error": finish.error or "", "error_type": "JobFailed"}
+            request.on_success((1, remote_error(failure | report), seconds))

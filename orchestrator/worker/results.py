@@ -1,0 +1,142 @@
+"""The result backend of jobs: Celery's Redis backend, but a job's result is written only after its finish is committed.
+
+In a runner the result of the job that runs there is captured instead of stored; the worker commits the finish under the
+fencing token and then writes what was captured, so a superseded runner's result never reaches a caller. Members of a
+chord are stored at once, because Celery counts the chord's parts in the same step; their finish is fenced all the same.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+
+from orchestrator.domain.job import Job, JobEvent, JobState
+from orchestrator.domain.lease import Finish
+from orchestrator.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+_CELERY_STATES = {
+    JobState.SUCCEEDED: states.SUCCESS,
+    JobState.FAILED: states.FAILURE,
+    JobState.DEAD_LETTER: states.FAILURE,
+    JobState.CANCELLED: states.REVOKED,
+    JobState.RUNNING: states.STARTED,
+}
+
+
+@dataclass(slots=True)
+class Capture:
+    """What Celery wanted to store for the job that runs in this process."""
+
+    job_id: str
+    meta: str | None = None
+    value: Any = None
+
+
+_capture: Capture | None = None
+
+
+def capture_results_of(job_id: str | None) -> Capture | None:
+    """Capture the results of this job from now on, in place of storing them; None ends it."""
+    global _capture  # noqa: PLW0603 - one attempt at a time runs in a process
+    _capture = Capture(job_id) if job_id is not None else None
+    return _capture
+
+
+class JobBackend(RedisBackend):
+    """Celery's Redis backend with captured job results, and the database behind it when Redis was emptied."""
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store a result as Celery does, or capture it when it is the running job's own."""
+        capture = _capture
+        if capture is None or capture.job_id != task_id or getattr(request, "chord", None):
+            return super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+        encoded = self.encode_result(result, state)
+        meta = self._get_result_meta(result=encoded, state=state, traceback=traceback, request=request)
+        meta["task_id"] = task_id
+        capture.meta, capture.value = self.encode(meta), encoded
+        return encoded
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        meta: dict[str, Any] = super()._get_task_meta_for(task_id)
+        if meta["status"] != states.PENDING:
+            return meta
+        open_runtime = getattr(self.app, "orchestrator_runtime", None)
+        if open_runtime is None:
+            return meta
+        try:
+            job = open_runtime().jobs.get(task_id)
+        except StoreUnavailable as error:
+            logger.warning("cannot ask the database for job %s: %s", task_id, error)
+            return meta
+        return meta if job is None else _meta_of(job, meta)
+
+
+def _meta_of(job: Job, unknown: dict[str, Any]) -> dict[str, Any]:
+    state = _CELERY_STATES.get(job.state)
+    if state is None:
+        return unknown
+    result = job.result
+    if state in states.EXCEPTION_STATES:
+        result = {"exc_type": "JobFailed", "exc_message": [job.error or job.reason or ""], "exc_module": __name__}
+    return {"status": state, "result": result, "traceback": None, "children": [], "task_id": job.id}
+
+
+class JobFailed(Exception):
+    """The job did not succeed; the message is the recorded error."""
+
+
+class ResultWriter:
+    """Holds captured results until their finish is committed, then writes them in one round trip."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._held: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def hold(self, seq: int, attempt: int, *, job_id: str, meta: str) -> None:
+        """Keep the result of an attempt that is about to be committed."""
+        self._held[seq, attempt] = (job_id, meta)
+
+    def meta_of(self, job_id: str, finish: Finish) -> str | None:
+        """Return what to store for a job that no runner stored a result for; None while more attempts follow."""
+        if finish.event is JobEvent.SUCCEED:
+            state, result = states.SUCCESS, finish.result
+        elif finish.event in (JobEvent.FAIL, JobEvent.BURY):
+            state, result = (
+                states.FAILURE,
+                self._backend.prepare_exception(JobFailed(finish.error or finish.event.value)),
+            )
+        else:
+            return None
+        meta = self._backend._get_result_meta(result=result, state=state, traceback=None, request=None)
+        encoded: str = self._backend.encode(meta | {"task_id": job_id})
+        return encoded
+
+    def write(self, finishes: Sequence[Finish], stale: Sequence[Finish]) -> None:
+        """Write the results of the finishes that took effect and forget the others; runs in the ledger thread."""
+        refused = {(finish.job_seq, finish.attempt) for finish in stale}
+        ready = []
+        for finish in finishes:
+            key = (finish.job_seq, finish.attempt)
+            held = self._held.pop(key, None)
+            if held is not None and key not in refused:
+                ready.append(held)
+        if not ready:
+            return
+        backend = self._backend
+        try:
+            with backend.client.pipeline(transaction=False) as pipeline:
+                for job_id, meta in ready:
+                    key = backend.get_key_for_task(job_id)
+                    pipeline.set(key, meta, ex=backend.expires)
+                    pipeline.publish(key, meta)
+                pipeline.execute()
+        except backend.connection_errors as error:
+            # The rows hold the results: JobBackend finds them there.
+            logger.warning("%d results are in the database only, Redis does not answer: %s", len(ready), error)

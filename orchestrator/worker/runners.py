@@ -1,0 +1,276 @@
+"""The runners of one worker: started through the guardian, reused while warm, watched, ended.
+
+Runs in the worker's event loop; nothing here blocks or touches the database.
+"""
+
+import itertools
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+from orchestrator.clock import Clock
+from orchestrator.errors import RunnerLost
+from orchestrator.guardian.client import Guardian
+from orchestrator.guardian.messages import Exited, GpuFault, GpuReport, RunnerSpec, Spawned, SpawnFailed
+from orchestrator.worker.frames import Message
+from orchestrator.worker.processes import RunnerKey, RunnerProcess
+from orchestrator.worker.work import Ended, Work
+
+logger = logging.getLogger(__name__)
+
+#: How often limits and idle runners are looked at, in seconds; limits are kept to this precision.
+WATCH_INTERVAL: Final = 0.1
+
+
+class WorkListener(Protocol):
+    """Who hears what became of work; called in the event loop."""
+
+    def on_begun(self, runner: RunnerProcess, work: Work) -> None:
+        """The runner starts this work now."""
+        ...
+
+    def on_report(self, runner: RunnerProcess, work: Work, report: Message) -> None:
+        """The task ended and its runner lives on."""
+        ...
+
+    def on_ended(self, runner: RunnerProcess, work: Work, ended: Ended) -> None:
+        """The runner's process is gone, with everything it started, while this work ran (or had yet to start)."""
+        ...
+
+    def on_unstarted(self, runner: RunnerProcess, works: list[Work]) -> None:
+        """The runner ended, or its line stalls, before it started these."""
+        ...
+
+    def on_free(self, runner: RunnerProcess) -> None:
+        """The runner's line is empty."""
+        ...
+
+    def on_progress(self, work: Work, progress: dict[str, Any]) -> None:
+        """The job reported progress."""
+        ...
+
+    def on_output(self, work: Work) -> None:
+        """The job printed something."""
+        ...
+
+    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+        """The guardian read the GPUs, or failed to."""
+        ...
+
+
+class Runners:
+    """All runner processes of the worker."""
+
+    def __init__(
+        self, guardian: Guardian, listener: WorkListener, *, clock: Clock, idle_seconds: float, grace_seconds: float
+    ) -> None:
+        self._guardian, self._listener, self._clock = guardian, listener, clock
+        self._idle_seconds, self._grace_seconds = idle_seconds, grace_seconds
+        self._runners: dict[str, RunnerProcess] = {}
+        self._numbers = itertools.count(1)
+        self._hub: Any = None
+
+    def __iter__(self) -> Iterator[RunnerProcess]:
+        return iter(self._runners.values())
+
+    @property
+    def guardian(self) -> Guardian:
+        """The process that starts and ends runners."""
+        return self._guardian
+
+    def next_id(self) -> str:
+        """Return a name for a runner that is about to be started."""
+        return f"r{next(self._numbers)}"
+
+    def register(self, hub: Any) -> None:
+        """Read sockets and pipes in this event loop; called again whenever the loop was reset."""
+        self._hub = hub
+        hub.add_reader(self._guardian.fileno(), self.on_guardian_readable)
+        for runner in self._runners.values():
+            self._watch(runner)
+        hub.call_repeatedly(WATCH_INTERVAL, self.watch)
+
+    def start(self, spec: RunnerSpec, key: RunnerKey) -> RunnerProcess:
+        """Start a runner; what it is given meanwhile waits in its socket."""
+        pipes = self._guardian.spawn(spec)
+        runner = RunnerProcess(
+            spec.runner_id, key, pipes.control, pipes.control_far, pipes.output, command=spec.argv is not None
+        )
+        self._runners[runner.id] = runner
+        self._watch(runner)
+        return runner
+
+    def find_idle(self, key: RunnerKey) -> RunnerProcess | None:
+        """Return a warm runner without work."""
+        for runner in self._runners.values():
+            if runner.key == key and not runner.line and not runner.ending and not runner.command:
+                return runner
+        return None
+
+    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> None:
+        """End idle runners that hold any of these GPUs: they go to somebody else."""
+        wanted = set(gpus)
+        for runner in list(self._runners.values()):
+            if wanted.intersection(runner.key.gpus) and runner.key != keep and not runner.line and not runner.ending:
+                self.end(runner, grace_seconds=0)
+
+    def give(self, runner: RunnerProcess, work: Work) -> None:
+        """Append work to the runner's line."""
+        runner.give(work)
+        if runner.front is work:
+            self._begin(runner)
+
+    def end(self, runner: RunnerProcess, *, grace_seconds: float | None = None) -> None:
+        """End the runner and everything it started: TERM, then KILL after the grace."""
+        runner.ending = True
+        self._guardian.kill(runner.id, self._grace_seconds if grace_seconds is None else grace_seconds)
+
+    def by_pid(self, pid: int) -> RunnerProcess | None:
+        """Return the runner with this process id."""
+        return next((runner for runner in self._runners.values() if runner.pid == pid), None)
+
+    def holding(self, work_id: str) -> RunnerProcess | None:
+        """Return the runner in whose line this work is."""
+        return next((r for r in self._runners.values() if any(work.id == work_id for work in r.line)), None)
+
+    def busy(self) -> bool:
+        """Some runner has work."""
+        return any(runner.line for runner in self._runners.values())
+
+    def on_guardian_readable(self, *_: object) -> None:
+        """Act on what the guardian says."""
+        try:
+            events = self._guardian.read_events()
+        except RunnerLost as error:
+            self._guardian_lost(error)
+            return
+        for event in events:
+            match event:
+                case Spawned(runner_id=runner_id, pid=pid):
+                    self._spawned(runner_id, pid)
+                case SpawnFailed(runner_id=runner_id, reason=reason):
+                    self._gone(runner_id, Ended(None, None, "start", reason))
+                case Exited():
+                    ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
+                    self._gone(event.runner_id, ended)
+                case GpuReport() | GpuFault():
+                    self._listener.on_gpus(event)
+
+    def watch(self) -> None:
+        """Keep time limits and end runners that have been idle for too long."""
+        now = self._clock.monotonic()
+        for runner in list(self._runners.values()):
+            work = runner.front
+            if work is not None and work.begun_at is not None:
+                self._keep_limits(runner, work, now - work.begun_at)
+            elif work is None and not runner.ending and now - runner.idle_since > self._idle_seconds:
+                self.end(runner, grace_seconds=1)
+
+    def _keep_limits(self, runner: RunnerProcess, work: Work, seconds: float) -> None:
+        if work.time_limit and seconds > work.time_limit and not work.timed_out:
+            work.timed_out = True
+            self.end(runner, grace_seconds=0 if work.job is None else None)
+            if work.job is None and work.callbacks.timed_out:
+                work.callbacks.timed_out(soft=False, timeout=work.time_limit)
+        elif work.soft_time_limit and seconds > work.soft_time_limit and not work.soft_signalled:
+            work.soft_signalled = True
+            self._guardian.signal(runner.id, signal.SIGUSR1, leader_only=True)
+            if work.callbacks.timed_out:
+                work.callbacks.timed_out(soft=True, timeout=work.soft_time_limit)
+
+    def _watch(self, runner: RunnerProcess) -> None:
+        if self._hub is not None:
+            self._hub.add_reader(runner.channel, self._on_channel, runner)
+            self._hub.add_reader(runner.output, self._on_output, runner)
+
+    def _on_channel(self, runner: RunnerProcess) -> None:
+        for message in runner.messages():
+            if message.get("op") == "done":
+                self._done(runner, message)
+            elif message.get("op") == "progress":
+                work = runner.front
+                if work is not None and work.id == message.get("id") and isinstance(message.get("progress"), dict):
+                    self._listener.on_progress(work, message["progress"])
+
+    def _on_output(self, runner: RunnerProcess) -> None:
+        if not runner.read_output(self._listener.on_output) and self._hub is not None:
+            self._hub.remove_reader(runner.output)
+
+    def _done(self, runner: RunnerProcess, report: Message) -> None:
+        # What the job printed is in the pipe before its report was sent: credit it before the job is closed.
+        self._on_output(runner)
+        work = runner.pop_front(str(report.get("id")))
+        if work is None:
+            logger.error("runner %s reported %s, which it was not running", runner.id, report.get("id"))
+            return
+        if runner.line:
+            runner.send_unsent()
+            self._begin(runner)
+        self._listener.on_report(runner, work, report)
+        if not runner.line:
+            runner.idle_since = self._clock.monotonic()
+            self._listener.on_free(runner)
+
+    def _spawned(self, runner_id: str, pid: int) -> None:
+        runner = self._runners.get(runner_id)
+        if runner is not None:
+            runner.pid = pid
+            runner.idle_since = self._clock.monotonic()
+            self._begin(runner)
+
+    def _begin(self, runner: RunnerProcess) -> None:
+        work = runner.front
+        if work is None or runner.pid is None or work.begun_at is not None:
+            return
+        work.begun_at, work.began_at, work.pid = self._clock.monotonic(), self._clock.now(), runner.pid
+        if work.callbacks.accepted:
+            work.callbacks.accepted(runner.pid, time.monotonic())
+        self._listener.on_begun(runner, work)
+
+    def _gone(self, runner_id: str, ended: Ended) -> None:
+        runner = self._runners.pop(runner_id, None)
+        if runner is None:
+            return
+        runner.ending = runner.gone = True
+        if ended.cause != "killed":
+            logger.info("runner %s (pid %s) ended: %s", runner_id, runner.pid, ended)
+        self._on_channel(runner)  # what it reported before it ended
+        runner.read_output(self._listener.on_output)
+        if self._hub is not None:
+            self._hub.remove_reader(runner.channel)
+            self._hub.remove_reader(runner.output)
+        if runner.stray and ended.cause == "exit" and not runner.command:
+            logger.error("runner %s printed before it ended:\n%s", runner_id, runner.stray.decode("utf-8", "replace"))
+        unstarted = runner.take_back_unstarted()
+        started = list(runner.line)
+        runner.line.clear()
+        runner.forget()
+        if not started and unstarted and ended.cause == "start":
+            started = [unstarted.pop(0)]  # it is this work that cannot be started
+        if unstarted:
+            self._listener.on_unstarted(runner, unstarted)
+        for work in started:
+            self._listener.on_ended(runner, work, ended)
+        self._listener.on_free(runner)
+
+    def _guardian_lost(self, error: RunnerLost) -> None:
+        logger.critical("the guardian is gone, and with it every runner: %s", error)
+        if self._hub is not None:
+            self._hub.remove_reader(self._guardian.fileno())
+        for runner_id in list(self._runners):
+            self._gone(runner_id, Ended(None, signal.SIGKILL, "guardian_lost", str(error)))
+        raise RunnerLost("the guardian ended; the worker stops, its supervisor starts it again") from error
+
+    def stall(self, runner: RunnerProcess) -> None:
+        """Take back what waits behind a piece of work that runs longer than expected."""
+        unstarted = runner.take_back_unstarted()
+        if unstarted:
+            self._listener.on_unstarted(runner, unstarted)
+
+
+def callbacks_from(options: dict[str, Any]) -> tuple[Callable[..., None] | None, ...]:
+    """Return the four callbacks of a pool's ``apply_async`` in the order of ``Callbacks``."""
+    names = ("accept_callback", "callback", "error_callback", "timeout_callback")
+    return tuple(options.get(name) for name in names)

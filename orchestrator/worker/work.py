@@ -1,0 +1,61 @@
+"""One thing for a runner to do: a plain Celery task, or a claimed job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.domain.lease import ClaimedJob
+from orchestrator.worker.frames import Message
+from orchestrator.worker.host import Line
+from orchestrator.worker.output import OutputCapture
+
+
+@dataclass(eq=False, slots=True)
+class Callbacks:
+    """What Celery's request wants to hear; None where it does not care."""
+
+    accepted: Callable[..., None] | None
+    done: Callable[..., None] | None
+    failed: Callable[..., None] | None
+    timed_out: Callable[..., None] | None
+
+
+@dataclass(eq=False, slots=True)
+class JobWork:
+    """What a job adds to a piece of work."""
+
+    line: Line
+    claimed: ClaimedJob
+    lease_id: int
+    output: OutputCapture
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One task or command, from the moment the pool takes it until its end was told."""
+
+    id: str
+    task: str
+    message: Message | None  # None for a command: it is in the runner's argv
+    callbacks: Callbacks
+    time_limit: float | None  # seconds, hard
+    soft_time_limit: float | None  # seconds
+    job: JobWork | None = None
+    sent: bool = False
+    begun_at: float | None = None  # monotonic; None while it waits in a line
+    began_at: datetime | None = None  # the same in wall time
+    pid: int | None = None
+    soft_signalled: bool = False
+    timed_out: bool = False
+    cancelled: bool = False  # somebody asked to end it
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a runner's process ended."""
+
+    exit_code: int | None
+    signal: int | None
+    cause: str  # exit, killed, deadline, worker_lost, or start: it never started
+    reason: str = ""
+    peak_rss_mib: int | None = None

@@ -1,0 +1,296 @@
+"""NVML's answers and errors, from a double with pynvml's own constants and error types."""
+
+import os
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
+from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.driver import open_driver
+from orchestrator.gpus.nvml import NvmlDriver
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Code:
+    """An error code as an answer."""
+
+    code: int
+
+
+@dataclass
+class Card:
+    """One card of the double; a ``Code`` in place of a value is raised when the value is asked for."""
+
+    uuid: str | bytes
+    memory: Any = 80 * 1024
+    used: Any = 3
+    reserved: int = 600
+    utilization: Any = 41
+    temperature: Any = 55
+    power: Any = 123_456
+    compute: Any = ()
+    graphics: Any = ()
+    remapped: Any = (0, 0, 0, 0)
+    mig: Any = Code(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    instances: tuple["Card | None", ...] = ()
+    handle: Any = None
+
+
+@dataclass
+class Double:
+    """The functions that the driver calls, over cards; everything else is pynvml's own."""
+
+    cards: list[Card] = field(default_factory=list)
+    init: int = 0
+    calls: list[str] = field(default_factory=list)
+    session: int = 0  # an error code that every card answers with
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2")):
+            return getattr(pynvml, name)
+        raise AttributeError(name)
+
+    def nvmlInit(self) -> None:
+        self.calls.append("init")
+        self._answer(Code(self.init) if self.init else None)
+
+    def nvmlShutdown(self) -> None:
+        self.calls.append("shutdown")
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return b"570.1"
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:
+        self._answer(self.cards[index].handle)
+        return self.cards[index]
+
+    def nvmlDeviceGetUUID(self, card: Card) -> str | bytes:
+        return card.uuid
+
+    def nvmlDeviceGetName(self, _card: Card) -> str:
+        return "NVIDIA H100"
+
+    def nvmlDeviceGetMemoryInfo(self, card: Card, version: int | None = None) -> Any:
+        used = self._answer(card.used)
+        if version is None:
+            used += card.reserved
+        return SimpleNamespace(total=self._answer(card.memory) * MIB, used=used * MIB)
+
+    def nvmlDeviceGetUtilizationRates(self, card: Card) -> Any:
+        return SimpleNamespace(gpu=self._answer(card.utilization))
+
+    def nvmlDeviceGetTemperature(self, card: Card, sensor: int) -> Any:
+        assert sensor == pynvml.NVML_TEMPERATURE_GPU
+        return self._answer(card.temperature)
+
+    def nvmlDeviceGetPowerUsage(self, card: Card) -> Any:
+        return self._answer(card.power)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card: Card) -> Any:
+        return self._processes(card.compute)
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, card: Card) -> Any:
+        return self._processes(card.graphics)
+
+    def nvmlDeviceGetRemappedRows(self, card: Card) -> Any:
+        return self._answer(card.remapped)
+
+    def nvmlDeviceGetMigMode(self, card: Card) -> Any:
+        return self._answer(card.mig)
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, card: Card) -> int:
+        return len(card.instances)
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: Card, position: int) -> Card:
+        instance = card.instances[position]
+        if instance is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return instance
+
+    def _processes(self, listed: Any) -> Any:
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self._answer(listed)]
+
+    def _answer(self, value: Any) -> Any:
+        if self.session:
+            raise pynvml.NVMLError(self.session)
+        if isinstance(value, Code):
+            raise pynvml.NVMLError(value.code)
+        return value
+
+
+def only(double: Double) -> GpuSample:
+    """Return the sample of the double's one card."""
+    (sample,) = NvmlDriver(double).sample()
+    return sample
+
+
+def test_a_card_is_read() -> None:
+    """Units are MiB, percent, degrees and watts; names may be bytes; a process in both lists is counted once."""
+    card = Card(b"GPU-a", used=5, compute=[(11, 7 * MIB), (12, None)], graphics=[(11, 9 * MIB), (3, MIB)])
+
+    assert only(Double([card])) == GpuSample(
+        gpu=Gpu("GPU-a", 0, "NVIDIA H100", 80 * 1024, "570.1"),
+        used_mib=5,
+        health=GpuHealth.HEALTHY,
+        processes=(GpuProcess(3, 1), GpuProcess(11, 9), GpuProcess(12, 0)),
+        utilization_percent=41,
+        temperature_celsius=55,
+        power_watts=123,
+    )
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION])
+def test_what_a_card_does_not_tell_is_none(code: int) -> None:
+    """Missing readings are not zeros, and no sign of illness."""
+    card = Card("GPU-a", utilization=Code(code), temperature=Code(code), power=Code(code), remapped=Code(code))
+    card.compute = card.graphics = Code(code)
+    sample = only(Double([card]))
+
+    assert (sample.utilization_percent, sample.temperature_celsius, sample.power_watts) == (None, None, None)
+    assert (sample.processes, sample.health, sample.used_mib) == ((), GpuHealth.HEALTHY, 3)
+
+
+def test_an_old_driver_without_the_second_memory_call_is_asked_the_first_way() -> None:
+    """What the driver reserves for itself is then part of what is used."""
+    double = Double([Card("GPU-a")])
+    first = double.nvmlDeviceGetMemoryInfo
+
+    def ask(card: Card, version: int | None = None) -> Any:
+        if version is not None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        return first(card)
+
+    double.nvmlDeviceGetMemoryInfo = ask  # type: ignore[method-assign]
+
+    assert only(double).used_mib == 603
+
+
+def test_a_board_that_shares_the_hosts_memory_is_no_error() -> None:
+    """Its memory cannot be told."""
+    sample = only(Double([Card("GPU-a", memory=Code(pynvml.NVML_ERROR_NOT_SUPPORTED))]))
+
+    assert (sample.gpu.memory_mib, sample.used_mib, sample.health) == (0, 0, GpuHealth.HEALTHY)
+
+
+@pytest.mark.parametrize(
+    ("code", "health"),
+    [
+        (pynvml.NVML_ERROR_GPU_IS_LOST, GpuHealth.LOST),
+        (pynvml.NVML_ERROR_RESET_REQUIRED, GpuHealth.QUARANTINED),
+        (pynvml.NVML_ERROR_UNKNOWN, GpuHealth.SUSPECT),
+        (pynvml.NVML_ERROR_TIMEOUT, GpuHealth.SUSPECT),
+    ],
+)
+def test_a_sick_card_does_not_hide_the_others(code: int, health: GpuHealth) -> None:
+    """It keeps its identity, has no readings, and comes back when it answers again."""
+    sick, well = Card("GPU-a"), Card("GPU-b")
+    driver = NvmlDriver(Double([sick, well]))
+    before = driver.sample()
+    sick.used = Code(code)
+
+    lost, other = driver.sample()
+    assert (lost.gpu, lost.health, lost.used_mib, lost.processes) == (before[0].gpu, health, 0, ())
+    assert other == before[1]
+    sick.used = 3
+    assert driver.sample() == before
+
+
+def test_a_card_too_sick_to_be_named_is_left_out() -> None:
+    """At the start nothing is known about it; the others are offered."""
+    double = Double([Card("GPU-a", handle=Code(pynvml.NVML_ERROR_GPU_IS_LOST)), Card("GPU-b")])
+
+    assert [(sample.gpu.uuid, sample.gpu.index) for sample in NvmlDriver(double).sample()] == [("GPU-b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "health"),
+    [
+        ((9, 0, 0, 0), GpuHealth.HEALTHY),
+        ((0, 1, 0, 0), GpuHealth.HEALTHY),
+        ((0, 1, 1, 0), GpuHealth.SUSPECT),
+        ((1, 0, 1, 0), GpuHealth.HEALTHY),
+        ((0, 1, 1, 1), GpuHealth.QUARANTINED),
+    ],
+)
+def test_memory_that_cannot_be_repaired_makes_a_card_unfit(rows: tuple[int, int, int, int], health: GpuHealth) -> None:
+    """Remapping that failed quarantines; one that waits for a reset after an uncorrectable error is suspect."""
+    assert only(Double([Card("GPU-a", remapped=rows)])).health is health
+
+
+def test_a_lost_session_is_unavailable_and_opened_again() -> None:
+    """When the driver goes away under us, the error says so and the next call starts afresh."""
+    double = Double([Card("GPU-a")])
+    driver = NvmlDriver(double)
+    driver.sample()
+    double.session = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    with pytest.raises(GpusUnavailable, match="NVML: Driver Not Loaded"):
+        driver.sample()
+    double.session = 0
+
+    assert len(driver.sample()) == 1
+    assert double.calls == ["init", "shutdown", "init"]
+
+
+def test_it_is_initialised_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's state does not survive a fork: another pid opens it again, and closes only what it opened."""
+    double = Double([Card("GPU-a")])
+    driver = NvmlDriver(double)
+    driver.sample()
+    driver.sample()
+    assert double.calls == ["init"]
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    driver.sample()
+    driver.close()
+    driver.close()
+    assert double.calls == ["init", "init", "shutdown"]
+
+
+def test_instances_stand_for_a_card_in_mig_mode() -> None:
+    """Each instance is a GPU with its own uuid and memory; empty places are passed over."""
+    instances = (Card("MIG-1", memory=10240), None, Card("MIG-2", memory=20480))
+    double = Double([Card("GPU-a", mig=[1, 1], instances=instances), Card("GPU-b", mig=[0, 0])])
+
+    found = [(sample.gpu.uuid, sample.gpu.index, sample.gpu.memory_mib) for sample in NvmlDriver(double).sample()]
+    assert found == [("MIG-1", 0, 10240), ("MIG-2", 0, 20480), ("GPU-b", 1, 80 * 1024)]
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
+def test_a_host_without_nvidias_driver_has_no_gpus(code: int) -> None:
+    """A CPU-only host is no error."""
+    assert open_driver(None, library=Double(init=code)).sample() == ()
+
+
+def test_a_broken_driver_is_not_taken_for_none() -> None:
+    """A mismatch between library and kernel module is told at every sample."""
+    driver = open_driver(None, library=Double([Card("GPU-a")], init=pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH))
+    for _ in range(2):
+        with pytest.raises(GpusUnavailable, match=r"[Mm]ismatch"):
+            driver.sample()
+
+
+def test_a_file_stands_for_the_hosts_gpus(tmp_path: Any) -> None:
+    """With simulated GPUs NVML is not even opened."""
+    double = Double([Card("GPU-a")])
+    (tmp_path / "gpus.toml").touch()
+
+    assert open_driver(tmp_path / "gpus.toml", library=double).sample() == ()
+    assert double.calls == []
+
+
+def test_this_hosts_own_library_answers_or_is_missing() -> None:
+    """With the real binding: GPUs with uuids, or none."""
+    driver = open_driver(None)
+    try:
+        assert all(sample.gpu.uuid.startswith(("GPU-", "MIG-")) for sample in driver.sample())
+    finally:
+        driver.close()

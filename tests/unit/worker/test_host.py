@@ -1,0 +1,173 @@
+"""The host's account of GPUs and lines."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample
+from orchestrator.domain.job import JobKind, LeaseMode, Resources
+from orchestrator.worker.host import Host, Line, Shape, WaitingJob
+from orchestrator.worker.run_times import RunTimes
+
+GPU_MIB = 1000
+
+
+def sample(index: int, health: GpuHealth = GpuHealth.HEALTHY) -> GpuSample:
+    return GpuSample(Gpu(f"GPU-{index}", index, "Sim", GPU_MIB, "1"), 0, health, (), None, None, None)
+
+
+def make_host(gpus: int = 4, *, cpu_slots: int = 2, run_seconds: float | None = None) -> Host:
+    run_times = RunTimes(look_ahead_seconds=0.5, most_ahead=64)
+    if run_seconds is not None:
+        run_times.note("task", run_seconds)
+    host = Host(cpu_slots=cpu_slots, run_times=run_times)
+    host.update_gpus(sample(index) for index in range(gpus))
+    return host
+
+
+def waiting(
+    seq: int,
+    gpus: int = 1,
+    *,
+    mib: int | None = None,
+    priority: int = 5,
+    kind: JobKind = JobKind.TASK,
+    tenant: str = "a",
+) -> WaitingJob:
+    return WaitingJob(seq, f"job-{seq}", Shape(Resources(gpus, mib), tenant, kind, "task", priority), seq)
+
+
+def chosen(host: Host) -> dict[int, Line]:
+    return {job.seq: line for line, jobs in host.choose() for job in jobs}
+
+
+def test_a_large_job_that_does_not_fit_lets_a_smaller_one_pass() -> None:
+    host = make_host(4)
+    for job in (waiting(1, 3), waiting(2, 2), waiting(3, 1), waiting(4, 0)):
+        host.add_waiting(job)
+
+    assert set(chosen(host)) == {1, 3, 4}
+    assert host.waiting_count == 1
+
+
+def test_a_more_urgent_job_goes_first() -> None:
+    host = make_host(1)
+    host.add_waiting(waiting(1, priority=2))
+    host.add_waiting(waiting(2, priority=7))
+
+    assert set(chosen(host)) == {2}
+
+
+def test_short_jobs_line_up_behind_a_running_one_of_their_shape() -> None:
+    host = make_host(1, run_seconds=0.01)
+    for seq in range(1, 21):
+        host.add_waiting(waiting(seq))
+    first = chosen(host)
+    line = first[1]
+    line.lease_id = 7
+
+    assert set(first) == set(range(1, 21))
+    assert {id(each) for each in first.values()} == {id(line)}
+
+
+def test_no_job_lines_up_while_the_first_claim_is_on_its_way() -> None:
+    host = make_host(1, run_seconds=0.01)
+    host.add_waiting(waiting(1))
+    line = chosen(host)[1]
+    line.claiming = True
+    host.add_waiting(waiting(2))
+
+    assert chosen(host) == {}
+
+
+@pytest.mark.parametrize("run_seconds", [None, 0.6], ids=["never seen", "longer than the look-ahead"])
+def test_jobs_of_unknown_or_long_tasks_do_not_line_up(run_seconds: float | None) -> None:
+    host = make_host(1, run_seconds=run_seconds)
+    host.add_waiting(waiting(1))
+    host.add_waiting(waiting(2))
+
+    assert set(chosen(host)) == {1}
+
+
+def test_nothing_lines_up_while_an_earlier_job_waits_for_gpus() -> None:
+    """A line that keeps growing would keep the gang's GPUs from ever becoming free."""
+    host = make_host(2, run_seconds=0.001)
+    host.add_waiting(waiting(1))
+    chosen(host)[1].lease_id = 1
+    host.add_waiting(waiting(2, 2))
+    host.add_waiting(waiting(3, 2))
+    host.add_waiting(waiting(4, 1))
+    host.add_waiting(waiting(5, 1))
+
+    assert set(chosen(host)) == {4}
+
+
+def test_commands_and_other_tenants_do_not_share_a_line() -> None:
+    host = make_host(1, run_seconds=0.001)
+    host.add_waiting(waiting(1))
+    chosen(host)[1].lease_id = 1
+    host.add_waiting(waiting(2, kind=JobKind.COMMAND))
+    host.add_waiting(waiting(3, tenant="b"))
+
+    assert chosen(host) == {}
+
+
+def test_closing_a_line_frees_its_gpus() -> None:
+    host = make_host(2)
+    host.add_waiting(waiting(1, 2))
+    line = chosen(host)[1]
+    assert host.free_gpus() == 0
+    host.take_out(line, 1)
+    host.close(line)
+
+    assert host.free_gpus() == 2
+
+
+def test_shared_jobs_fill_the_fullest_gpu_that_fits() -> None:
+    host = make_host(2)
+    for seq, mib in ((1, 600), (2, 300), (3, 500)):
+        host.add_waiting(waiting(seq, mib=mib))
+    lines = chosen(host)
+
+    assert lines[1].grant.gpus == lines[2].grant.gpus != lines[3].grant.gpus
+
+
+@pytest.mark.parametrize("health", [GpuHealth.SUSPECT, GpuHealth.QUARANTINED, GpuHealth.LOST])
+def test_an_unhealthy_gpu_is_not_granted(health: GpuHealth) -> None:
+    host = make_host(1)
+    host.update_gpus([sample(0, health)])
+    host.add_waiting(waiting(1))
+
+    assert chosen(host) == {}
+    assert not host.could_fit(Resources(1))
+
+
+jobs = st.lists(
+    st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(1, GPU_MIB)), st.integers(0, 9)), max_size=40
+)
+
+
+@given(jobs=jobs, gpus=st.integers(0, 4), closings=st.lists(st.integers(0, 20), max_size=20))
+def test_no_gpu_is_ever_given_out_beyond_its_capacity(
+    jobs: list[tuple[int, int | None, int]], gpus: int, closings: list[int]
+) -> None:
+    """Whatever is delivered and however lines end, exclusive leases never meet and shares fit the card."""
+    host = make_host(gpus)
+    for seq, (count, mib, priority) in enumerate(jobs, start=1):
+        host.add_waiting(waiting(seq, 1 if mib else count, mib=mib, priority=priority))
+    for closing in [*closings, None]:
+        host.choose()
+        exclusive = [
+            uuid for line in host.lines.values() if line.grant.mode is LeaseMode.EXCLUSIVE for uuid in line.grant.gpus
+        ]
+        shares: dict[str, int] = {}
+        for line in host.lines.values():
+            if line.grant.mode is LeaseMode.SHARED:
+                shares[line.grant.gpus[0]] = shares.get(line.grant.gpus[0], 0) + (line.grant.memory_mib or 0)
+        assert len(exclusive) == len(set(exclusive))
+        assert all(total <= GPU_MIB for total in shares.values())
+        assert not set(exclusive) & shares.keys()
+        lines = list(host.lines.values())
+        if closing is not None and closing < len(lines):
+            lines[closing].jobs.clear()
+            host.close(lines[closing])

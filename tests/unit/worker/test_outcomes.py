@@ -1,0 +1,116 @@
+"""How an attempt that ended is written down."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.job import FailureClass, JobEvent, JobKind, LeaseMode, Resources
+from orchestrator.domain.lease import ClaimedJob, LeaseGrant
+from orchestrator.worker.host import Line, Shape
+from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
+from orchestrator.worker.output import OutputCapture
+from orchestrator.worker.work import Callbacks, Ended, JobWork, Work
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def make_work(kind: JobKind = JobKind.TASK, *, attempt: int = 1, max_attempts: int = 1, lost_count: int = 0) -> Work:
+    resources = Resources(2)
+    claimed = ClaimedJob(
+        seq=9, id="job-9", name="n", task="t", kind=kind, queue="gpu", tenant="a", attempt=attempt, payload={},
+        resources=resources, digest="d", time_limit_seconds=60, soft_time_limit_seconds=None, grace_seconds=10,
+        max_attempts=max_attempts, lost_count=lost_count, max_lost=3,
+    )  # fmt: skip
+    line = Line(1, LeaseGrant(("GPU-0", "GPU-1"), LeaseMode.EXCLUSIVE, None), Shape(resources, "a", kind, "t", 5))
+    message = {"op": "run"} if kind is JobKind.TASK else None
+    job = JobWork(line, claimed, 77, OutputCapture(head_bytes=1, tail_bytes=1))
+    return Work("job-9", "t", message, Callbacks(None, None, None, None), 60, None, job)
+
+
+def report(state: str, **fields: Any) -> dict[str, Any]:
+    return {"state": state, "started_at": NOW.timestamp(), "ended_at": NOW.timestamp() + 5, "runtime": 5.0} | fields
+
+
+def test_a_success_carries_its_value_and_its_gpu_seconds() -> None:
+    finish = finish_of_report(make_work(), report("SUCCESS", value=42, repr="42"), now=NOW, draw=0.5)
+
+    assert (finish.event, finish.result, finish.exit_code) == (JobEvent.SUCCEED, 42, 0)
+    assert finish.gpu_seconds == pytest.approx(10.0)
+    assert (finish.job_seq, finish.attempt, finish.lease_id) == (9, 1, 77)
+
+
+@pytest.mark.parametrize(
+    ("error_type", "failure"),
+    [
+        ("ValueError", FailureClass.EXCEPTION),
+        ("OutOfMemoryError", FailureClass.OOM),
+        ("SoftTimeLimitExceeded", FailureClass.TIMEOUT),
+    ],
+)
+def test_an_exception_is_classified(error_type: str, failure: FailureClass) -> None:
+    finish = finish_of_report(make_work(), report("FAILURE", error_type=error_type, error="x"), now=NOW, draw=0.5)
+
+    assert (finish.event, finish.failure_class) == (JobEvent.FAIL, failure)
+
+
+def test_a_failure_with_attempts_left_is_retried_after_a_drawn_delay() -> None:
+    work = make_work(attempt=2, max_attempts=3)
+    finish = finish_of_report(work, report("FAILURE", error_type="E", error="x"), now=NOW, draw=0.5)
+
+    assert finish.event is JobEvent.RETRY
+    assert finish.delay_seconds == pytest.approx(0.5 * 4)
+
+
+def test_lost_attempts_do_not_use_up_the_attempts() -> None:
+    work = make_work(attempt=3, max_attempts=2, lost_count=2)
+    finish = finish_of_report(work, report("FAILURE", error_type="E", error="x"), now=NOW, draw=0.0)
+
+    assert finish.event is JobEvent.RETRY
+
+
+def test_celerys_retry_keeps_its_eta_and_its_arguments() -> None:
+    resubmission = {"payload": {"args": [1]}, "eta": "2026-11-23T12:00:30+00:00"}
+    finish = finish_of_report(make_work(), report("RETRY", error="again", resubmission=resubmission), now=NOW, draw=0.5)
+
+    assert (finish.event, finish.delay_seconds, finish.payload) == (JobEvent.RETRY, 30.0, {"args": [1]})
+
+
+@pytest.mark.parametrize(
+    ("ended", "event", "code", "failure"),
+    [
+        (Ended(0, None, "exit"), JobEvent.SUCCEED, 0, None),
+        (Ended(3, None, "exit"), JobEvent.FAIL, 3, FailureClass.EXIT),
+        (Ended(None, 11, "exit"), JobEvent.FAIL, 139, FailureClass.EXIT),
+        (Ended(None, None, "start", "no such program"), JobEvent.FAIL, 127, FailureClass.EXIT),
+        (Ended(None, None, "start", "device locked by pid 1"), JobEvent.LOSE, None, FailureClass.LOST),
+        (Ended(None, 9, "deadline"), JobEvent.LOSE, None, FailureClass.LOST),
+    ],
+)
+def test_a_commands_end_is_classified(
+    ended: Ended, event: JobEvent, code: int | None, failure: FailureClass | None
+) -> None:
+    finish = finish_of_end(make_work(JobKind.COMMAND), ended, began_at=NOW, now=NOW, draw=0.5)
+
+    assert (finish.event, finish.exit_code, finish.failure_class) == (event, code, failure)
+
+
+def test_a_task_whose_runner_died_is_lost_and_at_the_last_a_dead_letter() -> None:
+    died = Ended(None, 9, "exit")
+    first = finish_of_end(make_work(), died, began_at=NOW, now=NOW, draw=0.5)
+    last = finish_of_end(make_work(lost_count=2, attempt=3), died, began_at=NOW, now=NOW, draw=0.5)
+
+    assert (first.event, last.event) == (JobEvent.LOSE, JobEvent.BURY)
+
+
+def test_the_time_limit_is_told_from_a_cancel() -> None:
+    killed = Ended(None, 9, "killed")
+    late, cancelled = make_work(JobKind.COMMAND), make_work(JobKind.COMMAND)
+    late.timed_out = cancelled.cancelled = True
+
+    assert finish_of_end(late, killed, began_at=NOW, now=NOW, draw=0.5).failure_class is FailureClass.TIMEOUT
+    assert finish_of_end(cancelled, killed, began_at=NOW, now=NOW, draw=0.5).event is JobEvent.CANCEL
+
+
+def test_a_job_claimed_ahead_is_given_back_without_an_attempt() -> None:
+    assert give_back(make_work()).event is JobEvent.GIVE_BACK
