@@ -1,6 +1,7 @@
 """A cluster of real processes for tests: workers that play hosts, beat and api, on servers that the test gives."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -110,18 +111,36 @@ class Cluster:
         log = self.home / f"{name}.log"
         with log.open("ab") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", *argv], env=self.environment(**settings), cwd=self.home, stdout=output, stderr=output
+                [sys.executable, "-m", *argv],
+                env=self.environment(**settings),
+                cwd=self.home,
+                stdout=output,
+                stderr=output,
             )
         process = Process(name, popen, log)
         self.processes.append(process)
         return process
 
-    def worker(self, node: str, *, gpus: int = 2, slots: int = 2, arguments: Sequence[str] = (), **settings: Any) -> Process:
+    def worker(
+        self, node: str, *, gpus: int = 2, slots: int = 2, arguments: Sequence[str] = (), **settings: Any
+    ) -> Process:
         """Start a worker that plays a host, by Celery's own command, and wait until it has registered."""
         path = self.home / f"{node}.toml"
         if not path.exists():
             write_gpus(path, make_gpus(gpus, owner=f"{self.home.name}-{node}"))
-        command = ["celery", "-A", "orchestrator_tasks.app", "worker", "-Q", "gpu", "-c", str(slots), "-l", "INFO", "-E"]
+        command = [
+            "celery",
+            "-A",
+            "orchestrator_tasks.app",
+            "worker",
+            "-Q",
+            "gpu",
+            "-c",
+            str(slots),
+            "-l",
+            "INFO",
+            "-E",
+        ]
         command += ["-n", f"orchestrator@{node}", *arguments]
         process = self.spawn(node, command, node=node, simulated_gpus=path, **settings)
         self.wait_for_node(node, process)
@@ -130,7 +149,7 @@ class Cluster:
     def beat(self, name: str = "beat", **settings: Any) -> Process:
         """Start beat and wait until somebody leads."""
         process = self.spawn(name, ["orchestrator_cli", "beat", "-s", str(self.home / f"{name}.schedule")], **settings)
-        wait_for(lambda: self.runtime.leadership.current(), within_seconds=START_SECONDS, describe=process.tail)
+        wait_for(self.runtime.leadership.current, within_seconds=START_SECONDS, describe=process.tail)
         return process
 
     def wait_for_node(self, node: str, process: Process) -> None:
@@ -221,6 +240,6 @@ def overlaps(dumps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str
             by_gpu.setdefault(gpu, []).append((span["start"], span["end"], job))
     for gpu, uses in by_gpu.items():
         uses.sort()
-        for (_, end, job), (start, _, other) in zip(uses, uses[1:], strict=False):
+        for (_, end, job), (start, _, other) in itertools.pairwise(uses):
             if start < end:
                 yield gpu, job, other

@@ -70,7 +70,8 @@ def test_what_cannot_be_started_fails_with_the_reason(cluster: Cluster) -> None:
 
 def test_a_job_beyond_its_time_limit_is_ended_with_all_that_it_started(cluster: Cluster) -> None:
     cluster.worker("a")
-    program = "import os, subprocess, time; subprocess.Popen(['sleep', '60']); print(os.getpid(), flush=True); time.sleep(60)"
+    program = "import os, subprocess, time; subprocess.Popen(['sleep', '60']); print(os.getpid(), flush=True);"
+    program += " time.sleep(60)"
     job_id = cluster.command(sys.executable, "-c", program, gpus=1, time_limit_seconds=1.5, grace_seconds=1)
     pid = running_pid(cluster, job_id)
     group = os.getpgid(pid)
@@ -205,7 +206,8 @@ def test_a_worker_that_must_stop_at_once_leaves_no_process_and_no_lease(cluster:
     assert all(card.exclusive_lease_id is None for card in cluster.runtime.cluster.nodes()[0].gpus)
 
 
-def test_two_hundred_jobs_of_mixed_sizes_never_share_a_gpu_on_two_hosts(mariadb_cluster: Cluster, tmp_path: Path) -> None:
+def test_two_hundred_jobs_of_mixed_sizes_never_share_a_gpu_on_two_hosts(mariadb_cluster: Cluster, tmp_path: Path) ->
+None:
     """Checked from what the jobs themselves saw, and from the history of the leases."""
     cluster = mariadb_cluster
     cluster.beat()
@@ -224,7 +226,7 @@ def test_two_hundred_jobs_of_mixed_sizes_never_share_a_gpu_on_two_hosts(mariadb_
     assert {job.node for job in jobs} == {"a", "b"}
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
 def test_a_worker_with_another_pool_takes_no_gpu_queue_and_says_why(cluster: Cluster, pool: str) -> None:
     cluster.runtime.cluster.ensure_queues(["gpu"])
     command = ["celery", "-A", "orchestrator_tasks.app", "worker", "-Q", "gpu", "-P", pool, "-c", "1", "-l", "INFO"]
