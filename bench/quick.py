@@ -1,8 +1,9 @@
 """The way of a job against stock Celery, alternating in one run: ``make bench-quick``.
 
-Ours: no-op GPU tasks through MariaDB with durable commits, leases, history and Redis results, two runners on two simulated
-GPUs. Stock: Celery 5.7 on Redis, ``acks_late``, Redis results, prefork ``-c 2``, nothing persisted. Both workers are warm.
-Each side is measured by counting finished jobs. Writes ``bench/results/quick.json`` and the table in docs/performance.md.
+Ours: no-op GPU tasks through MariaDB with durable commits, leases, history and Redis results, two runners on two
+simulated GPUs. Stock: Celery 5.7 on Redis, ``acks_late``, Redis results, prefork ``-c 2``, nothing persisted. Both
+workers are warm. Each side is measured by counting finished jobs. Writes ``bench/results/quick.json`` and the table in
+docs/performance.md.
 """
 
 import argparse
@@ -63,7 +64,20 @@ class Ours:
 
     def argv(self) -> list[str]:
         """Return the worker's command."""
-        return [*_celery(), "-A", "orchestrator_tasks.app", "worker", "-Q", "gpu", "-c", "2", "-l", "WARNING", "-n", "bench@h"]
+        return [
+            *_celery(),
+            "-A",
+            "orchestrator_tasks.app",
+            "worker",
+            "-Q",
+            "gpu",
+            "-c",
+            "2",
+            "-l",
+            "WARNING",
+            "-n",
+            "bench@h",
+        ]
 
     def ready(self) -> bool:
         """The worker has registered its GPUs."""
@@ -116,7 +130,9 @@ class Ours:
         """Return the seconds between one job's end and the next one's start, by lease, of the latest jobs."""
         with self.engine.connect() as connection:
             rows = connection.execute(
-                text("SELECT lease_id, started_at, ended_at FROM orchestrator_attempts ORDER BY job_seq DESC LIMIT 2000")
+                text(
+                    "SELECT lease_id, started_at, ended_at FROM orchestrator_attempts ORDER BY job_seq DESC LIMIT 2000"
+                )
             ).all()
         found, previous = [], {}
         for lease, started, ended in sorted(rows, key=lambda row: row[1]):
@@ -172,7 +188,7 @@ class Stock:
         return time.perf_counter() - began
 
     def count(self) -> int:
-        """Count stored results: at first by the size of the database, which costs nothing, and at the end by their keys."""
+        """Count stored results: at first by the database's size, which costs nothing, at the end by their keys."""
         if self.client.dbsize() < self._expected:
             return 0
         return sum(1 for _ in self.client.scan_iter("celery-task-meta-*", count=10_000))
@@ -226,14 +242,21 @@ def measure(jobs: int, rounds: int) -> dict[str, Any]:
     return summary(figures, gaps, latencies, jobs)
 
 
-def summary(figures: dict[str, list[dict[str, float]]], gaps: Sequence[float], latencies: Sequence[float], jobs: int) -> dict[str, Any]:
+def summary(
+    figures: dict[str, list[dict[str, float]]], gaps: Sequence[float], latencies: Sequence[float], jobs: int
+) -> dict[str, Any]:
     """Return medians, ratios and percentiles."""
     medians = {
         side: {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
         for side, rounds in figures.items()
     }
-    ratios = [mine["end_to_end"] / theirs["end_to_end"] for mine, theirs in zip(figures["ours"], figures["stock"], strict=True)]
-    drains = [mine["drain"] / theirs["end_to_end"] for mine, theirs in zip(figures["ours"], figures["stock"], strict=True)]
+    ratios = [
+        mine["end_to_end"] / theirs["end_to_end"]
+        for mine, theirs in zip(figures["ours"], figures["stock"], strict=True)
+    ]
+    drains = [
+        mine["drain"] / theirs["end_to_end"] for mine, theirs in zip(figures["ours"], figures["stock"], strict=True)
+    ]
     return {
         "jobs": jobs,
         "rounds": len(ratios),
@@ -269,8 +292,10 @@ def write_page(figures: dict[str, Any]) -> None:
     lines = [
         *table,
         "",
-        f"Drain alone: {ours['drain']:.0f} jobs a second. One warm job, submitted alone, from before the submit to its end "
-        f"in the database: p50 {figures['latency_ms']['p50']} ms, p99 {figures['latency_ms']['p99']} ms. Gap between two "
+        f"Drain alone: {ours['drain']:.0f} jobs a second. One warm job, submitted alone, from before the"
+        f" submit to its end "
+        f"in the database: p50 {figures['latency_ms']['p50']} ms, p99 {figures['latency_ms']['p99']} ms. Gap"
+        f" between two "
         f"jobs on a GPU: p50 {figures['gap_ms']['p50']} ms, p99 {figures['gap_ms']['p99']} ms. Database statements and "
         f"commits a job: {ours['statements_per_job']:.2f} and {ours['commits_per_job']:.3f}.",
     ]

@@ -1,7 +1,8 @@
 """Settings: one frozen object, read once from a TOML file and ``ORCHESTRATOR_*`` variables, passed in everywhere.
 
-A variable beats the file, the file beats the default. The file is ``ORCHESTRATOR_CONFIG``, else ``<home>/orchestrator.toml``
-when it exists. Lists are given in variables as JSON. docs/settings.md is generated from the field descriptions.
+A variable beats the file, the file beats the default. The file is ``ORCHESTRATOR_CONFIG``, else
+``<home>/orchestrator.toml`` when it exists. Lists are given in variables as JSON. docs/settings.md is generated from
+the field descriptions.
 """
 
 import os
@@ -63,7 +64,9 @@ class Settings(BaseSettings):
     look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")
     retention: Seconds = Field(default=30 * 86_400, description="Ended jobs are deleted after so long.")
     max_look_ahead_jobs: int = Field(default=512, ge=0, description="At most so many jobs ahead, for each host.")
-    visibility: Seconds = Field(default=60, description="An entry whose consumer was silent so long is delivered again.")
+    visibility: Seconds = Field(
+        default=60, description="An entry whose consumer was silent so long is delivered again."
+    )
 
     log_head_bytes: Count = Field(default=256 << 10, description="Output kept from the start of an attempt.")
     log_tail_bytes: Count = Field(default=1 << 20, description="Output kept from the end of an attempt.")
@@ -173,7 +176,16 @@ def _fault(fault: Mapping[str, Any]) -> str:
 
 
 #: Variables of this prefix that are not settings: the file's place, what a runner is told, and the stack's own.
-_OTHER_VARIABLES = {"CONFIG", "JOB_ID", "ATTEMPT", "FENCING_TOKEN", "RUNNER_ID", "RUNNER_APP", "RUNNER_HOSTNAME", "TOKEN"}
+_OTHER_VARIABLES = {
+    "CONFIG",
+    "JOB_ID",
+    "ATTEMPT",
+    "FENCING_TOKEN",
+    "RUNNER_ID",
+    "RUNNER_APP",
+    "RUNNER_HOSTNAME",
+    "TOKEN",
+}
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """``install(app)``: what makes a Celery app an orchestrator's app, in one line.
 
-    app = install(Celery("mine", include=["mine.tasks"]))
+app = install(Celery("mine", include=["mine.tasks"]))
 """
 
 from functools import cache

@@ -8,7 +8,7 @@ from typing import Any, Final
 #: A runner's environment names the job's lease here, so that user code can fence its own writes.
 JOB_ID: Final = "ORCHESTRATOR_JOB_ID"
 ATTEMPT: Final = "ORCHESTRATOR_ATTEMPT"
-FENCING_TOKEN: Final = "ORCHESTRATOR_FENCING_TOKEN"
+FENCING_TOKEN: Final = "ORCHESTRATOR_FENCING_TOKEN"  # noqa: S105 - a variable's name
 
 
 @dataclass(frozen=True, slots=True)

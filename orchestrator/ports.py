@@ -49,7 +49,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class CancelOutcome:
-    """``cancelled``: it will not start, or has ended; ``stopping``: it runs, and its worker has been asked to end it."""
+    """``cancelled``: it will not start, or has ended; ``stopping``: it runs, and its worker was asked to end it."""
 
     job: Job
     cancelled: bool
@@ -153,7 +153,7 @@ class JobStore(Protocol):
     def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
-        """Cancel a job that has not started; mark one that runs. Raises ``UnknownJob``; repeating it changes nothing."""
+        """Cancel a job that has not started; mark one that runs; repeating it changes nothing."""
         ...
 
 
@@ -169,7 +169,7 @@ class LedgerStore(Protocol):
         ...
 
     def host_snapshot(self, node: str, *, limit: int) -> Snapshot:
-        """Return what a plan for this host alone needs: the host, what is on its way to it, its queues' first candidates."""
+        """Return what a plan for this host needs: the host, what is on its way to it, the first candidates."""
         ...
 
     def admit(self, placements: Sequence[tuple[int, str]]) -> tuple[JobEntry, ...]:

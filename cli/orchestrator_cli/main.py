@@ -1,4 +1,7 @@
-"""The ``orch`` command. Exit codes: 0 done, 2 the user's mistake, 3 something does not answer, 4 conflict; see docs/cli.md."""
+"""The ``orch`` command.
+
+Exit codes: 0 done, 2 the user's mistake, 3 something does not answer, 4 conflict; see docs/cli.md.
+"""
 
 import sys
 from typing import Final

@@ -13,7 +13,7 @@ _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds as a number, or ``90s``, ``1h30m``, ``2d``."""
 
     name = "duration"
@@ -30,7 +30,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int | None]):
     """Memory as ``12GiB``, ``800MiB`` or a number of MiB."""
 
     name = "size"
@@ -43,7 +43,7 @@ class Size(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Assignment(click.ParamType):
+class Assignment(click.ParamType[tuple[str, str]]):
     """``NAME=VALUE``."""
 
     name = "name=value"

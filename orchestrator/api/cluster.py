@@ -75,7 +75,7 @@ def health_router(runtime: Runtime) -> APIRouter:
         """Database and Redis answer, and a worker is there."""
         checks = {
             "database": _holds(lambda: runtime.cluster.queues() is not None),
-            "redis": _holds(lambda: runtime.wake.publish("ping") is None),
+            "redis": _holds(lambda: _publishes(runtime)),
             "worker": _holds(lambda: any(node.live for node in runtime.cluster.nodes())),
         }
         ready = all(checks.values())
@@ -83,6 +83,11 @@ def health_router(runtime: Runtime) -> APIRouter:
         return {"status": "ready" if ready else "not ready", "checks": checks}
 
     return routes
+
+
+def _publishes(runtime: Runtime) -> bool:
+    runtime.wake.publish("ping")
+    return True
 
 
 def _holds(check: Any) -> bool:

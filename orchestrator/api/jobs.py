@@ -96,7 +96,11 @@ def router(runtime: Runtime) -> APIRouter:
     def why(job_id: str) -> Any:
         """Say why a job waits."""
         job = _job(runtime, job_id)
-        return {"id": job.id, "state": job.state.value, "reasons": [asdict(reason) for reason in explain(runtime, job_id)]}
+        return {
+            "id": job.id,
+            "state": job.state.value,
+            "reasons": [asdict(reason) for reason in explain(runtime, job_id)],
+        }
 
     @routes.get("/{job_id}/events")
     def events(job_id: str) -> Any:

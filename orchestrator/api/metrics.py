@@ -38,7 +38,9 @@ class _State(Collector):
         yield jobs
         nodes = self._runtime.cluster.nodes()
         hosts = GaugeMetricFamily("gpu_orchestrator_nodes", "Hosts by state and liveness", labels=["state", "live"])
-        gpus = GaugeMetricFamily("gpu_orchestrator_gpus", "GPUs by host, health and use", labels=["node", "health", "use"])
+        gpus = GaugeMetricFamily(
+            "gpu_orchestrator_gpus", "GPUs by host, health and use", labels=["node", "health", "use"]
+        )
         seen: dict[tuple[str, str], int] = {}
         for node in nodes:
             key = (node.state.value, str(node.live).lower())
@@ -49,8 +51,8 @@ class _State(Collector):
                 cards[card.health.value, use] = cards.get((card.health.value, use), 0) + 1
             for (health, use), count in cards.items():
                 gpus.add_metric([node.name, health, use], count)
-        for (state, live), count in seen.items():
-            hosts.add_metric([state, live], count)
+        for (condition, live), count in seen.items():
+            hosts.add_metric([condition, live], count)
         yield hosts
         yield gpus
         expired = self._runtime.cluster.count_events("lease_expired")

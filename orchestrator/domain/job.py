@@ -132,7 +132,8 @@ class NewJob:
     kind: JobKind
     queue: str
     payload: Document
-    headers: Document  # what the stream entry shows: redacted argument representations, root and parent ids, time limits
+    # what the stream entry shows: redacted argument representations, root and parent ids, time limits
+    headers: Document
     resources: Resources
     tenant: str
     submitted_by: str

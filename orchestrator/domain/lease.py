@@ -1,7 +1,7 @@
 """Leases and what a worker's ledger commits under them.
 
-A lease's id is its fencing token: it grows with every grant, and each later write names it. One lease covers one runner and,
-one after another, every job that the runner starts while it holds the lease.
+A lease's id is its fencing token: it grows with every grant, and each later write names it. One lease covers one
+runner and, one after another, every job that the runner starts while it holds the lease.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Jobs to move to ``running`` under one lease: a new one (``grant``), or one that the runner holds (``lease_id``)."""
+    """Jobs to move to ``running`` under one lease: a new one (``grant``) or the runner's own (``lease_id``)."""
 
     key: int  # the caller's, to match the outcome; unique within a batch
     job_seqs: tuple[int, ...]

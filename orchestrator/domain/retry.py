@@ -23,5 +23,5 @@ def retry_delay(attempt: int, *, base: timedelta, ceiling: timedelta, draw: floa
     """
     if attempt < 1:
         raise ValueError(f"attempt must be at least 1, not {attempt}")
-    longest = min(ceiling, base * 2 ** min(attempt - 1, 32))
+    longest = min(ceiling, base * float(2 ** min(attempt - 1, 32)))
     return longest * draw

@@ -5,7 +5,18 @@ from typing import Final
 
 from orchestrator.errors import InvalidRequest
 
-_MIB: Final = {"": 1, "m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024, "t": 1 << 20, "tb": 1 << 20, "tib": 1 << 20}
+_MIB: Final = {
+    "": 1,
+    "m": 1,
+    "mb": 1,
+    "mib": 1,
+    "g": 1024,
+    "gb": 1024,
+    "gib": 1024,
+    "t": 1 << 20,
+    "tb": 1 << 20,
+    "tib": 1 << 20,
+}
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*$")
 
 

@@ -99,15 +99,16 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
     queue_rows = connection.execute(select(tables.queues.c.name, tables.queues.c.paused)).all()
     queues = tuple(QueueView(name, bool(paused)) for name, paused in queue_rows if names is None or name in names)
     candidates = [
-        row for queue in queues for row in database.run(connection, sweeps.CANDIDATES, {"queue": queue.name, "limit": limit})
+        row
+        for queue in queues
+        for row in database.run(connection, sweeps.CANDIDATES, {"queue": queue.name, "limit": limit})
     ]
     candidates.sort(key=lambda row: (row.rank, row.job_seq))
     admitted = database.run(connection, sweeps.ADMITTED, {"limit": 20_000, "node": node}).all() if candidates else []
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
-            AdmittedView(row.job_seq, row.queue, Resources(row.gpus, row.gpu_memory_mib), row.node)
-            for row in admitted
+            AdmittedView(row.job_seq, row.queue, Resources(row.gpus, row.gpu_memory_mib), row.node) for row in admitted
         ),
         candidates=tuple(_candidate(row) for row in candidates),
         queues=queues,

@@ -14,17 +14,19 @@ from orchestrator.storage import tables
 from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import dump, load, required_instant
+from orchestrator.storage.rows import Row, dump, load, required_instant
 from orchestrator.storage.sql import Sql
 
 #: A host that registers again has lost what its earlier life ran; that runs again at once.
 _RESTARTED: Final = LossPolicy(max_lost=3, delay=timedelta(0), grace=timedelta(0))
 
 NODES: Final = Sql(
-    "SELECT n.*, n.heartbeat_at > {now_minus:bound} AND n.state <> 'lost' AS live FROM orchestrator_nodes n ORDER BY n.name"
+    "SELECT n.*, n.heartbeat_at > {now_minus:bound} AND n.state <> 'lost' AS live FROM orchestrator_nodes n"
+    " ORDER BY n.name"
 )
 REGISTER: Final = Sql(
-    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, cpu_slots, look_ahead, registered_at, heartbeat_at)"
+    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, cpu_slots, look_ahead,"
+    " registered_at, heartbeat_at)"
     " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :cpu_slots, 0, {now}, {now})"
 )
 DELETE_NODE: Final = Sql("DELETE FROM orchestrator_nodes WHERE name = :name")
@@ -37,13 +39,15 @@ DEREGISTER: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name
 NODE_LEASES: Final = Sql("SELECT id FROM orchestrator_leases WHERE node = :name AND state = 'active'")
 NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :name)")
 SAMPLE: Final = Sql(
-    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization, health = :health, gpu_index = :gpu_index"
+    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization, health = :health,"
+    " gpu_index = :gpu_index"
     " WHERE uuid = :uuid AND node = :node"
 )
 COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
 ENSURE_QUEUE: Final = Sql(
     "INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16) ON CONFLICT (name) DO NOTHING",
-    mysql="INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16) ON DUPLICATE KEY UPDATE name = name",
+    mysql="INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16)"
+    " ON DUPLICATE KEY UPDATE name = name",
 )
 
 
@@ -128,7 +132,9 @@ class SqlClusterStore:
         columns = tables.gpus.c
         known = set(connection.execute(select(columns.uuid).where(columns.node == record.name)).scalars())
         present = {card.gpu.uuid for card in record.gpus}
-        elsewhere = set(connection.execute(select(columns.uuid).where(columns.uuid.in_(sorted(present)))).scalars()) - known
+        elsewhere = (
+            set(connection.execute(select(columns.uuid).where(columns.uuid.in_(sorted(present)))).scalars()) - known
+        )
         for card in record.gpus:
             values = _gpu_row(card, record.name)
             if card.gpu.uuid in known or card.gpu.uuid in elsewhere:
@@ -177,7 +183,7 @@ def _sample_row(node: str, sample: GpuSample) -> dict[str, Any]:
     }
 
 
-def _gpu_record(row: Mapping[str, Any]) -> GpuRecord:
+def _gpu_record(row: Row) -> GpuRecord:
     return GpuRecord(
         gpu=Gpu(row["uuid"], row["gpu_index"], row["model"], row["memory_mib"], row["driver_version"]),
         node=row["node"],
@@ -189,7 +195,7 @@ def _gpu_record(row: Mapping[str, Any]) -> GpuRecord:
     )
 
 
-def _node_record(row: Mapping[str, Any], gpus: tuple[GpuRecord, ...]) -> NodeRecord:
+def _node_record(row: Row, gpus: tuple[GpuRecord, ...]) -> NodeRecord:
     return NodeRecord(
         name=row["name"],
         boot_id=row["boot_id"],

@@ -17,13 +17,15 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: MariaDB: lock wait timeout, deadlock, record changed since the snapshot, server gone, connection lost, server shut down.
+#: MariaDB: lock wait timeout, deadlock, record changed since the snapshot, server gone, connection lost, server shut
+#: down.
 RETRIED_CODES: Final = frozenset({1205, 1213, 1020, 2006, 2013, 1053, 1927, 4031})
 MOST_TRIES: Final = 5
 
 _MARIADB_SESSION: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 3, lock_wait_timeout = 5, idle_transaction_timeout = 5",
+    "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 3, lock_wait_timeout = 5,"
+    " idle_transaction_timeout = 5",
 )
 _SQLITE_SESSION: Final = (
     "PRAGMA journal_mode = WAL",

@@ -9,14 +9,21 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
 from orchestrator.errors import IdempotencyConflict, StoreUnavailable, UnknownJob, UnknownQueue
-from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, Submitted, SubmitOutcome
+from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
 from orchestrator.storage import statements, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import PUBLISH_GRACE
-from orchestrator.storage.rows import dump, entry_from, instant, job_from, load, new_job_row, request_hash, required_instant, stored_instant
-
-
-
+from orchestrator.storage.rows import (
+    dump,
+    entry_from,
+    instant,
+    job_from,
+    load,
+    new_job_row,
+    request_hash,
+    required_instant,
+    stored_instant,
+)
 
 
 class SqlJobStore:
@@ -38,7 +45,9 @@ class SqlJobStore:
 
     def get(self, job_id: str) -> Job | None:
         """Return a job."""
-        found = self._database.read(lambda c: c.execute(_JOB_COLUMNS.where(tables.jobs.c.id == job_id)).mappings().first())
+        found = self._database.read(
+            lambda c: c.execute(_JOB_COLUMNS.where(tables.jobs.c.id == job_id)).mappings().first()
+        )
         return None if found is None else job_from(found)
 
     def get_payload(self, job_id: str) -> Document | None:
@@ -50,7 +59,11 @@ class SqlJobStore:
         """Return jobs, newest first."""
         columns = tables.jobs.c
         query = _JOB_COLUMNS.order_by(columns.seq.desc()).limit(wanted.limit)
-        for column, value in ((columns.queue, wanted.queue), (columns.tenant, wanted.tenant), (columns.name, wanted.name)):
+        for column, value in (
+            (columns.queue, wanted.queue),
+            (columns.tenant, wanted.tenant),
+            (columns.name, wanted.name),
+        ):
             if value is not None:
                 query = query.where(column == value)
         if wanted.states is not None:
@@ -112,7 +125,9 @@ class SqlJobStore:
 
         def load_page(connection: Connection) -> tuple[Any, Any]:
             # The state first: output is written before the end, so an end seen here has all of its output below.
-            job = connection.execute(select(tables.jobs.c.seq, tables.jobs.c.state).where(tables.jobs.c.id == job_id)).first()
+            job = connection.execute(
+                select(tables.jobs.c.seq, tables.jobs.c.state).where(tables.jobs.c.id == job_id)
+            ).first()
             if job is None:
                 raise UnknownJob(job_id)
             columns = tables.logs.c
@@ -191,7 +206,9 @@ class SqlJobStore:
             ("pending", statements.INSERT_READY),
             ("scheduled", statements.INSERT_SCHEDULED),
         ):
-            placed = [row | {"publish_at": publish_at, "rank": 9 - row["priority"]} for row in rows if row["state"] == state]
+            placed = [
+                row | {"publish_at": publish_at, "rank": 9 - row["priority"]} for row in rows if row["state"] == state
+            ]
             if placed:
                 run(connection, statement, placed)
         history = [{"kind": "submit", "seq": row["seq"], "now": now} for row in rows]
@@ -199,7 +216,7 @@ class SqlJobStore:
         run(connection, statements.SUBMIT_EVENT, history)
 
     def _open_slots(self, connection: Connection, names: set[str]) -> tuple[str | None, dict[str, int]]:
-        """Return the instant and how many jobs each queue takes at once: 0 when it is paused or something waits ahead."""
+        """Return the instant and how many jobs each queue takes at once: none when something waits ahead."""
         found = self._database.run(connection, statements.QUEUE_WINDOWS, {"names": sorted(names)}).all()
         slots = {row.name: 0 if row.paused or row.waiting else max(0, row.window - row.admitted) for row in found}
         for name in names - slots.keys():
@@ -215,7 +232,7 @@ class SqlJobStore:
             existing = self._existing(job, payload)
             if existing is None:
                 try:
-                    outcome = self._database.transaction(lambda c, j=job, p=payload: self._insert(c, [j], [p]))
+                    outcome = self._submit_one(job, payload)
                 except IntegrityError as error:
                     existing = self._existing(job, payload)  # another submitter was faster
                     if existing is None:
@@ -226,6 +243,9 @@ class SqlJobStore:
                     continue
             submitted.append(existing)
         return SubmitOutcome(tuple(submitted), tuple(entries))
+
+    def _submit_one(self, job: NewJob, payload: str) -> SubmitOutcome:
+        return self._database.transaction(lambda connection: self._insert(connection, [job], [payload]))
 
     def _existing(self, job: NewJob, payload: str) -> Submitted | None:
         columns = tables.jobs.c
@@ -247,5 +267,3 @@ _JOB_COLUMNS: Final = select(*(column for column in tables.jobs.c if column.name
 
 def _entry(row: Mapping[str, Any]) -> JobEntry:
     return entry_from({**row, "node": None})
-
-

@@ -15,15 +15,19 @@ ROW_FOR_UPDATE: Final = Sql(
 )
 ROW: Final = Sql("SELECT holder, epoch, expires_at > {now} AS live FROM orchestrator_leadership WHERE name = 'sweeps'")
 FIRST: Final = Sql(
-    "INSERT INTO orchestrator_leadership (name, holder, epoch, expires_at) VALUES ('sweeps', :holder, 1, {now_plus:ttl})"
+    "INSERT INTO orchestrator_leadership (name, holder, epoch, expires_at) VALUES ('sweeps', :holder, 1,"
+    " {now_plus:ttl})"
 )
-RENEW: Final = Sql("UPDATE orchestrator_leadership SET expires_at = {now_plus:ttl} WHERE name = 'sweeps' AND epoch = :epoch")
+RENEW: Final = Sql(
+    "UPDATE orchestrator_leadership SET expires_at = {now_plus:ttl} WHERE name = 'sweeps' AND epoch = :epoch"
+)
 TAKE_OVER: Final = Sql(
     "UPDATE orchestrator_leadership SET holder = :holder, epoch = epoch + 1, expires_at = {now_plus:ttl}"
     " WHERE name = 'sweeps' AND epoch = :epoch"
 )
 RESIGN: Final = Sql(
-    "UPDATE orchestrator_leadership SET expires_at = {now} WHERE name = 'sweeps' AND holder = :holder AND epoch = :epoch"
+    "UPDATE orchestrator_leadership SET expires_at = {now} WHERE name = 'sweeps' AND holder = :holder AND"
+    " epoch = :epoch"
 )
 EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, data) VALUES ({now}, 'leader', :holder)")
 
@@ -37,9 +41,13 @@ class SqlLeadership:
     def campaign(self, holder: str, *, ttl: timedelta) -> Term:
         """Renew the term, or take over if the row has expired."""
         try:
-            return self._database.transaction(lambda connection: self._campaign(connection, holder, ttl.total_seconds()))
+            return self._database.transaction(
+                lambda connection: self._campaign(connection, holder, ttl.total_seconds())
+            )
         except IntegrityError:  # two processes made the first row at once
-            return self._database.transaction(lambda connection: self._campaign(connection, holder, ttl.total_seconds()))
+            return self._database.transaction(
+                lambda connection: self._campaign(connection, holder, ttl.total_seconds())
+            )
 
     def resign(self, holder: str, epoch: int) -> None:
         """End the term now, so that another need not wait for its expiry."""

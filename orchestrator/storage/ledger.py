@@ -54,7 +54,9 @@ class SqlLedgerStore:
 
         def extend(connection: Connection) -> Renewal:
             run = self._database.run
-            extended = run(connection, statements.RENEW, {"ids": ids, "node": node, "ttl": ttl.total_seconds()}).rowcount
+            extended = run(
+                connection, statements.RENEW, {"ids": ids, "node": node, "ttl": ttl.total_seconds()}
+            ).rowcount
             live = frozenset(ids)
             if extended != len(ids):
                 live = self._live_leases(connection, node, ids)
@@ -174,10 +176,10 @@ class SqlLedgerStore:
 
     def _explain(self, connection: Connection, seqs: list[int]) -> dict[int, Refusal]:
         refusals = dict.fromkeys(seqs, Refusal.UNKNOWN)
-        for seq, state, expired in self._database.run(connection, statements.WHY_REFUSED, {"seqs": seqs}):
-            refusals[seq] = _REFUSALS.get(JobState(state), Refusal.SUPERSEDED)
-            if expired and refusals[seq] is Refusal.SUPERSEDED:
-                refusals[seq] = Refusal.EXPIRED
+        for row in self._database.run(connection, statements.WHY_REFUSED, {"seqs": seqs}):
+            refusals[row.seq] = _REFUSALS.get(JobState(row.state), Refusal.SUPERSEDED)
+            if row.expired and refusals[row.seq] is Refusal.SUPERSEDED:
+                refusals[row.seq] = Refusal.EXPIRED
         return refusals
 
     def _live_leases(self, connection: Connection, node: str, ids: list[int]) -> frozenset[int]:
@@ -207,7 +209,8 @@ class SqlLedgerStore:
         seqs = sorted(finish.job_seq for finish in finishes)
         locked = self._database.run(connection, statements.RUNNING_FOR_UPDATE, {"seqs": seqs}).all()
         current = {(row.seq, row.attempt, row.lease_id) for row in locked}
-        good, stale = [], []
+        good: list[Finish] = []
+        stale: list[Finish] = []
         for finish in finishes:
             is_live = finish.lease_id in live and (finish.job_seq, finish.attempt, finish.lease_id) in current
             (good if is_live else stale).append(finish)

@@ -4,10 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
+
+from sqlalchemy import RowMapping
 
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob, Resources
+
+Row: TypeAlias = Mapping[str, Any] | RowMapping
 
 
 def instant(value: Any) -> datetime | None:
@@ -41,7 +45,7 @@ def load(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def job_from(row: Mapping[str, Any]) -> Job:
+def job_from(row: Row) -> Job:
     """Return a row of ``orchestrator_jobs``."""
     return Job(
         seq=row["seq"],
@@ -108,12 +112,20 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
 
 def request_hash(job: NewJob, payload: str) -> str:
     """Return a hash of what was asked for; a key that comes again must come with the same."""
-    asked = [job.task, job.kind.value, job.queue, job.resources.gpus, job.resources.gpu_memory_mib, job.priority, payload]
+    asked = [
+        job.task,
+        job.kind.value,
+        job.queue,
+        job.resources.gpus,
+        job.resources.gpu_memory_mib,
+        job.priority,
+        payload,
+    ]
     return hashlib.sha256(dump(asked).encode()).hexdigest()
 
 
-def entry_from(row: Mapping[str, Any]) -> JobEntry:
-    """Return the entry of a row that joins ``ready`` and ``jobs``; it says what the lease step needs before the claim."""
+def entry_from(row: Row) -> JobEntry:
+    """Return the entry of a row that joins ``ready`` and ``jobs``, with what the lease step needs before the claim."""
     header = {
         "seq": row["seq"],
         "gpus": row["gpus"],

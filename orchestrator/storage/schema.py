@@ -61,7 +61,9 @@ def check(url: str) -> str:
     """
     found = current(url)
     if found != head():
-        raise SchemaMismatch(f"the schema is at {found or 'nothing'}, this release needs {head()}; run: orch db upgrade")
+        raise SchemaMismatch(
+            f"the schema is at {found or 'nothing'}, this release needs {head()}; run: orch db upgrade"
+        )
     database = open_database(url)
     try:
         with database.engine.connect() as connection:

@@ -1,7 +1,8 @@
 """Statements written once for MariaDB and SQLite: text with a few marks that each dialect spells in its own way.
 
-``{now}`` is the database's clock, ``{now_plus:name}`` that clock plus the parameter ``name`` in seconds, ``{for_update}`` a row lock where
-the database has them (SQLite's writers exclude each other from their first statement on).
+``{now}`` is the database's clock, ``{now_plus:name}`` that clock plus the parameter ``name`` in seconds,
+``{for_update}`` a row lock where the database has them (SQLite's writers exclude each other from their first
+statement on).
 """
 
 import re
@@ -31,7 +32,9 @@ class Sql:
         """Return the statement for the dialect named ``mysql`` or ``sqlite``."""
         template = self._mysql if dialect == "mysql" and self._mysql else self._template
         marks = _MYSQL if dialect == "mysql" else _SQLITE
-        clause = text(re.sub(r"\{(\w+)(?::(\w+))?\}", lambda match: marks[match[1]].replace("?", f":{match[2]}"), template))
+        clause = text(
+            re.sub(r"\{(\w+)(?::(\w+))?\}", lambda match: marks[match[1]].replace("?", f":{match[2]}"), template)
+        )
         return clause.bindparams(*(bindparam(name, expanding=True) for name in self._lists)) if self._lists else clause
 
 

@@ -10,8 +10,8 @@ from orchestrator.storage.sql import Sql
 
 # Submitting
 
-# PyMySQL sends the rows of one INSERT together only when its VALUES are parameters and nothing else; so the instant of the
-# transaction is read with the queues and handed back. It is the database's own all the same.
+# PyMySQL sends the rows of one INSERT together only when its VALUES are parameters and nothing else; so the instant
+# of the transaction is read with the queues and handed back. It is the database's own all the same.
 QUEUE_WINDOWS: Final = Sql(
     "SELECT name, paused, `window`, {now} AS now,"
     " (SELECT COUNT(*) FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NOT NULL) AS admitted,"
@@ -20,16 +20,20 @@ QUEUE_WINDOWS: Final = Sql(
     "names",
 )
 INSERT_JOB: Final = Sql(
-    "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state, payload, headers, digest,"
-    " gpus, gpu_memory_mib, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count, run_at, deadline,"
+    "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
+    " payload, headers, digest,"
+    " gpus, gpu_memory_mib, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
+    " run_at, deadline,"
     " idempotency_key, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
-    " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt, :lost_count, :run_at, :deadline,"
+    " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
+    " :lost_count, :run_at, :deadline,"
     " :idempotency_key, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
 INSERT_ADMITTED: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at, publish_at)"
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline,"
+    " created_at, publish_at)"
     " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now, :publish_at)"
 )
 INSERT_READY: Final = Sql(
@@ -43,7 +47,8 @@ EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq, data) VA
 # People
 
 ATTEMPTS: Final = Sql(
-    "SELECT a.*, (SELECT GROUP_CONCAT(g.gpu_uuid) FROM orchestrator_lease_gpus g WHERE g.lease_id = a.lease_id) AS gpu_uuids"
+    "SELECT a.*, (SELECT GROUP_CONCAT(g.gpu_uuid) FROM orchestrator_lease_gpus g WHERE g.lease_id ="
+    " a.lease_id) AS gpu_uuids"
     " FROM orchestrator_attempts a JOIN orchestrator_jobs j ON j.seq = a.job_seq WHERE j.id = :id ORDER BY a.number"
 )
 JOB_FOR_UPDATE: Final = Sql("SELECT * FROM orchestrator_jobs WHERE id = :id {for_update}")
@@ -52,7 +57,8 @@ REQUEST_CANCEL: Final = Sql(
     " WHERE seq = :seq AND state = 'running' AND cancel_requested_at IS NULL"
 )
 CANCEL_WAITING: Final = Sql(
-    "UPDATE orchestrator_jobs SET state = 'cancelled', reason = :reason, finished_at = {now}, cancel_requested_at = {now}"
+    "UPDATE orchestrator_jobs SET state = 'cancelled', reason = :reason, finished_at = {now},"
+    " cancel_requested_at = {now}"
     " WHERE seq = :seq AND state IN ('blocked', 'scheduled', 'pending', 'queued')"
 )
 DELETE_READY: Final = Sql("DELETE FROM orchestrator_ready WHERE job_seq IN :seqs", "seqs")
@@ -77,7 +83,8 @@ TAKE_SHARED: Final = Sql(
     "uuids",
 )
 INSERT_LEASE_GPU: Final = Sql(
-    "INSERT INTO orchestrator_lease_gpus (lease_id, gpu_uuid, live_exclusive) VALUES (:lease_id, :uuid, :live_exclusive)"
+    "INSERT INTO orchestrator_lease_gpus (lease_id, gpu_uuid, live_exclusive) VALUES (:lease_id, :uuid,"
+    " :live_exclusive)"
 )
 LIVE_LEASES: Final = Sql(
     "SELECT id FROM orchestrator_leases"
@@ -85,8 +92,10 @@ LIVE_LEASES: Final = Sql(
     "ids",
 )
 TAKE_READY: Final = Sql(
-    "DELETE FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NOT NULL AND (node IS NULL OR node = :node)"
-    " AND (deadline IS NULL OR deadline > {now}) AND gpus = :gpus AND COALESCE(gpu_memory_mib, 0) = :mib RETURNING job_seq",
+    "DELETE FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NOT NULL AND (node IS NULL OR"
+    " node = :node)"
+    " AND (deadline IS NULL OR deadline > {now}) AND gpus = :gpus AND COALESCE(gpu_memory_mib, 0) = :mib"
+    " RETURNING job_seq",
     "seqs",
 )
 START_JOBS: Final = Sql(
@@ -119,11 +128,13 @@ WHY_REFUSED: Final = Sql(
 # Finishing
 
 RUNNING_FOR_UPDATE: Final = Sql(
-    "SELECT seq, attempt, lease_id, lost_count FROM orchestrator_jobs WHERE seq IN :seqs AND state = 'running' {for_update}",
+    "SELECT seq, attempt, lease_id, lost_count FROM orchestrator_jobs WHERE seq IN :seqs AND state ="
+    " 'running' {for_update}",
     "seqs",
 )
 SUCCEED_JOBS: Final = Sql(
-    "UPDATE orchestrator_jobs SET state = 'succeeded', lease_id = NULL, finished_at = {now}, exit_code = 0, reason = NULL,"
+    "UPDATE orchestrator_jobs SET state = 'succeeded', lease_id = NULL, finished_at = {now}, exit_code = 0,"
+    " reason = NULL,"
     " result = r.result FROM (SELECT json_extract(value, '$.seq') AS seq, json_extract(value, '$.result') AS result"
     " FROM json_each(:rows)) AS r WHERE orchestrator_jobs.seq = r.seq",
     mysql="UPDATE orchestrator_jobs j JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.seq',"
@@ -131,13 +142,16 @@ SUCCEED_JOBS: Final = Sql(
     " j.finished_at = {now}, j.exit_code = 0, j.reason = NULL, j.result = r.result",
 )
 SUCCEED_JOBS_ALIKE: Final = Sql(
-    "UPDATE orchestrator_jobs SET state = 'succeeded', lease_id = NULL, finished_at = {now}, exit_code = 0, reason = NULL,"
+    "UPDATE orchestrator_jobs SET state = 'succeeded', lease_id = NULL, finished_at = {now}, exit_code = 0,"
+    " reason = NULL,"
     " result = :result WHERE seq IN :seqs",
     "seqs",
 )
 END_JOB: Final = Sql(
-    "UPDATE orchestrator_jobs SET state = :state, lease_id = NULL, exit_code = :exit_code, error = :error, reason = :reason,"
-    " failure_class = :failure_class, result = :result, lost_count = lost_count + :lost, payload = COALESCE(:payload, payload),"
+    "UPDATE orchestrator_jobs SET state = :state, lease_id = NULL, exit_code = :exit_code, error = :error,"
+    " reason = :reason,"
+    " failure_class = :failure_class, result = :result, lost_count = lost_count + :lost, payload ="
+    " COALESCE(:payload, payload),"
     " run_at = CASE WHEN :state = 'scheduled' THEN {now_plus:delay} ELSE run_at END,"
     " started_at = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE started_at END,"
     " node = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE node END,"
@@ -157,13 +171,15 @@ READY_AGAIN: Final = Sql(
 CLOSE_ATTEMPTS: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = r.outcome, failure_class = r.failure_class, exit_code = r.exit_code, error = r.error,"
-    " peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds FROM (SELECT json_extract(value, '$.seq') AS seq,"
+    " peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds FROM (SELECT json_extract(value,"
+    " '$.seq') AS seq,"
     " json_extract(value, '$.number') AS number, json_extract(value, '$.ended_at') AS ended_at,"
     " json_extract(value, '$.started_at') AS started_at, json_extract(value, '$.pid') AS pid,"
     " json_extract(value, '$.outcome') AS outcome, json_extract(value, '$.failure_class') AS failure_class,"
     " json_extract(value, '$.exit_code') AS exit_code, json_extract(value, '$.error') AS error,"
     " json_extract(value, '$.peak_memory_mib') AS peak_memory_mib, json_extract(value, '$.gpu_seconds') AS gpu_seconds"
-    " FROM json_each(:rows)) AS r WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number",
+    " FROM json_each(:rows)) AS r WHERE orchestrator_attempts.job_seq = r.seq AND"
+    " orchestrator_attempts.number = r.number",
     mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.seq',"
     " number INT PATH '$.number', ended_at DATETIME(6) PATH '$.ended_at', started_at DATETIME(6) PATH '$.started_at',"
     " pid INT PATH '$.pid', outcome VARCHAR(16) PATH '$.outcome', failure_class VARCHAR(16) PATH '$.failure_class',"
@@ -176,22 +192,26 @@ CLOSE_ATTEMPTS: Final = Sql(
 DELETE_ATTEMPT: Final = Sql("DELETE FROM orchestrator_attempts WHERE job_seq = :seq AND number = :number")
 END_EVENTS: Final = Sql(
     "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id)"
-    " SELECT {now}, json_extract(value, '$.outcome'), json_extract(value, '$.seq'), :node, json_extract(value, '$.lease_id')"
+    " SELECT {now}, json_extract(value, '$.outcome'), json_extract(value, '$.seq'), :node,"
+    " json_extract(value, '$.lease_id')"
     " FROM json_each(:rows)",
-    mysql="INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id) SELECT {now}, r.kind, r.seq, :node, r.lease_id"
-    " FROM JSON_TABLE(:rows, '$[*]' COLUMNS (kind VARCHAR(16) PATH '$.outcome', seq BIGINT PATH '$.seq',"
+    mysql="INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id) SELECT {now}, r.kind, r.seq, :node,"
+    " r.lease_id FROM JSON_TABLE(:rows, '$[*]' COLUMNS (kind VARCHAR(16) PATH '$.outcome', seq BIGINT PATH '$.seq',"
     " lease_id BIGINT PATH '$.lease_id')) r",
 )
 
 # Leases
 
 LOCK_ACTIVE_LEASES: Final = Sql(
-    "SELECT id, mode, memory_mib, node FROM orchestrator_leases WHERE id IN :ids AND state = 'active' {for_update}", "ids"
+    "SELECT id, mode, memory_mib, node FROM orchestrator_leases WHERE id IN :ids AND state = 'active' {for_update}",
+    "ids",
 )
 END_LEASES: Final = Sql(
     "UPDATE orchestrator_leases SET state = :state, ended_at = {now} WHERE id IN :ids AND state = 'active'", "ids"
 )
-FREE_EXCLUSIVE: Final = Sql("UPDATE orchestrator_gpus SET exclusive_lease_id = NULL WHERE exclusive_lease_id IN :ids", "ids")
+FREE_EXCLUSIVE: Final = Sql(
+    "UPDATE orchestrator_gpus SET exclusive_lease_id = NULL WHERE exclusive_lease_id IN :ids", "ids"
+)
 FREE_SHARED: Final = Sql(
     "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib - :mib WHERE uuid IN"
     " (SELECT gpu_uuid FROM orchestrator_lease_gpus WHERE lease_id = :lease_id)"
@@ -229,7 +249,8 @@ ADMIT_JOBS: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'queued', queued_at = {now} WHERE seq IN :seqs AND state = 'pending'", "seqs"
 )
 ADMIT_READY: Final = Sql(
-    "UPDATE orchestrator_ready SET node = :node, publish_at = {now_plus:grace}, entry_id = NULL WHERE job_seq IN :seqs", "seqs"
+    "UPDATE orchestrator_ready SET node = :node, publish_at = {now_plus:grace}, entry_id = NULL WHERE job_seq IN :seqs",
+    "seqs",
 )
 JOB_EVENTS: Final = Sql(
     "INSERT INTO orchestrator_events (at, kind, job_seq, node) SELECT {now}, :kind, seq, :node FROM orchestrator_jobs"

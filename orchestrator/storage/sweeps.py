@@ -17,7 +17,9 @@ from orchestrator.storage.sql import Sql
 
 Result = TypeVar("Result")
 
-EPOCH_FOR_SHARE: Final = Sql("SELECT epoch FROM orchestrator_leadership WHERE name = 'sweeps' AND epoch = :epoch {for_share}")
+EPOCH_FOR_SHARE: Final = Sql(
+    "SELECT epoch FROM orchestrator_leadership WHERE name = 'sweeps' AND epoch = :epoch {for_share}"
+)
 SET_WINDOW: Final = Sql("UPDATE orchestrator_queues SET `window` = :window WHERE name = :name AND `window` <> :window")
 DUE_ENTRIES: Final = Sql(
     "SELECT job_seq FROM orchestrator_ready WHERE publish_at <= {now} ORDER BY publish_at, job_seq LIMIT :limit"
@@ -29,13 +31,18 @@ NOTE_ENTRY: Final = Sql(
 FORGET_ENTRIES: Final = Sql(
     "UPDATE orchestrator_ready SET entry_id = NULL, publish_at = {now} WHERE publish_at IS NOT NULL"
 )
-DUE_SCHEDULED: Final = Sql("SELECT job_seq FROM orchestrator_scheduled WHERE run_at <= {now} ORDER BY run_at LIMIT :limit {for_update}")
-RELEASE_JOBS: Final = Sql("UPDATE orchestrator_jobs SET state = 'pending' WHERE seq IN :seqs AND state = 'scheduled'", "seqs")
+DUE_SCHEDULED: Final = Sql(
+    "SELECT job_seq FROM orchestrator_scheduled WHERE run_at <= {now} ORDER BY run_at LIMIT :limit {for_update}"
+)
+RELEASE_JOBS: Final = Sql(
+    "UPDATE orchestrator_jobs SET state = 'pending' WHERE seq IN :seqs AND state = 'scheduled'", "seqs"
+)
 PAST_DEADLINE: Final = Sql(
     "SELECT job_seq FROM orchestrator_ready WHERE deadline IS NOT NULL AND deadline <= {now} LIMIT :limit {for_update}"
 )
 EXPIRE_JOBS: Final = Sql(
-    "UPDATE orchestrator_jobs SET state = 'cancelled', reason = 'its deadline passed before it started', finished_at = {now}"
+    "UPDATE orchestrator_jobs SET state = 'cancelled', reason = 'its deadline passed before it started',"
+    " finished_at = {now}"
     " WHERE seq IN :seqs AND state IN ('pending', 'queued')",
     "seqs",
 )
@@ -112,7 +119,7 @@ def expire(
 ) -> int:
     """End leases that are still past their end with the same renewals; what ran under them is lost."""
     run = database.run
-    dead = []
+    dead: list[int] = []
     for lease_id, renewals in sorted(candidates):
         values = {"id": lease_id, "renewals": renewals, "grace": policy.grace.total_seconds()}
         dead += run(connection, STILL_EXPIRED, values).scalars()
@@ -145,7 +152,7 @@ def prune(database: Database, connection: Connection, older_than: timedelta, lim
 
 
 _PRUNED: Final = tuple(
-    Sql(f"DELETE FROM {table} WHERE {column} IN :seqs", "seqs")
+    Sql(f"DELETE FROM {table} WHERE {column} IN :seqs", "seqs")  # noqa: S608 - the names stand below
     for table, column in (
         ("orchestrator_logs", "job_seq"),
         ("orchestrator_attempts", "job_seq"),

@@ -1,7 +1,7 @@
 """The tables. Instants are UTC with microseconds; documents are JSON text.
 
-``orchestrator_ready`` holds exactly the jobs that are ``pending`` or ``queued``; ``orchestrator_scheduled`` exactly those that are
-``scheduled``. So claims, admission and release never search ``orchestrator_jobs``.
+``orchestrator_ready`` holds exactly the jobs that are ``pending`` or ``queued``; ``orchestrator_scheduled`` exactly
+those that are ``scheduled``. So claims, admission and release never search ``orchestrator_jobs``.
 """
 
 from enum import StrEnum
@@ -94,7 +94,8 @@ jobs = Table(
     _one_of("kind", JobKind),
     CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_has_lease"),
     CheckConstraint(
-        "(state IN ('succeeded', 'failed', 'cancelled', 'dead_letter')) = (finished_at IS NOT NULL)", name="ended_has_instant"
+        "(state IN ('succeeded', 'failed', 'cancelled', 'dead_letter')) = (finished_at IS NOT NULL)",
+        name="ended_has_instant",
     ),
     CheckConstraint("gpus >= 0 AND (gpu_memory_mib IS NULL OR (gpus = 1 AND gpu_memory_mib > 0))", name="resources"),
     CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),

@@ -26,7 +26,8 @@ class QoS(virtual.QoS):
     @property
     def deliveries(self) -> "Deliveries":
         """The process-wide record that outlives this channel."""
-        return self.channel.deliveries
+        deliveries: Deliveries = self.channel.deliveries
+        return deliveries
 
     def room(self) -> int | None:
         """Return how many more messages prefetch allows; None means any number."""

@@ -111,7 +111,7 @@ class Plan:
         self._after.clear()
 
     def take_command(self, consumer: str, sources: Sequence[Source], budgets: Mapping[str | None, int]) -> list[Any]:
-        """Return the command that delivers; ``budgets`` by queue under credit, and under None for all others together."""
+        """Return the command that delivers; ``budgets`` by queue under credit, under None for all others."""
         return ["EVALSHA", script("take").sha, len(sources), *_reading(consumer, sources, budgets)]
 
     def claim_command(

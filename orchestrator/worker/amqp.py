@@ -21,7 +21,7 @@ from orchestrator.worker.gpu_task import GPUTask, job_options
 _NOT_STORED = frozenset({"argsrepr", "kwargsrepr"})
 
 
-class JobAMQP(AMQP):  # type: ignore[misc]
+class JobAMQP(AMQP):
     """Celery's AMQP with jobs."""
 
     def _create_task_sender(self) -> Callable[..., Any]:

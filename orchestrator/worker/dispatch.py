@@ -1,7 +1,7 @@
 """From a delivered job to its acknowledgement: holds, claims, starts, finishes, releases.
 
-Everything here runs in the worker's event loop and decides nothing that the database does not confirm: a job starts when its
-claim came back granted, and its entry is acknowledged when its finish came back committed.
+Everything here runs in the worker's event loop and decides nothing that the database does not confirm: a job starts
+when its claim came back granted, and its entry is acknowledged when its finish came back committed.
 """
 
 import itertools
@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from celery.worker import state as worker_state
@@ -63,7 +64,9 @@ class _Held:
 class Dispatcher:
     """The jobs of one worker."""
 
-    def __init__(self, pool: RunnerPool, runtime: Runtime, *, results: ResultWriter, execute: Callable[[Any], None]) -> None:
+    def __init__(
+        self, pool: RunnerPool, runtime: Runtime, *, results: ResultWriter, execute: Callable[[Any], None]
+    ) -> None:
         """Make it.
 
         Args:
@@ -135,7 +138,7 @@ class Dispatcher:
             self.ledger.refill(wanted)
 
     def credit(self) -> int:
-        """Return how many entries the transport may deliver; some more than fit, so that a large job hides no small one."""
+        """Return how many entries may be delivered: some more than fit, so that a large job hides no small one."""
         room = max(LEAST_HELD, self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead())
         return max(0, room - self._host.waiting_count) if self.accepting else 0
 
@@ -215,7 +218,7 @@ class Dispatcher:
             if refusal is Refusal.GPUS_TAKEN:
                 self._host.add_waiting(by_seq[seq])
             else:
-                self._settle(seq, lambda request, why=refusal: requests.refuse(request, why))
+                self._settle(seq, partial(requests.refuse, refusal=refusal))
         for claimed in claim.granted:
             self._start(line, claimed)
 

@@ -1,8 +1,8 @@
 """Messages between a worker and its runners: JSON, one per packet of a sequenced-packet socket pair.
 
-A packet is received whole by exactly one reader. That is what makes a line of claimed jobs retractable: the worker keeps
-the runner's end too, and whatever it reads there itself the runner has not started and never will. A stream could not tell.
-A message too large for a packet travels in a memory file whose descriptor the packet carries.
+A packet is received whole by exactly one reader. That is what makes a line of claimed jobs retractable: the worker
+keeps the runner's end too, and whatever it reads there itself the runner has not started and never will. A stream
+could not tell. A message too large for a packet travels in a memory file whose descriptor the packet carries.
 """
 
 import array
@@ -46,7 +46,8 @@ def receive(
     Args:
         channel: A sequenced-packet socket.
         loads: Decodes the JSON.
-        wait: Wait for a message, if the socket is a blocking one. The flag is given with each call because both processes
+        wait: Wait for a message, if the socket is a blocking one. The flag is given with each call because both
+        processes
             share the socket's own.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from celery import Task
 
 
-class GPUTask(Task):  # type: ignore[misc]
+class GPUTask(Task):
     """A task that runs as a job; the class attributes are its defaults, ``apply_async`` options beat them."""
 
     abstract = True
@@ -33,6 +33,6 @@ class GPUTask(Task):  # type: ignore[misc]
 
 
 def job_options(task: Any, properties: dict[str, Any]) -> dict[str, Any]:
-    """Return the job options of a call: what ``apply_async`` was given, else the task's own; removed from ``properties``."""
+    """Take the job options of a call out of ``properties``; what it was not given is the task's own."""
     names = {"gpus": 0, "gpu_memory": None, "max_attempts": 1, "tenant": "default", "grace": None, "key": None}
     return {name: properties.pop(name, getattr(task, name, default)) for name, default in names.items()}

@@ -1,7 +1,7 @@
 """What this worker's host can take: its GPUs, the lines of jobs on them, and which waiting jobs fit now.
 
-A *line* is one runner's share of the host under one lease: a set of GPUs (or none) and the jobs that were claimed for it,
-run one after another. Nothing here does I/O; the database has the last word on every choice made here.
+A *line* is one runner's share of the host under one lease: a set of GPUs (or none) and the jobs that were claimed for
+it, run one after another. Nothing here does I/O; the database has the last word on every choice made here.
 """
 
 import heapq

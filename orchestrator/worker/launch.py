@@ -22,7 +22,9 @@ def task_runner_spec(
     runner_id: str, key: RunnerKey, *, token: int, app: str, hostname: str, inherited: Mapping[str, str]
 ) -> RunnerSpec:
     """Describe a runner for Celery tasks: the operator's own app, with the worker's environment."""
-    environment = dict(inherited) | _gpu_environment(key.gpus) | {APP: app, HOSTNAME: hostname, FENCING_TOKEN: str(token)}
+    environment = (
+        dict(inherited) | _gpu_environment(key.gpus) | {APP: app, HOSTNAME: hostname, FENCING_TOKEN: str(token)}
+    )
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return RunnerSpec(
         runner_id=runner_id,
@@ -73,8 +75,8 @@ def find_app_path(app: object, modules: Mapping[str, object]) -> str:
     Raises:
         LookupError: If no imported module holds it.
     """
-    main = getattr(app, "main", None)
-    names = [name for name in (main, f"{main}.app", f"{main}.celery") if name in modules]
+    main = str(getattr(app, "main", None))
+    names: list[str] = [name for name in (main, f"{main}.app", f"{main}.celery") if name in modules]
     for name in [*names, *sorted(name for name in modules if name not in names)]:
         for attribute, value in list(getattr(modules.get(name), "__dict__", {}).items()):
             if value is app:

@@ -1,8 +1,8 @@
 """The consumer bootstep that no GPU task gets round: it holds each one until the database has granted it a lease.
 
-A thin adapter between Celery's consumer and the dispatcher. It replaces ``consumer.on_task_request`` in ``__init__``, before
-Celery builds its strategies: immediate, ETA and rate-limited requests all end there. ``start`` and ``stop`` run again at every
-reconnect; what is held and what runs outlives them.
+A thin adapter between Celery's consumer and the dispatcher. It replaces ``consumer.on_task_request`` in ``__init__``,
+before Celery builds its strategies: immediate, ETA and rate-limited requests all end there. ``start`` and ``stop``
+run again at every reconnect; what is held and what runs outlives them.
 """
 
 import logging
@@ -34,7 +34,7 @@ HEARTBEAT_INTERVAL: Final = 2.0
 STOP_DEADLINE: Final = 10.0
 
 
-class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class LeaseStep(bootsteps.StartStopStep):
     """Holds GPU tasks until they are leased."""
 
     label = "Leases"
@@ -109,10 +109,17 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if dispatcher is None:
             return {}
         gpus = [
-            {"uuid": sample.gpu.uuid, "model": sample.gpu.model, "used_mib": sample.used_mib, "health": sample.health.value}
+            {
+                "uuid": sample.gpu.uuid,
+                "model": sample.gpu.model,
+                "used_mib": sample.used_mib,
+                "health": sample.health.value,
+            }
             for sample in dispatcher.samples
         ]
-        return {"orchestrator": {"node": self._runtime.settings.node, "leases": dispatcher.lines.lease_ids(), "gpus": gpus}}
+        return {
+            "orchestrator": {"node": self._runtime.settings.node, "leases": dispatcher.lines.lease_ids(), "gpus": gpus}
+        }
 
     def _gate(self, dispatcher: Dispatcher) -> Callable[[Any], None]:
         execute = self._execute
@@ -219,4 +226,3 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
 def _boot_id() -> str:
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else socket.gethostname()
-

@@ -68,12 +68,16 @@ class _Pending:
     refill: int = 0
 
     def any_rows(self) -> bool:
-        return bool(
-            self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims
-        )
+        return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
 
     def anything(self) -> bool:
-        return self.any_rows() or self.registration is not None or self.renewals is not None or self.heartbeat is not None or self.refill > 0
+        return (
+            self.any_rows()
+            or self.registration is not None
+            or self.renewals is not None
+            or self.heartbeat is not None
+            or self.refill > 0
+        )
 
     def take_batch(self) -> LedgerBatch:
         """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""

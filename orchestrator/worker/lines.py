@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-
 from orchestrator.config import Settings
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.lease import ClaimedJob
@@ -44,7 +43,8 @@ class Lines:
 
     def give(self, line: Line, work: Work) -> None:
         """Give work to the line's runner, starting one if there is none."""
-        assert work.job is not None and self._pool.runners is not None
+        assert work.job is not None
+        assert self._pool.runners is not None
         runner = self._runner_of.get(line.key)
         if runner is None or runner.ending:
             runner = self._runner_for(line, work.job)
@@ -97,9 +97,10 @@ class Lines:
         now = self._pool.clock.monotonic()
         for runner in list(self._pool.runners or ()):
             front = runner.front
-            if len(runner.line) > 1 and front is not None and front.begun_at is not None:
-                if now - front.begun_at > self._settings.look_ahead:
-                    self._stall(runner)
+            if len(runner.line) < 2 or front is None or front.begun_at is None:
+                continue
+            if now - front.begun_at > self._settings.look_ahead:
+                self._stall(runner)
 
     def stall_all(self) -> None:
         """Take back everything that has not started."""
@@ -113,7 +114,9 @@ class Lines:
 
     def lease_ids(self) -> list[int]:
         """Return the leases to renew."""
-        return [line.lease_id for line in self._pool.host.lines.values() if line.lease_id is not None and not line.closed]
+        return [
+            line.lease_id for line in self._pool.host.lines.values() if line.lease_id is not None and not line.closed
+        ]
 
     def _stall(self, runner: RunnerProcess) -> None:
         assert self._pool.runners is not None
@@ -150,5 +153,3 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -
         "kwargs": payload.get("kwargs") or {},
         "embed": payload.get("embed") or {},
     }
-
-

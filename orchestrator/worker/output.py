@@ -59,5 +59,7 @@ class OutputCapture:
         self._tail.clear()
         self._tail_size = 0
         dropped = self._dropped + excess
-        text = self._decoder.decode(tail[excess:], final=True) if not dropped else tail[excess:].decode("utf-8", "replace")
+        text = (
+            self._decoder.decode(tail[excess:], final=True) if not dropped else tail[excess:].decode("utf-8", "replace")
+        )
         return [f"\n[... {dropped} bytes of output dropped here ...]\n" + text] if dropped else [text]

@@ -50,7 +50,7 @@ class WorkHandle:
             self._pool.cancel(self._work.id)
 
 
-class RunnerPool(BasePool):  # type: ignore[misc]
+class RunnerPool(BasePool):
     """Runners instead of prefork children; see docs/decisions/0003-own-pool.md."""
 
     uses_semaphore = False
@@ -109,7 +109,9 @@ class RunnerPool(BasePool):  # type: ignore[misc]
         if grant is not None:
             work: Work = grant.accept(self, request, callbacks)
             return WorkHandle(self, work)
-        work = Work(work_id, task, _plain_message(task, work_id, request, body, content_type, encoding), callbacks, hard, soft)
+        work = Work(
+            work_id, task, _plain_message(task, work_id, request, body, content_type, encoding), callbacks, hard, soft
+        )
         self._plain.append(work)
         self.run_plain()
         return WorkHandle(self, work)
@@ -164,7 +166,7 @@ class RunnerPool(BasePool):  # type: ignore[misc]
             return
         if runner.front is not None:
             runner.front.cancelled = True
-        self.runners.end(runner, grace_seconds=0 if signal == 9 else None)  # noqa: PLR2004 - SIGKILL
+        self.runners.end(runner, grace_seconds=0 if signal == 9 else None)
 
     def on_begun(self, runner: RunnerProcess, work: Work) -> None:
         if work.job is not None and self.jobs is not None:
@@ -273,10 +275,10 @@ def _lost_info(work: Work, ended: Ended) -> ExceptionInfo:
     if work.cancelled:
         error = Terminated(ended.signal or 15)
     else:
-        error = WorkerLostError(f"the runner ended: {ended.reason or ended.cause}, exit code {ended.exit_code}, signal {ended.signal}")
+        error = WorkerLostError(
+            f"the runner ended: {ended.reason or ended.cause}, exit code {ended.exit_code}, signal {ended.signal}"
+        )
     try:
         raise error
     except (Terminated, WorkerLostError):
         return ExceptionInfo()
-
-

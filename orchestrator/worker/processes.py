@@ -44,7 +44,14 @@ class RunnerProcess:
             output: Read end of its output pipe, non-blocking.
             command: It runs one argv and then ends.
         """
-        self.id, self.key, self.channel, self.far, self.output, self.command = runner_id, key, channel, far, output, command
+        self.id, self.key, self.channel, self.far, self.output, self.command = (
+            runner_id,
+            key,
+            channel,
+            far,
+            output,
+            command,
+        )
         self.pid: int | None = None
         self.line: deque[Work] = deque()
         self.idle_since = 0.0

@@ -60,8 +60,8 @@ def refuse(request: Any, refusal: Refusal) -> None:
 
 def tell_cancelled(request: Any) -> None:
     """Announce a cancelled job as Celery announces a revoked task."""
-    if not request._already_revoked:  # noqa: SLF001 - Request has no public name for it
-        request._announce_revoked("terminated", True, signal.SIGTERM, False)  # noqa: SLF001
+    if not request._already_revoked:
+        request._announce_revoked("terminated", True, signal.SIGTERM, False)
 
 
 def tell_finish(request: Any, work: Work, finish: Finish, report: Message) -> None:

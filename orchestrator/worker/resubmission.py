@@ -1,4 +1,5 @@
-"""Celery's retry and replace send a message with the id of the task that is running; for a job that is its next attempt.
+"""Celery's retry and replace send a message with the id of the task that is running; for a job that is its next
+attempt.
 
 In a runner such a message is kept here and travels with the report of how the attempt ended; the worker's finish then
 schedules the next attempt in the same transaction that closes this one.
@@ -12,7 +13,7 @@ _resubmission: dict[str, Any] | None = None
 
 def expect(job_id: str) -> None:
     """A job starts in this process."""
-    global _expected, _resubmission  # noqa: PLW0603 - one attempt at a time runs in a process
+    global _expected, _resubmission
     _expected, _resubmission = job_id, None
 
 
@@ -27,6 +28,6 @@ def offer(job_id: str, payload: dict[str, Any], *, eta: str | None) -> bool:
 
 def take() -> dict[str, Any] | None:
     """Return what was kept, once, when the attempt has ended."""
-    global _expected, _resubmission  # noqa: PLW0603
+    global _expected, _resubmission
     kept, _expected, _resubmission = _resubmission, None, None
     return kept

@@ -1,8 +1,8 @@
 """The result backend of jobs: Celery's Redis backend, but a job's result is written only after its finish is committed.
 
 In a runner the result of the job that runs there is captured instead of stored; the worker commits the finish under the
-fencing token and then writes what was captured, so a superseded runner's result never reaches a caller. Members of a chord
-are stored at once, because Celery counts the chord's parts in the same step; their finish is fenced all the same.
+fencing token and then writes what was captured, so a superseded runner's result never reaches a caller. Members of a
+chord are stored at once, because Celery counts the chord's parts in the same step; their finish is fenced all the same.
 """
 
 import logging
@@ -47,7 +47,7 @@ def capture_results_of(job_id: str | None) -> Capture | None:
     return _capture
 
 
-class JobBackend(RedisBackend):  # type: ignore[misc]
+class JobBackend(RedisBackend):
     """Celery's Redis backend with captured job results, and the database behind it when Redis was emptied."""
 
     def store_result(
@@ -88,7 +88,7 @@ def _meta_of(job: Job, unknown: dict[str, Any]) -> dict[str, Any]:
     return {"status": state, "result": result, "traceback": None, "children": [], "task_id": job.id}
 
 
-class JobFailed(Exception):  # noqa: N818 - named as people read it
+class JobFailed(Exception):
     """The job did not succeed; the message is the recorded error."""
 
 
@@ -108,10 +108,13 @@ class ResultWriter:
         if finish.event is JobEvent.SUCCEED:
             state, result = states.SUCCESS, finish.result
         elif finish.event in (JobEvent.FAIL, JobEvent.BURY):
-            state, result = states.FAILURE, self._backend.prepare_exception(JobFailed(finish.error or finish.event.value))
+            state, result = (
+                states.FAILURE,
+                self._backend.prepare_exception(JobFailed(finish.error or finish.event.value)),
+            )
         else:
             return None
-        meta = self._backend._get_result_meta(result=result, state=state, traceback=None, request=None)  # noqa: SLF001
+        meta = self._backend._get_result_meta(result=result, state=state, traceback=None, request=None)
         encoded: str = self._backend.encode(meta | {"task_id": job_id})
         return encoded
 

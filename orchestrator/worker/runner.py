@@ -1,8 +1,8 @@
 """The inside of a runner: a process that runs Celery tasks one after another, on the GPUs it was started with.
 
-It is forked from a process that has imported the app but never touched CUDA, and ``CUDA_VISIBLE_DEVICES`` was set before
-the fork's first instruction here. It takes one message at a time, and takes it only when it is ready to start that job: what
-still lies in the socket can be taken back by the worker.
+It is forked from a process that has imported the app but never touched CUDA, and ``CUDA_VISIBLE_DEVICES`` was set
+before the fork's first instruction here. It takes one message at a time, and takes it only when it is ready to start
+that job: what still lies in the socket can be taken back by the worker.
 """
 
 import base64
@@ -62,7 +62,7 @@ def _prepare(app: Any, hostname: str) -> None:
     app.loader.init_worker()
     app.loader.init_worker_process()
     trace.setup_worker_optimizations(app, hostname)
-    from celery import signals  # noqa: PLC0415 - after the app, which may configure it
+    from celery import signals
 
     for name, task in app.tasks.items():
         task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, app=app)

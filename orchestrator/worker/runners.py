@@ -244,7 +244,7 @@ class Runners:
         if runner.stray and ended.cause == "exit" and not runner.command:
             logger.error("runner %s printed before it ended:\n%s", runner_id, runner.stray.decode("utf-8", "replace"))
         unstarted = runner.take_back_unstarted()
-        started = [work for work in runner.line]
+        started = list(runner.line)
         runner.line.clear()
         runner.forget()
         if not started and unstarted and ended.cause == "start":
@@ -265,8 +265,6 @@ class Runners:
 
     def stall(self, runner: RunnerProcess) -> None:
         """Take back what waits behind a piece of work that runs longer than expected."""
-        if runner.stray and ended.cause == "exit" and not runner.command:
-            logger.error("runner %s printed before it ended:\n%s", runner_id, runner.stray.decode("utf-8", "replace"))
         unstarted = runner.take_back_unstarted()
         if unstarted:
             self._listener.on_unstarted(runner, unstarted)
@@ -276,5 +274,3 @@ def callbacks_from(options: dict[str, Any]) -> tuple[Callable[..., None] | None,
     """Return the four callbacks of a pool's ``apply_async`` in the order of ``Callbacks``."""
     names = ("accept_callback", "callback", "error_callback", "timeout_callback")
     return tuple(options.get(name) for name in names)
-
-

@@ -19,9 +19,17 @@ def nodes(as_json: bool) -> None:
     show.table(
         ["NAME", "STATE", "LIVE", "PID", "GPUS", "FREE", "CPU SLOTS", "QUEUES", "HEARD OF"],
         (
-            [node["name"], node["state"], "yes" if node["live"] else "no", node["pid"], len(node["gpus"])]
-            + [sum(1 for gpu in node["gpus"] if gpu["lease"] is None and not gpu["reserved_mib"]), node["cpu_slots"]]
-            + [",".join(node["queues"]), show.age(node["heartbeat_at"])]
+            [
+                node["name"],
+                node["state"],
+                "yes" if node["live"] else "no",
+                node["pid"],
+                len(node["gpus"]),
+                sum(1 for gpu in node["gpus"] if gpu["lease"] is None and not gpu["reserved_mib"]),
+                node["cpu_slots"],
+                ",".join(node["queues"]),
+                show.age(node["heartbeat_at"]),
+            ]
             for node in found
         ),
     )
@@ -39,8 +47,18 @@ def gpus(as_json: bool) -> None:
     show.table(
         ["NODE", "GPU", "MODEL", "HEALTH", "LEASE", "USED MIB", "RESERVED", "TOTAL", "UTIL", "UUID"],
         (
-            [gpu["node"], gpu["index"], gpu["model"], gpu["health"], gpu["lease"], gpu["used_mib"], gpu["reserved_mib"]]
-            + [gpu["memory_mib"], gpu["utilization_percent"], gpu["uuid"]]
+            [
+                gpu["node"],
+                gpu["index"],
+                gpu["model"],
+                gpu["health"],
+                gpu["lease"],
+                gpu["used_mib"],
+                gpu["reserved_mib"],
+                gpu["memory_mib"],
+                gpu["utilization_percent"],
+                gpu["uuid"],
+            ]
             for gpu in found
         ),
     )
@@ -58,7 +76,10 @@ def queues(as_json: bool) -> None:
     states = ("pending", "queued", "running", "scheduled")
     show.table(
         ["NAME", "PAUSED", *(state.upper() for state in states)],
-        ([queue["name"], "yes" if queue["paused"] else "no", *(queue["jobs"].get(s, 0) for s in states)] for queue in found),
+        (
+            [queue["name"], "yes" if queue["paused"] else "no", *(queue["jobs"].get(s, 0) for s in states)]
+            for queue in found
+        ),
     )
 
 

@@ -33,7 +33,9 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--grace", type=Duration(), help="From TERM to KILL.  [default: 10s]"),
             click.option("--name", help="What people see.  [default: the program]"),
             click.option("--queue", help="Queue.  [default: gpu]"),
-            click.option("--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."),
+            click.option(
+                "--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."
+            ),
             click.option("--cwd", help="Working directory.  [default: this one]"),
             click.option("--retries", type=int, default=0, help="Further attempts after a failed one."),
             click.option("--key", help="Idempotency key: the same key names the same job."),
@@ -103,8 +105,18 @@ def ps(everything: bool, state: Sequence[str], queue: str | None, limit: int, as
     show.table(
         ["ID", "NAME", "STATE", "GPUS", "NODE", "TRY", "RUN", "AGE", "DONE", "EXIT"],
         (
-            [job["id"], job["name"][:20], job["state"], _gpus(job), job["node"], job["attempt"] or None]
-            + [show.run_time(job), show.age(job["created_at"]), show.progress(job), job["exit_code"]]
+            [
+                job["id"],
+                job["name"][:20],
+                job["state"],
+                _gpus(job),
+                job["node"],
+                job["attempt"] or None,
+                show.run_time(job),
+                show.age(job["created_at"]),
+                show.progress(job),
+                job["exit_code"],
+            ]
             for job in found
         ),
     )
@@ -132,8 +144,16 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
         show.table(
             ["TRY", "NODE", "LEASE", "GPUS", "PID", "OUTCOME", "EXIT", "STARTED"],
             (
-                [one["number"], one["node"], one["lease"], ",".join(one["gpus"])[:40], one["pid"], one["outcome"]]
-                + [one["exit_code"], show.age(one["started_at"])]
+                [
+                    one["number"],
+                    one["node"],
+                    one["lease"],
+                    ",".join(one["gpus"])[:40],
+                    one["pid"],
+                    one["outcome"],
+                    one["exit_code"],
+                    show.age(one["started_at"]),
+                ]
                 for one in attempts
             ),
         )
@@ -190,7 +210,9 @@ def cancel(job_ids: Sequence[str], as_json: bool) -> None:
         show.as_json([{name: job[name] for name in ("id", "state", "cancelled", "stopping")} for job in outcomes])
         return
     for job in outcomes:
-        what = "cancelled" if job["cancelled"] else "is being ended" if job["stopping"] else f"had {job['state']} already"
+        what = (
+            "cancelled" if job["cancelled"] else "is being ended" if job["stopping"] else f"had {job['state']} already"
+        )
         click.echo(f"{job['id']} {what}")
 
 
@@ -212,7 +234,9 @@ def why(job_id: str, as_json: bool) -> None:
 COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]
 
 
-def _body(*, argv: Sequence[str], environment: Sequence[tuple[str, str]], cwd: str | None, retries: int, **options: Any) -> dict[str, Any]:
+def _body(
+    *, argv: Sequence[str], environment: Sequence[tuple[str, str]], cwd: str | None, retries: int, **options: Any
+) -> dict[str, Any]:
     if retries < 0:
         raise InvalidRequest("--retries must not be negative")
     body = {name: value for name, value in options.items() if value is not None}

@@ -26,7 +26,13 @@ def make_host(gpus: int = 4, *, cpu_slots: int = 2, run_seconds: float | None = 
 
 
 def waiting(
-    seq: int, gpus: int = 1, *, mib: int | None = None, priority: int = 5, kind: JobKind = JobKind.TASK, tenant: str = "a"
+    seq: int,
+    gpus: int = 1,
+    *,
+    mib: int | None = None,
+    priority: int = 5,
+    kind: JobKind = JobKind.TASK,
+    tenant: str = "a",
 ) -> WaitingJob:
     return WaitingJob(seq, f"job-{seq}", Shape(Resources(gpus, mib), tenant, kind, "task", priority), seq)
 
@@ -151,7 +157,9 @@ def test_no_gpu_is_ever_given_out_beyond_its_capacity(
         host.add_waiting(waiting(seq, 1 if mib else count, mib=mib, priority=priority))
     for closing in [*closings, None]:
         host.choose()
-        exclusive = [uuid for line in host.lines.values() if line.grant.mode is LeaseMode.EXCLUSIVE for uuid in line.grant.gpus]
+        exclusive = [
+            uuid for line in host.lines.values() if line.grant.mode is LeaseMode.EXCLUSIVE for uuid in line.grant.gpus
+        ]
         shares: dict[str, int] = {}
         for line in host.lines.values():
             if line.grant.mode is LeaseMode.SHARED:

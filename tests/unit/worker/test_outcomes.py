@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.job import FailureClass, JobEvent, JobKind, Resources
+from orchestrator.domain.job import FailureClass, JobEvent, JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import ClaimedJob, LeaseGrant
-from orchestrator.domain.job import LeaseMode
 from orchestrator.worker.host import Line, Shape
 from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
 from orchestrator.worker.output import OutputCapture

@@ -194,7 +194,8 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("kind IN ('command', 'task')", name=op.f("ck_orchestrator_jobs_kind")),
         sa.CheckConstraint(
-            "state IN ('blocked', 'scheduled', 'pending', 'queued', 'running', 'succeeded', 'failed', 'cancelled', 'dead_letter')",
+            "state IN ('blocked', 'scheduled', 'pending', 'queued', 'running', 'succeeded', 'failed',"
+            " 'cancelled', 'dead_letter')",
             name=op.f("ck_orchestrator_jobs_state"),
         ),
         sa.CheckConstraint(
