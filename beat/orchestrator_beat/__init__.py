@@ -1,1 +1,1 @@
-"""The leader-elected scheduler for `celery beat`."""
+"""Leader-elected scheduler for ``celery beat``."""

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import orchestrator
 from orchestrator.api import cluster, jobs, problems
+from orchestrator.api.dependencies import Services
 from orchestrator.errors import InvalidSettings, PayloadTooLarge, Unauthenticated
 from orchestrator.runtime import Runtime
 
@@ -37,9 +38,10 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     problems.install(app)
     app.add_middleware(_BodyLimit, limit=runtime.settings.max_payload_bytes + OVERHEAD_BYTES)
     guarded = [Depends(_guard(token))]
-    app.include_router(cluster.health_router(runtime))
-    app.include_router(jobs.router(runtime), dependencies=guarded)
-    app.include_router(cluster.router(runtime), dependencies=guarded)
+    app.state.services = Services.over(runtime)
+    app.include_router(cluster.health_routes)
+    app.include_router(jobs.routes, dependencies=guarded)
+    app.include_router(cluster.routes, dependencies=guarded)
 
     @app.middleware("http")
     async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

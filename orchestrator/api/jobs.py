@@ -6,13 +6,12 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Response
 
+from orchestrator.api.dependencies import Given
 from orchestrator.api.schemas import SubmitBody, attempt_document, event_document, job_document, submitted_document
 from orchestrator.domain.job import Job, JobState
 from orchestrator.errors import InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
-from orchestrator.services.cancel import CancelService
-from orchestrator.services.submit import SubmitService
 from orchestrator.services.why import explain
 
 MOST_JOBS: Final = 500
@@ -21,94 +20,99 @@ POLL: Final = 0.1
 LOG_PAGE: Final = 200
 
 
-def router(runtime: Runtime) -> APIRouter:
-    """Return the endpoints over a runtime."""
-    routes = APIRouter(prefix="/jobs", tags=["jobs"])
-    submits, cancels = SubmitService(runtime), CancelService(runtime)
+routes = APIRouter(prefix="/jobs", tags=["jobs"])
 
-    @routes.post("/submit", status_code=201)
-    def submit(
-        response: Response,
-        body: SubmitBody | list[SubmitBody],
-        idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
-    ) -> Any:
-        """Submit one job, or several at once: all of them or none. When it answers, they are durable."""
-        bodies = body if isinstance(body, list) else [body]
-        if not 1 <= len(bodies) <= 10_000:
-            raise InvalidRequest("submit 1 to 10000 jobs at once")
-        if isinstance(body, list) and idempotency_key is not None:
-            raise InvalidRequest("Idempotency-Key names one job; give each of several its own key in the body")
-        found = submits.submit([one.to_request(submitted_by="api", key=idempotency_key) for one in bodies])
-        if not any(job.created for job in found):
-            response.status_code = 200
-        documents = [submitted_document(job) for job in found]
-        return documents if isinstance(body, list) else documents[0]
 
-    @routes.get("")
-    def list_jobs(
-        state: Annotated[list[JobState] | None, Query()] = None,
-        queue: Annotated[str | None, Query(max_length=64)] = None,
-        name: Annotated[str | None, Query(max_length=128)] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
-        cursor: Annotated[int | None, Query(ge=1)] = None,
-    ) -> Any:
-        """List jobs, newest first; ``next`` is the cursor of the following page."""
-        wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)
-        found = runtime.jobs.list_jobs(wanted)
-        following = found[-1].seq if len(found) == limit else None
-        return {"jobs": [job_document(job) for job in found], "next": following}
+@routes.post("/submit", status_code=201)
+def submit(
+    given: Given,
+    response: Response,
+    body: SubmitBody | list[SubmitBody],
+    idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
+) -> Any:
+    """Submit one job, or several at once: all of them or none. When it answers, they are durable."""
+    bodies = body if isinstance(body, list) else [body]
+    if not 1 <= len(bodies) <= 10_000:
+        raise InvalidRequest("submit 1 to 10000 jobs at once")
+    if isinstance(body, list) and idempotency_key is not None:
+        raise InvalidRequest("Idempotency-Key names one job; give each of several its own key in the body")
+    found = given.submits.submit([one.to_request(submitted_by="api", key=idempotency_key) for one in bodies])
+    if not any(job.created for job in found):
+        response.status_code = 200
+    documents = [submitted_document(job) for job in found]
+    return documents if isinstance(body, list) else documents[0]
 
-    @routes.get("/{job_id}")
-    def show(job_id: str) -> Any:
-        """Show a job with its attempts."""
-        job = _job(runtime, job_id)
-        return job_document(job) | {"attempts": [attempt_document(one) for one in runtime.jobs.attempts(job_id)]}
 
-    @routes.post("/{job_id}/cancel")
-    def cancel(job_id: str) -> Any:
-        """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
-        outcome = cancels.cancel(job_id, by="api", reason="asked for")
-        return job_document(outcome.job) | {"cancelled": outcome.cancelled, "stopping": outcome.stopping}
+@routes.get("")
+def list_jobs(
+    given: Given,
+    state: Annotated[list[JobState] | None, Query()] = None,
+    queue: Annotated[str | None, Query(max_length=64)] = None,
+    name: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
+    cursor: Annotated[int | None, Query(ge=1)] = None,
+) -> Any:
+    """List jobs, newest first; ``next`` is the cursor of the following page."""
+    wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)
+    found = given.runtime.jobs.list_jobs(wanted)
+    following = found[-1].seq if len(found) == limit else None
+    return {"jobs": [job_document(job) for job in found], "next": following}
 
-    @routes.get("/{job_id}/logs")
-    def logs(
-        job_id: str,
-        after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
-        wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
-    ) -> Any:
-        """Return output after a cursor; waits for some, up to ``wait`` seconds, while the job may still print."""
-        attempt, _, number = (after or "0:0").partition(":")
-        cursor = (int(attempt), int(number)) if after else None
-        deadline = time.monotonic() + wait
-        while True:
-            page = runtime.jobs.logs(job_id, after=cursor, limit=LOG_PAGE)
-            if page.chunks or page.ended or time.monotonic() >= deadline:
-                break
-            time.sleep(POLL)
-        last = page.chunks[-1] if page.chunks else None
-        return {
-            "chunks": [{"attempt": a, "number": n, "text": text} for a, n, text in page.chunks],
-            "next": f"{last[0]}:{last[1]}" if last else after,
-            "ended": page.ended,
-        }
 
-    @routes.get("/{job_id}/why")
-    def why(job_id: str) -> Any:
-        """Say why a job waits."""
-        job = _job(runtime, job_id)
-        return {
-            "id": job.id,
-            "state": job.state.value,
-            "reasons": [asdict(reason) for reason in explain(runtime, job_id)],
-        }
+@routes.get("/{job_id}")
+def show(given: Given, job_id: str) -> Any:
+    """Show a job with its attempts."""
+    job = _job(given.runtime, job_id)
+    return job_document(job) | {"attempts": [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]}
 
-    @routes.get("/{job_id}/events")
-    def events(job_id: str) -> Any:
-        """Return a job's history."""
-        _job(runtime, job_id)
-        return {"events": [event_document(event) for event in runtime.jobs.history(job_id)]}
 
-    return routes
+@routes.post("/{job_id}/cancel")
+def cancel(given: Given, job_id: str) -> Any:
+    """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
+    outcome = given.cancels.cancel(job_id, by="api", reason="asked for")
+    return job_document(outcome.job) | {"cancelled": outcome.cancelled, "stopping": outcome.stopping}
+
+
+@routes.get("/{job_id}/logs")
+def logs(
+    given: Given,
+    job_id: str,
+    after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
+    wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
+) -> Any:
+    """Return output after a cursor; waits for some, up to ``wait`` seconds, while the job may still print."""
+    attempt, _, number = (after or "0:0").partition(":")
+    cursor = (int(attempt), int(number)) if after else None
+    deadline = time.monotonic() + wait
+    while True:
+        page = given.runtime.jobs.logs(job_id, after=cursor, limit=LOG_PAGE)
+        if page.chunks or page.ended or time.monotonic() >= deadline:
+            break
+        time.sleep(POLL)
+    last = page.chunks[-1] if page.chunks else None
+    return {
+        "chunks": [{"attempt": a, "number": n, "text": text} for a, n, text in page.chunks],
+        "next": f"{last[0]}:{last[1]}" if last else after,
+        "ended": page.ended,
+    }
+
+
+@routes.get("/{job_id}/why")
+def why(given: Given, job_id: str) -> Any:
+    """Say why a job waits."""
+    job = _job(given.runtime, job_id)
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "reasons": [asdict(reason) for reason in explain(given.runtime, job_id)],
+    }
+
+
+@routes.get("/{job_id}/events")
+def events(given: Given, job_id: str) -> Any:
+    """Return a job's history."""
+    _job(given.runtime, job_id)
+    return {"events": [event_document(event) for event in given.runtime.jobs.history(job_id)]}
 
 
 def _job(runtime: Runtime, job_id: str) -> Job:

@@ -164,7 +164,7 @@ def _execute(argv: list[str]) -> NoReturn:
         if descriptor >= STANDARD:
             os.set_inheritable(descriptor, False)
     try:
-        os.execvpe(argv[0], argv, os.environ)  # noqa: S606 - the job's own argv; a shell is what it must not meet
+        os.execvpe(argv[0], argv, os.environ)
     except (OSError, ValueError) as error:
         raise StartFault(f"cannot run {argv[0]!r}: {getattr(error, 'strerror', None) or error}") from error
 

@@ -113,7 +113,7 @@ def preload(modules: list[str], import_path: list[str]) -> list[str]:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a user's module may raise anything, and it is told
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything, and it is told
             faults.append(f"{module} cannot be preloaded: {type(error).__name__}: {error}")
     if is_cuda_initialised():
         logger.critical("importing %s touched CUDA, which cannot survive a fork", ", ".join(modules))

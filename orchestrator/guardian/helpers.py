@@ -1,5 +1,6 @@
 """The guardian's two helper processes: the fork server and the sampler, started again whenever they end."""
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,6 @@ from typing import Any, Final
 
 from orchestrator.domain.cluster import GpuSample
 from orchestrator.guardian.channel import Channel, Document
-from orchestrator.guardian.fork_server import CUDA_TOUCHED
 from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.messages import RUNNER_ID, GpuFault, GpuReport, RunnerSpec, sample_from_document
 from orchestrator.guardian.settings import GuardianSettings
@@ -37,6 +37,8 @@ class Nursery:
 
     def __init__(self, settings: GuardianSettings) -> None:
         self._preload, self._import_path = list(settings.preload), list(settings.import_path)
+        self._preload_deadline_seconds = settings.preload_deadline_seconds
+        self._started_at = 0.0
         self._waiting: deque[tuple[RunnerSpec, str, list[int]]] = deque()
         self._ready = False
         self.due: float | None = None  # when it is started again
@@ -48,14 +50,16 @@ class Nursery:
         """Start the fork server; what waits is forked once it is ready."""
         ours, theirs = socket.socketpair()
         arguments = [str(HANDED), str(os.getpid())]
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.enter_context(ours)
             self.pid = start_helper(
                 "orchestrator.guardian.fork_server",
                 arguments,
                 {HANDED: theirs.fileno()},
                 **{RUNNER_ID: "-" * MARK_ROOM},
             )
-        self.due, self.channel = None, Channel(ours)
+            undo.pop_all()
+        self.due, self.channel, self._started_at = None, Channel(ours), boottime()
         self.channel.send({"op": "preload", "modules": self._preload, "import_path": self._import_path})
 
     def fork(self, spec: RunnerSpec, mark: str, descriptors: list[int]) -> None:
@@ -90,17 +94,26 @@ class Nursery:
             else:
                 yield message
 
-    def on_ended(self, status: int) -> None:
-        """The fork server is gone, and the kernel has killed the runners that it forked."""
+    def check(self, now: float) -> None:
+        """End a fork server that an import keeps from becoming ready."""
+        if self.pid and not self._ready and now > self._started_at + self._preload_deadline_seconds:
+            logger.error("importing %s takes more than %g s", self._preload, self._preload_deadline_seconds)
+            self._started_at = now
+            os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+
+    def on_ended(self, status: int) -> bool:
+        """The fork server is gone, and the kernel has killed the runners that it forked; False if it cannot start."""
         code = os.waitstatus_to_exitcode(status)
         logger.error("the fork server ended with %d and is started again", code)
-        if code == CUDA_TOUCHED and self._preload:
+        can_start = self._ready or bool(self._preload)
+        if self._preload and not self._ready:
             logger.error("from now on runners import the app themselves, which takes longer")
             self._preload = []
         if self.channel is not None:
             self.channel.close()
         self.channel, self._ready, self.pid = None, False, 0
         self.due = boottime() + RESTART_SECONDS
+        return can_start
 
     def _send_waiting(self) -> None:
         while self._ready and self._waiting and self.channel is not None:
@@ -127,14 +140,17 @@ class Watch:
 
     def start(self) -> None:
         """Start the sampler."""
-        self.pipe, theirs = os.pipe()
-        os.set_blocking(self.pipe, False)
+        ours, theirs = os.pipe()
         arguments = [str(os.getpid()), str(self._settings.sample_seconds), *self._simulated]
         try:
             self.pid = start_helper("orchestrator.guardian.sampler", arguments, {1: theirs})
+        except OSError:
+            os.close(ours)
+            raise
         finally:
             os.close(theirs)
-        self.due, self._partial, self._heard_at = None, b"", boottime()
+        os.set_blocking(ours, False)
+        self.pipe, self.due, self._partial, self._heard_at = ours, None, b"", boottime()
 
     def read(self) -> GpuReport | GpuFault | None:
         """Return news of the GPUs; None when there is nothing that the worker does not know."""

@@ -7,6 +7,7 @@ note in the file, and whoever takes the lock next ends what an unfinished note n
 
 import fcntl
 import json
+import logging
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from orchestrator.guardian.processes import is_alive, send_signal
 from orchestrator.guardian.tree import find_remains
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,18 @@ class DeviceLock:
         if self._file < 0:
             return
         if self._noted:
-            self._write(Note(**{**asdict(self._note), "released": True}))
-            # Alone, and nothing unfinished: start the file afresh, or shared use would make it grow for ever.
-            if self._flock(fcntl.LOCK_EX) and not self._unfinished(lambda _note: True):
-                os.ftruncate(self._file, 0)
+            try:
+                self._settle()
+            except OSError as error:  # the next holder looks for what the note names, in vain
+                logger.error("device lock %s: %s", self._path, error)
         os.close(self._file)
         self._file, self._locked, self._noted = -1, False, False
+
+    def _settle(self) -> None:
+        self._write(Note(**{**asdict(self._note), "released": True}))
+        # Alone, and nothing unfinished: start the file afresh, or shared use would make it grow for ever.
+        if self._flock(fcntl.LOCK_EX) and not self._unfinished(lambda _note: True):
+            os.ftruncate(self._file, 0)
 
     def _flock(self, operation: int) -> bool:
         try:

@@ -22,6 +22,7 @@ class GuardianSettings:
     preload: tuple[str, ...] = ()  # modules that the fork server imports before the first runner
     import_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))  # where it finds them
     start_deadline_seconds: float = 30
+    preload_deadline_seconds: float = 120  # modules that take longer are left for the runners to import
     lock_wait_seconds: float = 10  # longest wait for a GPU that somebody else holds
     sample_seconds: float = 1
     report_seconds: float = 5  # longest silence about GPUs that do not change

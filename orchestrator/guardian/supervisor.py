@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from orchestrator.guardian.channel import Channel, Frame
-from orchestrator.guardian.helpers import Nursery, Watch
+from orchestrator.guardian.helpers import RESTART_SECONDS, Nursery, Watch
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.locks import Note
@@ -135,9 +135,9 @@ class Supervisor:
                 return
             if pid == self._nursery.pid:
                 self._read_fork_server()  # what it said before it ended
-                self._nursery.on_ended(status)
+                can_start = self._nursery.on_ended(status)
                 self._forest.spared.discard(pid)
-                self._wards.on_fork_server_ended()
+                self._wards.on_fork_server_ended(can_start=can_start)
             elif pid == self._watch.pid:
                 self._forest.spared.discard(pid)
                 self._say_gpus(self._watch.on_ended(status))
@@ -146,9 +146,14 @@ class Supervisor:
 
     def _restart_helpers(self) -> None:
         now = boottime()
+        self._nursery.check(now)
         for helper in (self._nursery, self._watch):
             if helper.due is not None and now >= helper.due and not self._is_closing:
-                helper.start()
+                try:
+                    helper.start()
+                except OSError as error:  # no memory, processes or descriptors just now
+                    logger.error("a helper cannot be started: %s", error)
+                    helper.due = now + RESTART_SECONDS
 
     def _stop(self) -> None:
         """End the helpers, so that nothing is left when this process is."""

@@ -194,11 +194,16 @@ class Wards:
             if ward.ending is not None:
                 ward.ending.look_at = 0.0
 
-    def on_fork_server_ended(self) -> None:
-        """Runners that were being forked have failed; the kernel has killed those that ran."""
+    def on_fork_server_ended(self, *, can_start: bool) -> None:
+        """Runners that were being forked have failed, and those that wait if there will be no other fork server.
+
+        The kernel has killed those that ran.
+        """
         now = boottime()
         for ward in list(self._wards.values()):
-            if ward.stage is Stage.FORKING and not self._nursery.is_waiting(ward.spec.runner_id):
+            runner_id = ward.spec.runner_id
+            is_lost = not self._nursery.is_waiting(runner_id) or (not can_start and self._nursery.forget(runner_id))
+            if ward.stage is Stage.FORKING and is_lost:
                 ward.failure, ward.stage = "the fork server ended", Stage.ENDED
                 self._settle(ward)
             elif ward.stage in (Stage.STARTING, Stage.RUNNING):

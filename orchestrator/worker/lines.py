@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.config import Settings
@@ -134,7 +135,7 @@ class Lines:
         if is_command(job.claimed):
             runners.evict(key.gpus, keep=None)
             spec = command_runner_spec(runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ)
-            return runners.start(spec, key)
+            return runners.start(replace(spec, deadline=line.trusted_until), key)
         runners.evict(key.gpus, keep=key)
         return runners.find_idle(key) or self._pool.start_task_runner(key, token=job.lease_id)
 

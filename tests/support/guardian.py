@@ -25,7 +25,7 @@ SPARSE = {"PATH": os.environ["PATH"]}
 STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def report(): print(os.getpid(), flush=True)
+def report(): os.write(1, b"%d\\n" % os.getpid())  # one write: lines of several processes must not mix
 def wait(): time.sleep(600)
 report()
 if os.fork() == 0: report(); wait()
@@ -37,7 +37,7 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         again = "import os, signal, time; signal.signal(15, signal.SIG_IGN)"
-        again += "; print(os.getpid(), flush=True); time.sleep(600)"
+        again += "; os.write(1, b'%d\\\\n' % os.getpid()); time.sleep(600)"
         os.execve(sys.executable, [sys.executable, "-c", again], {})
     time.sleep(1)
     os._exit(0)

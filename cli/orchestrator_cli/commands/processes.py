@@ -78,7 +78,7 @@ COMMANDS = [worker, beat, api, flower]
 def _become_celery(app: str, verb: str, arguments: Sequence[str]) -> NoReturn:
     """Go on as Celery's own command, in this process: signals and exit codes are Celery's."""
     _check(load_settings())
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", app, verb, *arguments])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", app, verb, *arguments])
 
 
 def _check(settings: Settings) -> None:

@@ -81,7 +81,7 @@ def test_a_tree_that_grows_while_it_is_killed_is_gone_at_the_end(host: Host) -> 
         "for _ in range(6):\n"
         "    os.fork()\n"
         "    time.sleep(0.05)\n"
-        "print('full', flush=True)\n"
+        "os.write(1, b'full\\n')\n"
         "while True:\n"
         "    if os.fork() == 0: time.sleep(0.1); os._exit(0)\n"
         "    time.sleep(0.05)"
@@ -97,7 +97,7 @@ def test_term_reaches_the_whole_tree_and_is_given_time(host: Host) -> None:
     source = (
         "import os, signal, sys, time\n"
         "child = os.fork()\n"
-        "def on_term(*_): print('child' if child == 0 else 'leader', flush=True); sys.exit(5)\n"
+        "def on_term(*_): os.write(1, b'child\\n' if child == 0 else b'leader\\n'); sys.exit(5)\n"
         "signal.signal(signal.SIGTERM, on_term)\n"
         "if child == 0: print('ready', flush=True); os.kill(os.getpid(), signal.SIGSTOP)\n"
         "elif os.waitpid(child, 0): sys.exit(5)\n"
@@ -182,8 +182,9 @@ def test_a_signal_goes_to_the_group_or_to_the_leader_alone(host: Host) -> None:
     source = (
         "import os, signal, time\n"
         "name = 'child' if os.fork() == 0 else 'leader'\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: print(name, 'heard', flush=True))\n"
-        "print(name, 'ready', flush=True)\n"
+        "say = lambda text: os.write(1, f'{name} {text}\\n'.encode())\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: say('heard'))\n"
+        "say('ready')\n"
         "while True: time.sleep(600)"
     )
     host.start(argv=python(source))

@@ -222,3 +222,14 @@ def test_how_long_a_start_takes(start_host: StartHost, capsys: pytest.CaptureFix
     with capsys.disabled():
         median = sorted(begun)[10] * 1e3, sorted(answered)[10] * 1e3
         print(f"\nforked runner: begun after {median[0]:.1f} ms, answers after {median[1]:.1f} ms (medians of 20)")
+
+
+@pytest.mark.parametrize(
+    "source", ["import os; os._exit(5)", "import sys; sys.exit('no')", "import time; time.sleep(600)"], ids=str
+)
+def test_a_preload_that_exits_or_hangs_is_left_out(start_host: StartHost, tmp_path: Path, source: str) -> None:
+    """Whatever the app does while it is imported, commands run; a task runner imports it by itself, and is told how."""
+    (tmp_path / "stubborn_app.py").write_text(source)
+    host = start_host(preload=("stubborn_app",), import_path=(str(tmp_path),), preload_deadline_seconds=1)
+
+    assert host.run(argv=("true",)).exit_code == 0

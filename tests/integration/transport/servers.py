@@ -76,7 +76,11 @@ class RedisServer:
         log = open(self.home / "redis.log", "ab")  # noqa: SIM115 - the server's
         self.process = subprocess.Popen([*argv, *self.options], stdout=log, stderr=log)
         log.close()
-        wait_for(self.answers, seconds=10, what="redis-server answers")
+        try:
+            wait_for(self.answers, seconds=10, what="redis-server answers")
+        except AssertionError:
+            self.stop(signal.SIGKILL)
+            raise
 
     def answers(self) -> bool:
         try:
@@ -100,7 +104,7 @@ class Worker:
         self.node = f"{name}@test"
         self.log_path = server.home / f"{name}.log"
         env = os.environ | environment_of(server) | {"TEST_OPTION_CONSUMER_NAME": self.node} | environment
-        command = [sys.executable, "-m", "app", "worker", "-n", self.node, "-l", "INFO", *argv]
+        command = [sys.executable, "-m", "app", "worker", "-n", self.node, "-l", "INFO", "--without-mingle", *argv]
         log = open(self.log_path, "ab")  # noqa: SIM115 - the worker's
         self.process = subprocess.Popen(command, cwd=HERE, env=env, stdout=log, stderr=log, start_new_session=True)
         log.close()
@@ -129,8 +133,10 @@ class Worker:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)  # Celery writes every thread's stack to its log
+            time.sleep(0.5)
             self.kill()
-            raise AssertionError(f"the worker did not stop:\n{self.log[-3000:]}") from None
+            raise AssertionError(f"the worker did not stop:\n{self.log[-8000:]}") from None
 
 
 def environment_of(server: RedisServer) -> dict[str, str]:
