@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
             return 0 if leader else 1
         case ["worker"]:
             name = os.environ.get("ORCHESTRATOR_NODE") or socket.gethostname()
-            live = [node["name"] for node in json.loads(ask_api("/nodes")) if node["live"]]
+            live = [node["name"] for node in json.loads(ask_api("/nodes"))["nodes"] if node["live"]]
             print(f"live workers: {', '.join(live)}")
             return 0 if name in live else 1
     print(__doc__, file=sys.stderr)
