@@ -206,8 +206,9 @@ def test_a_worker_that_must_stop_at_once_leaves_no_process_and_no_lease(cluster:
     assert all(card.exclusive_lease_id is None for card in cluster.runtime.cluster.nodes()[0].gpus)
 
 
-def test_two_hundred_jobs_of_mixed_sizes_never_share_a_gpu_on_two_hosts(mariadb_cluster: Cluster, tmp_path: Path) ->
-None:
+def test_two_hundred_jobs_of_mixed_sizes_never_share_a_gpu_on_two_hosts(
+    mariadb_cluster: Cluster, tmp_path: Path
+) -> None:
     """Checked from what the jobs themselves saw, and from the history of the leases."""
     cluster = mariadb_cluster
     cluster.beat()
