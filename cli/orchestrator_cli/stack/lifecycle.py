@@ -35,6 +35,8 @@ STOP_SECONDS = 75
 FAREWELL_SECONDS = 2
 #: Leftovers get so long after TERM, and so long after KILL.
 LEFTOVER_SECONDS = 5
+#: A part that ended while the stack starts must then stay up so long.
+STEADY_SECONDS = 10
 #: A part that ended so often while the stack starts will not come up.
 FATAL_ENDS = 3
 #: The states of a part from which it must be stopped; between two tries it has no process, but will have one.
@@ -240,12 +242,15 @@ def _await_running(services: Sequence[Part], supervisor: Supervisor, home: Home,
     """Return when supervisord has seen every part stay up: readiness says nothing of beat and Flower."""
     watch = _Watch(services, supervisor, home)
 
-    def all_run() -> bool:
+    def is_steady(state: PartState) -> bool:
+        return state.state == "RUNNING" and (not state.stopped_at or state.up_seconds >= STEADY_SECONDS)
+
+    def all_are_steady() -> bool:
         watch.all_well()
         states = supervisor.states()
-        return all(states[part.name].state == "RUNNING" for part in services)
+        return all(is_steady(states[part.name]) for part in services)
 
-    _await("every part", all_run, home, deadline)
+    _await("every part", all_are_steady, home, deadline)
 
 
 class _Watch:

@@ -34,6 +34,7 @@ class PartState:
     state: str  # STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN
     pid: int  # 0 when it does not run
     stopped_at: int  # seconds since 1970; 0 when it never stopped
+    up_seconds: int  # since it was last started, by supervisord's clock; 0 when it does not run
     description: str
 
 
@@ -112,7 +113,12 @@ class Supervisor:
         """Return how each part is."""
         return {
             str(info["name"]): PartState(
-                info["name"], info["statename"], int(info["pid"]), int(info["stop"]), info["description"]
+                name=info["name"],
+                state=info["statename"],
+                pid=int(info["pid"]),
+                stopped_at=int(info["stop"]),
+                up_seconds=int(info["now"]) - int(info["start"]) if info["pid"] else 0,
+                description=info["description"],
             )
             for info in self._order("getAllProcessInfo")
         }
