@@ -1,8 +1,8 @@
-"""Settings: one frozen object, read once from a TOML file and ``ORCHESTRATOR_*`` variables, passed in everywhere.
+"""Settings: one frozen object, read once from TOML files and ``ORCHESTRATOR_*`` variables, passed in everywhere.
 
-A variable beats the file, the file beats the default. The file is ``ORCHESTRATOR_CONFIG``, else
-``<home>/orchestrator.toml`` when it exists. Lists are given in variables as JSON. docs/settings.md is generated from
-the field descriptions.
+A variable beats the settings file; that beats what the home's own stack says of itself (``<home>/stack.toml``, written
+by ``orch up``), and that beats the default. The settings file is ``ORCHESTRATOR_CONFIG``, else
+``<home>/orchestrator.toml`` when it exists. Lists are given in variables as JSON.
 """
 
 import os
@@ -92,12 +92,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: arguments, variables, file."""
-        path = Path(os.environ.get(PREFIX + "CONFIG") or default_home() / "orchestrator.toml")
-        if not path.exists() and PREFIX + "CONFIG" not in os.environ:
-            return init_settings, env_settings
-        if not path.is_file():
+        chosen = os.environ.get(PREFIX + "CONFIG")
+        path = Path(chosen or default_home() / "orchestrator.toml")
+        if chosen and not path.is_file():
             raise InvalidSettings([f"{PREFIX}CONFIG: no file {path}"])
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+        files = [file for file in (path, default_home() / "stack.toml") if file.is_file()]
+        return init_settings, env_settings, *(TomlConfigSettingsSource(settings_cls, toml_file=file) for file in files)
 
     @model_validator(mode="after")
     def _margins_fit(self) -> Self:

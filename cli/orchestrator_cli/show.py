@@ -14,7 +14,8 @@ from rich.table import Table
 #: Escape sequences other than colours: a job's output must not move the cursor or talk to the terminal.
 _ESCAPES: Final = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-ln-~]|\x1b[^\[\]]")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
-WIDTH: Final = 100
+#: Where the output goes to a file or a pipe nothing is cut.
+WIDTH: Final = 240
 
 
 def as_json(document: Any) -> None:

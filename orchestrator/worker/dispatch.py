@@ -45,7 +45,9 @@ from orchestrator.worker.work import Callbacks, Ended, Work
 
 logger = logging.getLogger(__name__)
 
-#: A delivered job that does not fit this host is handed back after so many seconds, for the scheduler to place.
+#: A delivered job that could not be claimed is handed back after so many seconds: the scheduler places it anew, and
+#: keeps
+#: GPUs for it if it is a gang.
 LONGEST_HOLD: Final = 5.0
 #: Jobs that may wait here even when nothing is free.
 LEAST_HELD: Final = 16
@@ -326,14 +328,10 @@ class Dispatcher:
         self._progress.clear()
 
     def look_after(self) -> None:
-        """Take back what stalls in lines; hand back what does not fit; ask for more when idle."""
+        """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""
         self.lines.stall_slow()
         now = self._runtime.clock.monotonic()
-        unfit = {
-            seq
-            for seq, held in self._held.items()
-            if now - held.since > LONGEST_HOLD and not self._host.could_fit(held.waiting.shape.resources)
-        }
+        unfit = {seq for seq, held in self._held.items() if now - held.since > LONGEST_HOLD}
         self._withdraw(self._host.remove_waiting(unfit))
         wanted = self.wanted()
         if wanted:

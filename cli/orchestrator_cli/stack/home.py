@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +115,12 @@ class Home:
         self.run.chmod(0o700)
         if not self.token_file.exists():
             write_private(self.token_file, f"orch_{secrets.token_hex(32)}\n")
+
+    def write_stack(self, settings: Mapping[str, object]) -> None:
+        """Write where this stack's servers are, for producers that are given only the home."""
+        lines = ["# Written by `orch up`; settings of your own go to orchestrator.toml beside it."]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+        write_private(self.path / "stack.toml", "\n".join(lines) + "\n")
 
     def write_client(self, api_url: str) -> None:
         """Write the client's profile. JSON strings are TOML strings too."""

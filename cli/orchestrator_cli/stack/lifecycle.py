@@ -184,6 +184,7 @@ def _start(options: StackOptions, *, say: Say) -> Stack:
         say(f"{path} ok")
     _await_running(services, supervisor, home, deadline)
     home.write_client(options.api_url)
+    home.write_stack(parts_module.shared_settings(options))
     stack = _describe(options, process.pid, supervisor.states())
     home.write_state(stack.document() | {"parts": []})
     say(f"ready after {time.monotonic() - started_at:.1f} s")

@@ -73,6 +73,16 @@ class StackOptions:
         return f"unix://{self.home.redis_socket}?db=0"
 
 
+def shared_settings(options: StackOptions) -> dict[str, object]:
+    """Return what a producer needs to know of the stack, by the settings' names."""
+    return {
+        "database_url": options.database_url,
+        "redis_url": options.redis_url,
+        "api_url": options.api_url,
+        "api_token_file": str(options.home.token_file),
+    }
+
+
 def environment(options: StackOptions, base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of every part: the caller's, with this stack's settings on top."""
     own = dict(base)

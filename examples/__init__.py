@@ -1,0 +1,1 @@
+"""Things to run on a stack; ``make run`` runs the tour."""
