@@ -17,11 +17,15 @@ class Firings:
     """A hash beside the results: entry name to the instant of its last firing."""
 
     def __init__(self, backend: Any) -> None:
-        """Keep it with this Celery result backend, which must be a Redis one."""
-        self._backend = backend
+        """Keep it with this Celery result backend; with another one than Redis nothing is kept."""
+        self._backend = backend if hasattr(type(backend), "client") else None
+        if self._backend is None:
+            logger.warning("the result backend is not Redis: a new leader may fire an entry again that was just fired")
 
     def load(self) -> dict[str, datetime]:
         """Return what is known; nothing while Redis does not answer."""
+        if self._backend is None:
+            return {}
         try:
             stored: Mapping[bytes, bytes] = self._backend.client.hgetall(KEY)
         except self._backend.connection_errors as error:
@@ -37,6 +41,8 @@ class Firings:
 
     def note(self, name: str, instant: datetime) -> None:
         """Keep the instant of a firing."""
+        if self._backend is None:
+            return
         try:
             self._backend.client.hset(KEY, name, instant.isoformat())
         except self._backend.connection_errors as error:

@@ -31,6 +31,12 @@ class HostView:
     cpu_jobs: int  # CPU-only jobs that run now
     look_ahead: int  # jobs beyond its capacity that it finishes in the look-ahead window, from the run times it saw
 
+    @property
+    def idle(self) -> int:
+        """How many jobs it could start at once, each on one GPU or CPU slot."""
+        gpus = sum(gpu.healthy and not gpu.exclusive and not gpu.reserved_mib for gpu in self.gpus)
+        return gpus + max(0, self.cpu_slots - self.cpu_jobs)
+
 
 @dataclass(frozen=True, slots=True)
 class AdmittedView:

@@ -7,6 +7,7 @@ from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Peer, Policy, plan
+from orchestrator.scheduling.snapshot import HostView
 from orchestrator.services.feasibility import KnownHosts
 from orchestrator.services.publish import publish_admitted
 
@@ -34,14 +35,21 @@ class Refill:
         if not snapshot.candidates:
             return 0
         peers = tuple(_peer(node) for node in self._hosts.nodes() if node.name != self._node and _takes_jobs(node))
-        # What the worker says it can use now is fresher than the look-ahead of its last heartbeat.
-        snapshot = replace(snapshot, hosts=tuple(replace(host, look_ahead=limit) for host in snapshot.hosts))
+        snapshot = replace(snapshot, hosts=tuple(_with_fresh_look_ahead(host, limit) for host in snapshot.hosts))
         made = plan(snapshot, runtime.clock.now(), Policy(most_admissions=limit, peers=peers))
         if not made.admissions:
             return 0
         entries = runtime.ledger.admit([(admission.seq, admission.node) for admission in made.admissions])
         publish_admitted(runtime.publisher, entries)
         return len(entries)
+
+
+def _with_fresh_look_ahead(host: HostView, limit: int) -> HostView:
+    """Take what the worker wants beyond its idle capacity for look-ahead, if it is more than its last heartbeat said.
+
+    The idle capacity itself is no look-ahead: a gang must not be admitted onto GPUs of which some are still busy.
+    """
+    return replace(host, look_ahead=max(host.look_ahead, limit - host.idle))
 
 
 def _takes_jobs(node: NodeRecord) -> bool:

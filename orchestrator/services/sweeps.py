@@ -12,7 +12,7 @@ from typing import Final
 from orchestrator.ports import LossPolicy
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Policy, plan
-from orchestrator.scheduling.snapshot import HostView, Snapshot
+from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.services.lease_watch import LeaseWatch
 from orchestrator.services.publish import publish_admitted
 
@@ -164,12 +164,6 @@ def plan_windows(snapshot: Snapshot) -> Mapping[str, int]:
     windows = {queue.name: 0 for queue in snapshot.queues}
     for host in snapshot.hosts:
         if host.accepts:
-            room = _room(host)
             for queue in host.queues & windows.keys():
-                windows[queue] += room
+                windows[queue] += host.idle + host.look_ahead
     return {name: max(LEAST_WINDOW, window) for name, window in windows.items()}
-
-
-def _room(host: HostView) -> int:
-    idle = sum(gpu.healthy and not gpu.exclusive and not gpu.reserved_mib for gpu in host.gpus)
-    return idle + max(0, host.cpu_slots - host.cpu_jobs) + host.look_ahead

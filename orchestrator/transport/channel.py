@@ -161,7 +161,8 @@ class Channel(stock.Channel):
             batch.add("xadd", stream, fields)
             if expires:
                 for each in self.streams(queue):
-                    batch.add("pexpire", each, expires)
+                    # kombu's client puts the prefix before PEXPIRE's key, but not before XADD's.
+                    batch.add("pexpire", each.removeprefix(self.global_keyprefix), expires)
         elif expires:
             with self.commands.pipeline() as pipe:
                 pipe.xadd(stream, fields)

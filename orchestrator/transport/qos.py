@@ -26,8 +26,8 @@ class QoS(virtual.QoS):
     @property
     def deliveries(self) -> "Deliveries":
         """The process-wide record that outlives this channel."""
-        found: Deliveries = self.channel.deliveries
-        return found
+        deliveries: Deliveries = self.channel.deliveries
+        return deliveries
 
     def room(self) -> int | None:
         """Return how many more messages prefetch allows; None means any number."""

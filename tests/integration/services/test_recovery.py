@@ -1,7 +1,7 @@
 """The leader's sweeps on real databases: what a dead worker held runs again."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
-from orchestrator.domain.job import JobState, LeaseMode, Resources
+from orchestrator.domain.job import Job, JobState, LeaseMode, Resources
 from orchestrator.domain.lease import Claim, LeaseGrant, LedgerBatch
 from orchestrator.domain.request import CommandRequest
 from orchestrator.errors import UnknownQueue, UnsatisfiableRequest
@@ -53,16 +53,22 @@ def register(runtime: Runtime, node: str, gpus: int) -> None:
     runtime.cluster.register_node(record)
 
 
-def lead_until(leader: Leader, condition: object, what: str, seconds: float = 15) -> None:
+def stored(runtime: Runtime, job_id: str) -> Job:
+    job = runtime.jobs.get(job_id)
+    assert job is not None
+    return job
+
+
+def lead_until(leader: Leader, condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
     def step() -> bool:
         leader.step()
-        return bool(condition())  # type: ignore[operator]
+        return condition()
 
     wait_for(step, within_seconds=seconds, describe=what)
 
 
 def test_a_dead_workers_job_runs_again_and_a_living_ones_does_not(runtime: Runtime) -> None:
-    """The lease that nobody renews ends, not before its time; its GPU is free again and its job waits."""
+    """The lease that nobody renews ends, not too early; its GPU is free again and its job is admitted again."""
     register(runtime, "a", 2)
     service = SubmitService(runtime)
     dead, alive = service.submit([CommandRequest(argv=("true",), gpus=1) for _ in range(2)])
@@ -80,19 +86,14 @@ def test_a_dead_workers_job_runs_again_and_a_living_ones_does_not(runtime: Runti
     def dead_is_lost() -> bool:
         renewal = runtime.ledger.renew("a", [leases[alive.id]], ttl=runtime.settings.lease_ttl_delta)
         assert renewal.live
-        job = runtime.jobs.get(dead.id)
-        return job is not None and job.state is not JobState.RUNNING
+        return stored(runtime, dead.id).state is not JobState.RUNNING
 
     lead_until(leader, dead_is_lost, "the dead worker's job is taken back")
 
     assert time.monotonic() - claimed_at >= TTL + 0.5
-    stored = runtime.jobs.get(alive.id)
-    assert stored is not None
-    assert stored.state is JobState.RUNNING
+    assert stored(runtime, alive.id).state is JobState.RUNNING
     lead_until(leader, lambda: _is_admitted(runtime, dead.id), "it is admitted again")
-    stored = runtime.jobs.get(dead.id)
-    assert stored is not None
-    assert stored.lost_count == 1
+    assert stored(runtime, dead.id).lost_count == 1
     holders = {card.gpu.uuid: card.exclusive_lease_id for node in runtime.cluster.nodes() for card in node.gpus}
     assert holders == {"a-0": None, "a-1": leases[alive.id]}
 
@@ -123,8 +124,8 @@ def test_a_host_refills_itself_without_a_leader(runtime: Runtime) -> None:
 
     assert Refill(runtime, "a")(2) == 2
 
-    states = [runtime.jobs.get(job.id) for job in high]
-    assert [job.state for job in states if job] == [JobState.PENDING, JobState.QUEUED, JobState.QUEUED]
+    states = [stored(runtime, job.id).state for job in high]
+    assert states == [JobState.PENDING, JobState.QUEUED, JobState.QUEUED]
     assert runtime.publisher._client.xlen("stream:orchestrator:inference_jobs@a") == 2  # type: ignore[attr-defined]
 
 
@@ -149,5 +150,4 @@ def test_a_repeated_key_names_the_same_job(runtime: Runtime) -> None:
 
 
 def _is_admitted(runtime: Runtime, job_id: str) -> bool:
-    job = runtime.jobs.get(job_id)
-    return job is not None and job.state is JobState.QUEUED
+    return stored(runtime, job_id).state is JobState.QUEUED

@@ -161,6 +161,7 @@ def test_a_worker_survives_a_flush_and_an_empty_restart(
         client.flushdb()
         client.script_flush()
     assert tasks.add.delay(2, 2).get(timeout=10) == 4
+    wait_for(lambda: not entries(system_server), seconds=5, what="an empty queue")
     system_server.stop(signal.SIGKILL)
     system_server.start()
     wait_for(lambda: worker.log.count("Connected to") >= 2, seconds=20, what="a reconnect")

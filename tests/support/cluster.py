@@ -1,0 +1,245 @@
+"""A cluster of real processes for tests: workers that play hosts, beat and api, on servers that the test gives."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from orchestrator.bootstrap import open_runtime
+from orchestrator.config import Settings
+from orchestrator.domain.job import TERMINAL_STATES, Job, JobState
+from orchestrator.domain.request import CommandRequest, Request, TaskRequest
+from orchestrator.gpus.simulated import make_gpus, write_gpus
+from orchestrator.runtime import Runtime
+from orchestrator.services.submit import SubmitService
+from orchestrator.storage.schema import upgrade
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+SOURCES = os.pathsep.join([str(ROOT), *(str(ROOT / name) for name in ("tasks", "beat", "cli"))])
+START_SECONDS = 40.0
+
+#: A program that writes down which GPUs it saw, and when, outside the system: a line at its start and one at its end.
+DUMP = """
+import json, os, sys, time
+def line(what):
+    fields = {"what": what, "at": time.clock_gettime(time.CLOCK_BOOTTIME), "pid": os.getpid(),
+              "job": os.environ["ORCHESTRATOR_JOB_ID"], "attempt": int(os.environ["ORCHESTRATOR_ATTEMPT"]),
+              "token": int(os.environ["ORCHESTRATOR_FENCING_TOKEN"]),
+              "gpus": [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]}
+    with open(sys.argv[1], "a") as file:
+        file.write(json.dumps(fields) + "\\n")
+line("start")
+time.sleep(float(sys.argv[2]))
+line("end")
+"""
+
+
+@dataclass
+class Process:
+    """One process of the cluster and its log."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.popen.pid
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def stop(self, signum: int = signal.SIGTERM, *, within_seconds: float = 40) -> int:
+        """Signal it, wait for its end, and return its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            self.popen.send_signal(signum)
+        return self.popen.wait(within_seconds)
+
+
+@dataclass
+class Cluster:
+    """Everything that a test of several processes needs; ``with`` ends every process."""
+
+    home: Path
+    database_url: str
+    redis_url: str
+    settings: Mapping[str, Any] = field(default_factory=dict)  # more settings of every process
+    processes: list[Process] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        upgrade(self.database_url)
+        self.runtime: Runtime = open_runtime(
+            Settings(home=self.home, database_url=self.database_url, redis_url=self.redis_url, **self.settings)
+        )
+        self.service = SubmitService(self.runtime)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            if process.popen.poll() is None:
+                process.popen.kill()
+        for process in self.processes:
+            process.popen.wait(20)
+        self.runtime.close()
+
+    def environment(self, **more: Any) -> dict[str, str]:
+        """Return the environment of a process of the cluster."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
+        settings = {"home": self.home, "database_url": self.database_url, "redis_url": self.redis_url}
+        settings |= {**self.settings, **more}
+        return inherited | {
+            "PYTHONPATH": SOURCES,
+            **{f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+    def spawn(self, name: str, argv: Sequence[str], **settings: Any) -> Process:
+        """Start a process."""
+        log = self.home / f"{name}.log"
+        with log.open("ab") as output:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", *argv],
+                env=self.environment(**settings),
+                cwd=self.home,
+                stdout=output,
+                stderr=output,
+            )
+        process = Process(name, popen, log)
+        self.processes.append(process)
+        return process
+
+    def worker(
+        self, node: str, *, gpus: int = 2, slots: int = 2, arguments: Sequence[str] = (), **settings: Any
+    ) -> Process:
+        """Start a worker that plays a host, by Celery's own command, and wait until it has registered."""
+        path = self.home / f"{node}.toml"
+        if not path.exists():
+            write_gpus(path, make_gpus(gpus, owner=f"{self.home.name}-{node}"))
+        command = [
+            "celery",
+            "-A",
+            "orchestrator_tasks.app",
+            "worker",
+            "-Q",
+            "gpu",
+            "-c",
+            str(slots),
+            "-l",
+            "INFO",
+            "-E",
+        ]
+        command += ["-n", f"orchestrator@{node}", *arguments]
+        process = self.spawn(node, command, node=node, simulated_gpus=path, **settings)
+        self.wait_for_node(node, process)
+        return process
+
+    def beat(self, name: str = "beat", **settings: Any) -> Process:
+        """Start beat and wait until somebody leads."""
+        process = self.spawn(name, ["orchestrator_cli", "beat", "-s", str(self.home / f"{name}.schedule")], **settings)
+        wait_for(self.runtime.leadership.current, within_seconds=START_SECONDS, describe=process.tail)
+        return process
+
+    def wait_for_node(self, node: str, process: Process) -> None:
+        """Wait until a worker of this process id has registered the host."""
+
+        def registered() -> bool:
+            assert process.popen.poll() is None, f"worker {node} ended:\n{process.tail()}"
+            return any(
+                record.name == node and record.live and record.pid in family(process.pid)
+                for record in self.runtime.cluster.nodes()
+            )
+
+        wait_for(registered, within_seconds=START_SECONDS, describe=process.tail)
+
+    def submit(self, *requests: Request) -> list[str]:
+        """Submit and return the ids."""
+        return [job.id for job in self.service.submit(requests)]
+
+    def command(self, *argv: str, **options: Any) -> str:
+        """Submit a command and return its id."""
+        return self.submit(CommandRequest(argv=argv, cwd=str(self.home), **options))[0]
+
+    def task(self, name: str, *args: Any, **options: Any) -> str:
+        """Submit a task and return its id."""
+        return self.submit(TaskRequest(task=name, args=args, **options))[0]
+
+    def dump_job(self, file: Path, seconds: float, *, gpus: int) -> CommandRequest:
+        """Return a command that writes down which GPUs it saw."""
+        return CommandRequest(argv=(sys.executable, "-c", DUMP, str(file), str(seconds)), cwd=str(self.home), gpus=gpus)
+
+    def job(self, job_id: str) -> Job:
+        """Return a job."""
+        job = self.runtime.jobs.get(job_id)
+        assert job is not None
+        return job
+
+    def wait_for_state(self, job_id: str, *states: JobState, within_seconds: float = 30) -> Job:
+        """Wait until a job is in one of the states."""
+
+        def reached() -> Job | None:
+            job = self.job(job_id)
+            if job.state not in states and job.state in TERMINAL_STATES:
+                raise AssertionError(f"job is {job.state}: {job.reason or job.error}\n{self.logs()}")
+            return job if job.state in states else None
+
+        found = wait_for(reached, within_seconds=within_seconds, describe=lambda: f"{self.job(job_id)}\n{self.logs()}")
+        assert found is not None
+        return found
+
+    def wait_for_end(self, job_ids: Sequence[str], *, within_seconds: float = 60) -> list[Job]:
+        """Wait until all have ended and return them."""
+        wait_for(
+            lambda: all(self.job(job_id).state in TERMINAL_STATES for job_id in job_ids),
+            within_seconds=within_seconds,
+            describe=lambda: f"{self.runtime.jobs.count_by_state()}\n{self.logs()}",
+        )
+        return [self.job(job_id) for job_id in job_ids]
+
+    def output(self, job_id: str) -> str:
+        """Return what a job printed."""
+        return "".join(text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000).chunks)
+
+    def logs(self) -> str:
+        """Return the ends of all processes' logs."""
+        return "\n".join(f"--- {process.name}\n{process.tail()}" for process in self.processes)
+
+
+def family(pid: int) -> set[int]:
+    """Return the process and all that it started and that still live."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    return {pid}
+
+
+def read_dumps(file: Path) -> list[dict[str, Any]]:
+    """Return the lines that the dumping jobs wrote."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def overlaps(dumps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yield (gpu, job, other job) wherever two jobs saw a GPU at the same instant; needs both lines of each job."""
+    spans: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in dumps:
+        spans.setdefault((line["job"], line["attempt"]), {"gpus": line["gpus"]})[line["what"]] = line["at"]
+    by_gpu: dict[str, list[tuple[float, float, str]]] = {}
+    for (job, _attempt), span in spans.items():
+        for gpu in span["gpus"]:
+            by_gpu.setdefault(gpu, []).append((span["start"], span["end"], job))
+    for gpu, uses in by_gpu.items():
+        uses.sort()
+        for (_, end, job), (start, _, other) in itertools.pairwise(uses):
+            if start < end:
+                yield gpu, job, other
