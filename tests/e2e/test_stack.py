@@ -221,6 +221,13 @@ def test_a_part_that_fails_is_named_and_everything_stops(part: str, orch: Orch, 
     assert not home.state_file.exists()
 
 
+def test_flower_only_watches(orch: Orch, home: Home) -> None:
+    """A Flower that fails does not keep the stack from jobs."""
+    assert up(orch, FAKE_FAIL="flower")["state"] == "started"
+    assert orch("down").returncode == 0
+    assert marked_processes(home) == []
+
+
 @pytest.mark.slow
 def test_a_worker_that_ignores_term_is_made_to_end(orch: Orch, home: Home) -> None:
     """TERM, then QUIT, then KILL: ``down`` has an end."""

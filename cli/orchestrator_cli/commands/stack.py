@@ -12,10 +12,9 @@ import click
 from orchestrator.config import default_home
 from orchestrator.errors import Conflict, OrchestratorError, Unavailable
 from orchestrator_cli.stack.home import Home
-from orchestrator_cli.stack.lifecycle import Stack, bring_up, running, take_down
+from orchestrator_cli.stack.lifecycle import DEFAULT_API_PORT, Stack, bring_up, running, take_down
 from orchestrator_cli.stack.parts import Database
 
-DEFAULT_API_PORT = 8470
 WATCH_SECONDS = 1.0
 FAILED, MISTAKE, CONFLICT = 1, 2, 4
 

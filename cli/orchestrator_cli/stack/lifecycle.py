@@ -42,7 +42,7 @@ FATAL_ENDS = 3
 #: The states of a part from which it must be stopped; between two tries it has no process, but will have one.
 ALIVE = {"STARTING", "RUNNING", "BACKOFF", "STOPPING"}
 DEFAULT_SIMULATED = 4
-FLOWER_PORT = 5555
+DEFAULT_API_PORT, FLOWER_PORT = 8470, 5555
 
 Say = Callable[[str], None]
 
@@ -135,7 +135,9 @@ def take_down(home: Home, *, say: Say) -> Stopped:
 def _options(home: Home, database: Database, api_port: int, *, simulate: int | None, say: Say) -> StackOptions:
     if not readiness.port_is_free(api_port):
         raise InvalidRequest(f"port {api_port} is in use; choose another with --api-port")
-    flower_port = FLOWER_PORT if readiness.port_is_free(FLOWER_PORT) else readiness.free_port()
+    # Another stack's Flower may be there, or come at the same moment: only the default stack tries Flower's own port.
+    wanted = FLOWER_PORT if api_port == DEFAULT_API_PORT else api_port % 65535 + 1
+    flower_port = wanted if readiness.port_is_free(wanted) else readiness.free_port()
     simulated = _prepare_gpus(home, simulate, say=say)
     if database is Database.MARIADB:
         parts_module.install_mariadb(home)
@@ -163,6 +165,7 @@ def _prepare_gpus(home: Home, simulate: int | None, *, say: Say) -> bool:
 def _start(options: StackOptions, *, say: Say) -> Stack:
     home, supervisor = options.home, Supervisor(options.home)
     servers, services = parts_module.servers(options), parts_module.services()
+    needed = [part for part in services if part.is_needed]
     environment = parts_module.environment(options, os.environ)
     started_at, deadline = time.monotonic(), time.monotonic() + READY_SECONDS
 
@@ -180,9 +183,9 @@ def _start(options: StackOptions, *, say: Say) -> Stack:
     for part in services:
         supervisor.start(part.name)
     for path in ("/healthz", "/readyz"):
-        _await_http(options.api_url + path, services, supervisor, home, deadline)
+        _await_http(options.api_url + path, needed, supervisor, home, deadline)
         say(f"{path} ok")
-    _await_running(services, supervisor, home, deadline)
+    _await_running(needed, supervisor, home, deadline)
     home.write_client(options.api_url)
     home.write_stack(parts_module.shared_settings(options))
     stack = _describe(options, process.pid, supervisor.states())
@@ -240,7 +243,7 @@ def _await_http(url: str, services: Sequence[Part], supervisor: Supervisor, home
 
 
 def _await_running(services: Sequence[Part], supervisor: Supervisor, home: Home, deadline: float) -> None:
-    """Return when supervisord has seen every part stay up: readiness says nothing of beat and Flower."""
+    """Return when supervisord has seen every part stay up: readiness says nothing of beat."""
     watch = _Watch(services, supervisor, home)
 
     def is_steady(state: PartState) -> bool:

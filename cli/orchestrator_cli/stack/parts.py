@@ -37,6 +37,7 @@ class Part:
     argv: tuple[str, ...]
     stop_signal: str = "TERM"
     stop_seconds: int = 20  # supervisord kills it after so long
+    is_needed: bool = True  # without it there is no stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def servers(options: StackOptions) -> tuple[Part, ...]:
 def services(program: tuple[str, ...] | None = None) -> tuple[Part, ...]:
     """Return our own parts, in the order in which they start; they stop the other way round."""
     verbs = ["api", "beat", *(["flower"] if importlib.util.find_spec("flower") else []), "worker"]
-    return tuple(Part(verb, (*(program or PROGRAM), verb)) for verb in verbs)
+    return tuple(Part(verb, (*(program or PROGRAM), verb), is_needed=verb != "flower") for verb in verbs)
 
 
 def redis_server() -> str:
