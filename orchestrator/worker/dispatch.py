@@ -331,8 +331,9 @@ class Dispatcher:
         """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""
         self.lines.stall_slow()
         now = self._runtime.clock.monotonic()
-        unfit = {seq for seq, held in self._held.items() if now - held.since > LONGEST_HOLD}
-        self._withdraw(self._host.remove_waiting(unfit))
+        waiting = [self._held[job.seq] for job in self._host.waiting_jobs()]
+        late = {held.waiting.seq for held in waiting if now - held.since > LONGEST_HOLD}
+        self._withdraw(self._host.remove_waiting(late))
         wanted = self.wanted()
         if wanted:
             self.ledger.refill(wanted)

@@ -108,13 +108,6 @@ class Host:
         cpu_lines = sum(1 for line in self._lines.values() if not line.grant.gpus)
         return max(0, self._cpu_slots - cpu_lines - self._plain_running)
 
-    def could_fit(self, resources: Resources) -> bool:
-        """The job would fit if the host were idle."""
-        usable = [use for use in self._gpus.values() if use.usable]
-        if resources.gpu_memory_mib is not None:
-            return any(use.memory_mib >= resources.gpu_memory_mib for use in usable)
-        return len(usable) >= resources.gpus
-
     def add_waiting(self, job: WaitingJob) -> None:
         """A job was delivered."""
         self._waiting.setdefault(job.shape, deque()).append(job)

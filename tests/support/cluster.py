@@ -106,13 +106,16 @@ class Cluster:
             **{f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in settings.items()},
         }
 
-    def spawn(self, name: str, argv: Sequence[str], **settings: Any) -> Process:
-        """Start a process."""
+    def spawn(self, name: str, argv: Sequence[str], *, path: Path | None = None, **settings: Any) -> Process:
+        """Start a process; ``path`` is one more place of modules."""
+        environment = self.environment(**settings)
+        if path is not None:
+            environment["PYTHONPATH"] += f"{os.pathsep}{path}"
         log = self.home / f"{name}.log"
         with log.open("ab") as output:
             popen = subprocess.Popen(
                 [sys.executable, "-m", *argv],
-                env=self.environment(**settings),
+                env=environment,
                 cwd=self.home,
                 stdout=output,
                 stderr=output,
@@ -122,27 +125,26 @@ class Cluster:
         return process
 
     def worker(
-        self, node: str, *, gpus: int = 2, slots: int = 2, arguments: Sequence[str] = (), **settings: Any
+        self,
+        node: str,
+        *,
+        gpus: int = 2,
+        slots: int = 2,
+        app: str = "orchestrator_tasks.app",
+        queues: str = "gpu",
+        path: Path | None = None,
+        **settings: Any,
     ) -> Process:
-        """Start a worker that plays a host, by Celery's own command, and wait until it has registered."""
-        path = self.home / f"{node}.toml"
-        if not path.exists():
-            write_gpus(path, make_gpus(gpus, owner=f"{self.home.name}-{node}"))
-        command = [
-            "celery",
-            "-A",
-            "orchestrator_tasks.app",
-            "worker",
-            "-Q",
-            "gpu",
-            "-c",
-            str(slots),
-            "-l",
-            "INFO",
-            "-E",
-        ]
-        command += ["-n", f"orchestrator@{node}", *arguments]
-        process = self.spawn(node, command, node=node, simulated_gpus=path, **settings)
+        """Start a worker that plays a host, by Celery's own command, and wait until it has registered.
+
+        ``path`` is where the app's module is found, when it is a test's own.
+        """
+        cards = self.home / f"{node}.toml"
+        if not cards.exists():
+            write_gpus(cards, make_gpus(gpus, owner=f"{self.home.name}-{node}"))
+        command = ["celery", "-A", app, "worker", "-Q", queues, "-c", str(slots), "-l", "INFO", "-E"]
+        command += ["-n", f"orchestrator@{node}"]
+        process = self.spawn(node, command, path=path, node=node, simulated_gpus=cards, **settings)
         self.wait_for_node(node, process)
         return process
 

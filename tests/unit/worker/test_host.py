@@ -139,7 +139,7 @@ def test_an_unhealthy_gpu_is_not_granted(health: GpuHealth) -> None:
     host.add_waiting(waiting(1))
 
     assert chosen(host) == {}
-    assert not host.could_fit(Resources(1))
+    assert host.free_gpus() == 0
 
 
 jobs = st.lists(

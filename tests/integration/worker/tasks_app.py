@@ -1,0 +1,94 @@
+"""A user's app: GPU tasks and plain tasks of every temper."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+
+from orchestrator import current
+from orchestrator.install import install
+from orchestrator.worker.gpu_task import GPUTask
+
+app = install(Celery("tasks_app", include=["orchestrator_tasks.command"]))
+
+
+@app.task(base=GPUTask, name="t.echo", gpus=1)
+def echo(value: Any = None) -> Any:
+    return value
+
+
+@app.task(base=GPUTask, name="t.add", gpus=0)
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+@app.task(base=GPUTask, name="t.total", gpus=0)
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+@app.task(base=GPUTask, name="t.fail", gpus=1)
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@app.task(base=GPUTask, name="t.flaky", gpus=1, bind=True, max_retries=3)
+def flaky(self: Any, file: str) -> str:
+    tries = int(Path(file).read_text() or 0) + 1 if Path(file).exists() else 1
+    Path(file).write_text(str(tries))
+    if tries < 3:
+        raise self.retry(countdown=0.2, exc=RuntimeError(f"try {tries}"))
+    return f"{tries} tries, retries {self.request.retries}, attempt {current().attempt}"
+
+
+@app.task(base=GPUTask, name="t.nap", gpus=1)
+def nap(seconds: float) -> str:
+    print("napping", os.getpid(), flush=True)
+    time.sleep(seconds)
+    return "rested"
+
+
+@app.task(base=GPUTask, name="t.polite", gpus=1, soft_time_limit=1, time_limit=20)
+def polite() -> str:
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        return "stopped when asked"
+    return "not asked"
+
+
+@app.task(base=GPUTask, name="t.rude", gpus=1, time_limit=1)
+def rude() -> None:
+    time.sleep(60)
+
+
+@app.task(base=GPUTask, name="t.die", gpus=1)
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(base=GPUTask, name="t.seen", gpus=2, bind=True)
+def seen(self: Any) -> dict[str, Any]:
+    current().progress(1, 2, "half way")
+    return {
+        "gpus": list(current().gpus),
+        "visible": os.environ["CUDA_VISIBLE_DEVICES"],
+        "token": current().fencing_token,
+        "id": self.request.id,
+        "pid": os.getpid(),
+    }
+
+
+@app.task(name="t.plain")
+def plain(value: Any) -> Any:
+    return value
+
+
+@app.task(name="t.plain_nap")
+def plain_nap(seconds: float) -> str:
+    time.sleep(seconds)
+    return "rested"

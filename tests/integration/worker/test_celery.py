@@ -1,0 +1,242 @@
+"""What Celery's users rely on: results, canvases, retries, limits, remote control, Flower."""
+
+import json
+import os
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import TaskRevokedError, TimeLimitExceeded
+
+from orchestrator.domain.job import FailureClass, JobState
+from tests.support.cluster import Cluster, Process
+from tests.support.servers import free_port
+from tests.support.waiting import wait_for
+
+HERE = Path(__file__).parent
+#: The app is imported anew for each cluster, as it would be in a new process.
+pytestmark = pytest.mark.filterwarnings("ignore:Task name:UserWarning")
+
+
+@pytest.fixture
+def app(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The user's app in this process, a producer on the cluster's servers."""
+    for name, value in cluster.environment(node="producer").items():
+        if name.startswith("ORCHESTRATOR_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(HERE))
+    for name in [name for name in sys.modules if name in ("tasks_app", "orchestrator_tasks.command")]:
+        del sys.modules[name]
+    import tasks_app
+
+    yield tasks_app.app
+    tasks_app.app.close()
+    del sys.modules["tasks_app"]
+
+
+@pytest.fixture
+def worker(cluster: Cluster, app: Any) -> Process:
+    """A worker of the user's app, started by Celery's own command, with two GPUs."""
+    return cluster.worker("a", gpus=2, app="tasks_app", queues="gpu,default", path=HERE)
+
+
+def test_results_canvases_and_plain_tasks(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    assert t.echo.delay({"a": [1, None, "ü"]}).get(timeout=20) == {"a": [1, None, "ü"]}
+    assert chain(t.add.s(1, 2), t.add.s(3))().get(timeout=20) == 6
+    assert group(t.add.s(n, n) for n in range(4))().get(timeout=20) == [0, 2, 4, 6]
+    assert chord([t.add.s(1, 1), t.add.s(2, 2)], t.total.s())().get(timeout=20) == 6
+    assert app.send_task("t.echo", ["by name"]).get(timeout=20) == "by name"
+    assert t.plain.delay("plain").get(timeout=20) == "plain"
+    job = cluster.wait_for_state(t.echo.apply_async(["x"], priority=9).id, JobState.SUCCEEDED)
+    assert (job.priority, job.result, job.task) == (9, "x", "t.echo")
+
+
+def test_a_task_knows_its_lease_and_its_runner_stays_warm(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    first = t.seen.delay()
+    seen = first.get(timeout=20)
+    (attempt,) = cluster.runtime.jobs.attempts(first.id)
+    again = t.seen.delay().get(timeout=20)
+
+    assert set(seen["gpus"]) == set(seen["visible"].split(",")) == set(attempt.gpus)
+    assert seen["token"] == attempt.lease_id
+    assert again["pid"] == seen["pid"]
+    assert again["token"] > seen["token"]
+    assert cluster.job(first.id).progress == {"done": 1, "total": 2, "message": "half way"}
+
+
+def test_failures_reach_the_caller_and_the_row(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    result = t.fail.delay("no luck")
+    with pytest.raises(ValueError, match="no luck"):
+        result.get(timeout=20)
+    job = cluster.wait_for_state(result.id, JobState.FAILED)
+
+    assert job.failure_class is FailureClass.EXCEPTION
+    assert (job.error or "").startswith("ValueError: no luck")
+
+
+def test_celerys_retry_is_a_further_attempt_of_the_same_job(
+    cluster: Cluster, worker: Process, app: Any, tmp_path: Path
+) -> None:
+    import tasks_app as t
+
+    cluster.beat()
+    result = t.flaky.delay(str(tmp_path / "tries"))
+
+    assert result.get(timeout=30) == "3 tries, retries 2, attempt 3"
+    outcomes = [attempt.outcome for attempt in cluster.runtime.jobs.attempts(result.id)]
+    assert outcomes == ["retry", "retry", "succeed"]
+
+
+def test_a_countdown_waits_in_the_database(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    cluster.beat()
+    asked_at = time.monotonic()
+    result = t.echo.apply_async(["later"], countdown=1.5)
+    assert cluster.job(result.id).state is JobState.SCHEDULED
+
+    assert result.get(timeout=20) == "later"
+    assert time.monotonic() - asked_at >= 1.5
+
+
+def test_soft_and_hard_time_limits(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    assert t.polite.delay().get(timeout=20) == "stopped when asked"
+    rude = t.rude.delay()
+    job = cluster.wait_for_state(rude.id, JobState.FAILED, within_seconds=30)
+    assert job.failure_class is FailureClass.TIMEOUT
+    with pytest.raises((TimeLimitExceeded, Exception), match="time limit"):
+        rude.get(timeout=20)
+
+
+def test_a_task_that_kills_its_runner_is_lost_and_ends_as_a_dead_letter(
+    cluster: Cluster, worker: Process, app: Any
+) -> None:
+    import tasks_app as t
+
+    cluster.beat()
+    result = t.die.delay()
+    job = cluster.wait_for_state(result.id, JobState.DEAD_LETTER, within_seconds=40)
+
+    assert (job.attempt, job.lost_count) == (3, 3)
+    assert t.echo.delay("still here").get(timeout=20) == "still here"
+
+
+def test_inspect_shows_what_runs_and_revoke_ends_it(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    napping = [t.nap.delay(60) for _ in range(2)]
+    for result in napping:
+        cluster.wait_for_state(result.id, JobState.RUNNING)
+    held = t.nap.delay(60)
+    inspect = app.control.inspect(timeout=3)
+
+    def active() -> set[str]:
+        replies = inspect.active() or {}
+        return {task["id"] for tasks in replies.values() for task in tasks}
+
+    wait_for(lambda: active() == {result.id for result in napping}, within_seconds=15, describe=cluster.logs)
+    wait_for(
+        lambda: held.id in {task["id"] for tasks in (inspect.reserved() or {}).values() for task in tasks},
+        within_seconds=15,
+        describe=cluster.logs,
+    )
+    (stats,) = (inspect.stats() or {}).values()
+    assert stats["pool"]["implementation"].endswith("RunnerPool")
+    assert len(stats["orchestrator"]["leases"]) == 2
+    app.control.revoke(napping[0].id, terminate=True)
+
+    job = cluster.wait_for_state(napping[0].id, JobState.CANCELLED)
+    assert job.exit_code is not None
+    with pytest.raises(TaskRevokedError):
+        napping[0].get(timeout=20)
+    cluster.wait_for_state(held.id, JobState.RUNNING)
+    app.control.revoke(held.id, terminate=True)
+    app.control.revoke(napping[1].id, terminate=True)
+    cluster.wait_for_end([held.id, napping[1].id])
+
+
+def test_a_revoked_job_that_waits_never_starts(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    napping = [t.nap.delay(60) for _ in range(2)]
+    for result in napping:
+        cluster.wait_for_state(result.id, JobState.RUNNING)
+    held = t.nap.delay(60)
+    wait_for(lambda: cluster.job(held.id).state is JobState.QUEUED, within_seconds=10, describe=cluster.logs)
+    app.control.revoke(held.id)
+    for result in napping:
+        app.control.revoke(result.id, terminate=True)
+
+    job = cluster.wait_for_state(held.id, JobState.CANCELLED)
+    assert job.exit_code is None
+    cluster.wait_for_end([result.id for result in napping])
+
+
+def test_flower_shows_the_worker_and_its_tasks_and_can_end_one(cluster: Cluster, worker: Process, app: Any) -> None:
+    import tasks_app as t
+
+    port = free_port()
+    flower = start_flower(cluster, port)
+    done = t.echo.delay("seen by flower")
+    done.get(timeout=20)
+    nap = t.nap.delay(60)
+    cluster.wait_for_state(nap.id, JobState.RUNNING)
+
+    def tasks() -> dict[str, Any]:
+        return dict(_get(port, "/api/tasks"))
+
+    wait_for(lambda: {done.id, nap.id} <= tasks().keys(), within_seconds=30, describe=flower.tail)
+    listed = tasks()
+    assert (listed[done.id]["name"], listed[done.id]["state"]) == ("t.echo", "SUCCESS")
+    wait_for(lambda: tasks()[nap.id]["state"] == "STARTED", within_seconds=10, describe=flower.tail)
+    workers = _get(port, "/api/workers?refresh=1")
+    (shown,) = workers.values()
+    assert shown["stats"]["pool"]["implementation"].endswith("RunnerPool")
+    assert "orchestrator@a" in urllib.request.urlopen(f"http://127.0.0.1:{port}/workers", timeout=10).read().decode()
+    _post(port, f"/api/task/revoke/{nap.id}", terminate="true")
+
+    cluster.wait_for_state(nap.id, JobState.CANCELLED)
+    wait_for(lambda: tasks()[nap.id]["state"] == "REVOKED", within_seconds=15, describe=flower.tail)
+
+
+def start_flower(cluster: Cluster, port: int) -> Process:
+    os.environ["FLOWER_UNAUTHENTICATED_API"] = "true"
+    try:
+        process = cluster.spawn("flower", ["orchestrator_cli", "flower", "--port", str(port)])
+    finally:
+        del os.environ["FLOWER_UNAUTHENTICATED_API"]
+
+    def answers() -> bool:
+        try:
+            return bool(_get(port, "/api/workers?refresh=1"))
+        except OSError:
+            assert process.popen.poll() is None, process.tail()
+            return False
+
+    wait_for(answers, within_seconds=40, describe=process.tail)
+    return process
+
+
+def _get(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        return json.loads(response.read())
+
+
+def _post(port: int, path: str, **fields: str) -> Any:
+    data = urllib.parse.urlencode(fields).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=10) as response:
+        return json.loads(response.read())
