@@ -344,6 +344,7 @@ def test_a_home_that_is_too_deep_for_sockets_has_them_elsewhere(orch: Orch, tmp_
     finally:
         orch("down", ORCHESTRATOR_HOME=str(deep.path))
     assert marked_processes(deep) == []
+    assert not deep.run.exists()
 
 
 def test_with_mariadb_the_stack_brings_a_private_server(orch: Orch, home: Home) -> None:

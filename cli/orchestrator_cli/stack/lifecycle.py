@@ -6,6 +6,7 @@ then is killed, so ``down`` also cleans up after a supervisord that was killed i
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -348,8 +349,8 @@ def _clear(home: Home, census: Census) -> tuple[int, ...]:
         signalled |= _end_all(census, signum)
     if left := census.look():
         raise StackUnavailable(f"processes of the stack do not end: {[process.pid for process in left]}")
-    for path in (home.supervisor_socket, home.redis_socket, home.mariadb_socket, home.state_file):
-        path.unlink(missing_ok=True)
+    shutil.rmtree(home.run, ignore_errors=True)  # sockets and process ids of what is gone
+    home.state_file.unlink(missing_ok=True)
     return tuple(sorted(signalled))
 
 
