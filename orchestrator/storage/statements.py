@@ -234,6 +234,11 @@ INSERT_LOG: Final = Sql(
     "INSERT INTO orchestrator_logs (job_seq, attempt, number, at, data)"
     " SELECT seq, :attempt, :number, {now}, :data FROM orchestrator_jobs"
     " WHERE seq = :seq AND state = 'running' AND attempt = :attempt AND lease_id = :lease_id"
+    " ON CONFLICT DO NOTHING",  # a batch whose reply was lost comes again
+    mysql="INSERT INTO orchestrator_logs (job_seq, attempt, number, at, data)"
+    " SELECT seq, :attempt, :number, {now}, :data FROM orchestrator_jobs"
+    " WHERE seq = :seq AND state = 'running' AND attempt = :attempt AND lease_id = :lease_id"
+    " ON DUPLICATE KEY UPDATE data = VALUES(data)",
 )
 SET_PROGRESS: Final = Sql(
     "UPDATE orchestrator_jobs SET progress = :progress"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from celery.exceptions import WorkerTerminate
 from celery.worker import state as worker_state
 
 from orchestrator.domain.cluster import GpuSample, NodeState
@@ -23,12 +24,10 @@ from orchestrator.domain.lease import (
     Finish,
     LedgerBatch,
     LedgerOutcome,
-    LogChunk,
-    ProgressReport,
     Refusal,
     Renewal,
 )
-from orchestrator.errors import InvalidEntry
+from orchestrator.errors import InvalidEntry, StreamUnavailable
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
@@ -40,6 +39,7 @@ from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_b
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerProcess
+from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
 from orchestrator.worker.work import Callbacks, Ended, Work
 
@@ -85,8 +85,7 @@ class Dispatcher:
         self._claims: dict[int, tuple[Line, list[WaitingJob]]] = {}
         self._keys = itertools.count(1)
         self._dirty = False
-        self._printing: set[Work] = set()
-        self._progress: dict[Work, dict[str, Any]] = {}
+        self._reports = Reports()
         self.accepting = False  # registered, up, and not shutting down
         self.samples: Sequence[GpuSample] = ()
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
@@ -102,8 +101,7 @@ class Dispatcher:
             waiting = requests.waiting_job(request, next(self._keys))
         except InvalidEntry as error:
             logger.error("%s", error)
-            self._runtime.publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, str(error))
-            requests.drop(request)
+            self._bury_entry(request, str(error))
             return
         if waiting.seq in self._held:
             logger.info("job %s was delivered twice; the second entry is dropped", request.id)
@@ -112,6 +110,16 @@ class Dispatcher:
         self._held[waiting.seq] = _Held(request, waiting, self._runtime.clock.monotonic())
         self._host.add_waiting(waiting)
         self._dirty = True
+
+    def _bury_entry(self, request: Any, reason: str) -> None:
+        try:
+            self._runtime.publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, reason)
+        except StreamUnavailable as error:
+            logger.error(
+                "entry %s stays unacknowledged, the dead-letter stream does not take it: %s", request.id, error
+            )
+            return
+        requests.drop(request)
 
     def tick(self) -> None:
         """Put waiting jobs into lines and release empty lines; called before the event loop waits."""
@@ -208,6 +216,10 @@ class Dispatcher:
         """The ledger has logged it; claims wait in it meanwhile."""
         self._dirty = not degraded
 
+    def on_broken(self, error: Exception) -> None:
+        """End the worker: its supervisor starts it again."""
+        raise WorkerTerminate(1) from error
+
     def _claimed(self, asked_at: float, claim: ClaimOutcome) -> None:
         line, jobs = self._claims.pop(claim.key)
         line.claiming = False
@@ -291,11 +303,11 @@ class Dispatcher:
 
     def on_progress(self, work: Work, progress: dict[str, Any]) -> None:
         """Keep the latest report until the next flush."""
-        self._progress[work] = progress
+        self._reports.note_progress(work, progress)
 
     def on_output(self, work: Work) -> None:
         """Have the output flushed."""
-        self._printing.add(work)
+        self._reports.note_output(work)
 
     def on_gpus(self, report: GpuReport | GpuFault) -> None:
         """Follow the host's GPUs."""
@@ -311,7 +323,7 @@ class Dispatcher:
 
     def _finish(self, work: Work, finish: Finish, report: Message) -> None:
         assert work.job is not None
-        self._flush_one(work, ended=True)
+        self._reports.flush_last(self.ledger, work)
         self._settling[finish.job_seq, finish.attempt] = (work, report)
         self._host.take_out(work.job.line, finish.job_seq)
         self.ledger.add(finishes=[finish])
@@ -321,11 +333,7 @@ class Dispatcher:
 
     def flush(self) -> None:
         """Hand over output and progress."""
-        for work in list(self._printing):
-            self._flush_one(work, ended=False)
-
-        self.ledger.add(progress=[_progress_of(work, value) for work, value in self._progress.items()])
-        self._progress.clear()
+        self._reports.flush(self.ledger)
 
     def look_after(self) -> None:
         """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""
@@ -345,19 +353,6 @@ class Dispatcher:
     def _withdraw(self, jobs: Sequence[WaitingJob]) -> None:
         if jobs:
             self.ledger.add(withdrawals=[job.seq for job in jobs])
-
-    def _flush_one(self, work: Work, *, ended: bool) -> None:
-        job = work.job
-        assert job is not None
-        self._printing.discard(work)
-        chunks = job.output.drain(ended=ended)
-        if chunks:
-            claimed = job.claimed
-            self.ledger.add(
-                logs=[LogChunk(claimed.seq, claimed.attempt, job.lease_id, number, text) for number, text in chunks]
-            )
-        if ended and (progress := self._progress.pop(work, None)) is not None:
-            self.ledger.add(progress=[_progress_of(work, progress)])
 
     # Ending
 
@@ -391,8 +386,3 @@ class Grant:
     def accept(self, pool: RunnerPool, request: dict[str, Any], callbacks: Callbacks) -> Work:
         """Turn the request into work of the line."""
         return self.dispatcher.accept(self.line, self.claimed, request, callbacks)
-
-
-def _progress_of(work: Work, progress: dict[str, Any]) -> ProgressReport:
-    assert work.job is not None
-    return ProgressReport(work.job.claimed.seq, work.job.claimed.attempt, work.job.lease_id, progress)

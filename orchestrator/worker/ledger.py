@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from orchestrator.clock import Clock
@@ -49,6 +50,10 @@ class Listener(Protocol):
 
     def on_degraded(self, degraded: bool) -> None:
         """The database stopped answering, or answers again."""
+        ...
+
+    def on_broken(self, error: Exception) -> None:
+        """The ledger has ended for a fault of its own; nothing will be committed any more."""
         ...
 
 
@@ -230,6 +235,11 @@ class Ledger(threading.Thread):
                 with self._changed:
                     if not self._stopping:
                         self._changed.wait(min(LONGEST_PAUSE, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311
+            except Exception as error:
+                # A fault of ours, not of the database: better no worker than one that commits nothing.
+                logger.critical("the ledger failed; the worker stops and what runs is ended", exc_info=True)
+                self._post(partial(self._listener.on_broken, error))
+                return
             else:
                 failures = 0
                 self._report(degraded=False)

@@ -1,5 +1,6 @@
 """The way of a job through a real worker."""
 
+import json
 import os
 import signal
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from orchestrator.domain.job import FailureClass, JobState
 from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.services.cancel import CancelService
 from tests.support.cluster import Cluster, overlaps, read_dumps
+from tests.support.servers import MariaDBServer
 from tests.support.waiting import wait_for
 
 SLEEP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)")
@@ -239,3 +242,41 @@ def test_a_worker_with_another_pool_takes_no_gpu_queue_and_says_why(cluster: Clu
     wait_for(lambda: cluster.job(job_id).state is JobState.QUEUED, within_seconds=5, describe=worker.tail)
     assert worker.stop() == 0
     assert cluster.job(job_id).state is JobState.QUEUED
+
+
+def test_a_runner_ends_before_a_lease_that_cannot_be_renewed(
+    tmp_path: Path, mariadb_server: MariaDBServer, mariadb_url: str, redis_url: str
+) -> None:
+    """While the database is silent the job is ended before its lease could expire, and runs again afterwards."""
+    times = {"lease_ttl": 4, "lease_margin": 1.5, "expiry_grace": 1, "lost_delay": 0}
+    with Cluster(tmp_path, mariadb_url, redis_url, settings=times) as cluster:
+        cluster.beat()
+        cluster.worker("a", gpus=1)
+        job_id = cluster.command(*PRINT_PID, gpus=1)
+        pid = running_pid(cluster, job_id)
+        mariadb_server.pause()
+        paused_at = time.monotonic()
+        try:
+            wait_for(lambda: not is_alive(pid), within_seconds=times["lease_ttl"], describe=lambda: "the runner lives")
+        finally:
+            mariadb_server.resume()
+
+        assert time.monotonic() - paused_at < times["lease_ttl"]
+        wait_for(lambda: cluster.job(job_id).attempt == 2, within_seconds=30, describe=cluster.logs)
+        assert cluster.runtime.jobs.attempts(job_id)[0].outcome == "lose"
+
+
+def test_an_entry_that_names_no_job_becomes_a_dead_letter(cluster: Cluster) -> None:
+    """Whoever can write to Redis cannot forge work: without a row nothing runs, and the reason is kept."""
+    cluster.worker("a", gpus=1)
+    with redis.Redis.from_url(cluster.redis_url) as client:
+        stream = "stream:orchestrator:inference_jobs"
+        forged = {"id": "01a20827-c0a4-705c-8ff1-b018f68306ab", "task": "orchestrator.command", "queue": "gpu"}
+        header = {"gpus": 1, "gpu_memory_mib": None, "tenant": "a", "kind": "command", "priority": 5}
+        client.xadd(stream, {"j": json.dumps(forged | {"seq": 999_999, "headers": {"orchestrator": header}})})
+        client.xadd(stream, {"j": "not JSON"})
+        client.xadd(stream, {"j": json.dumps(forged | {"seq": 999_998, "headers": {}})})
+
+        wait_for(lambda: client.xlen(f"{stream}:dlq") == 2, within_seconds=15, describe=cluster.logs)
+        wait_for(lambda: client.xlen(stream) == 0, within_seconds=15, describe=cluster.logs)
+    assert cluster.wait_for_state(cluster.command("true", gpus=1), JobState.SUCCEEDED).attempt == 1
