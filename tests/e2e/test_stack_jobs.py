@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,33 +11,9 @@ import pytest
 
 from orchestrator_cli.stack.home import Home
 from orchestrator_cli.stack.supervision import Supervisor, marked_processes
-from tests.support.commands import SOURCES
+from tests.e2e.conftest import Orch
 from tests.support.servers import free_port
 from tests.support.waiting import wait_for
-
-Orch = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    """A home whose stack is gone after the test."""
-    home = Home(tmp_path / "home")
-    yield home
-    for process in marked_processes(home):
-        process.kill()
-
-
-@pytest.fixture
-def orch(home: Home) -> Orch:
-    """Run ``orch`` on this home to its end."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
-    own |= {"ORCHESTRATOR_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(SOURCES)}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "orchestrator_cli", *arguments]
-        return subprocess.run(argv, env=own, capture_output=True, text=True, timeout=100, check=False)
-
-    return run
 
 
 def up(orch: Orch, *arguments: str) -> None:
