@@ -42,11 +42,11 @@ def end_attempts(database: Database, connection: Connection, node: str | None, f
         run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in returned]})
         unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
         run(connection, statements.DELETE_ATTEMPT, unused)
-    rows = [_attempt_row(finish) for finish in finishes]
+    document = dump([_attempt_row(finish) for finish in finishes])
     if len(returned) < len(finishes):
-        closed = [row for row in rows if row["outcome"] != JobEvent.GIVE_BACK.value]
-        run(connection, statements.CLOSE_ATTEMPTS, {"rows": dump(closed)})
-    run(connection, statements.END_EVENTS, {"rows": dump(rows), "node": node})
+        # An attempt that was given back has no row any more: it is in the document and matches nothing.
+        run(connection, statements.CLOSE_ATTEMPTS, {"rows": document})
+    run(connection, statements.END_EVENTS, {"rows": document, "node": node})
 
 
 def end_leases(database: Database, connection: Connection, lease_ids: Iterable[int], state: str) -> list[int]:

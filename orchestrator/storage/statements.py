@@ -128,8 +128,7 @@ WHY_REFUSED: Final = Sql(
 # Finishing
 
 RUNNING_FOR_UPDATE: Final = Sql(
-    "SELECT seq, attempt, lease_id, lost_count FROM orchestrator_jobs WHERE seq IN :seqs AND state ="
-    " 'running' {for_update}",
+    "SELECT seq, attempt, lease_id FROM orchestrator_jobs WHERE seq IN :seqs AND state = 'running' {for_update}",
     "seqs",
 )
 SUCCEED_JOBS: Final = Sql(

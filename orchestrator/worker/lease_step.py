@@ -24,6 +24,7 @@ from orchestrator.worker.dispatch import Dispatcher
 from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.results import ResultWriter
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
         dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
@@ -67,6 +69,7 @@ class LeaseStep(bootsteps.StartStopStep):
         if not dispatcher.ledger.is_alive():
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
             dispatcher.ledger.start()
+            dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
@@ -96,6 +99,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher = self._dispatcher
         if dispatcher is None:
             return
+        dispatcher.refiller.stop()
         dispatcher.abandon()
         if self._listener is not None:
             self._listener.stop()
@@ -152,7 +156,6 @@ class LeaseStep(bootsteps.StartStopStep):
             listener=dispatcher,
             post=post,
             before_outcome=before_outcome,
-            refill=Refill(runtime, settings.node),
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:

@@ -70,19 +70,13 @@ class _Pending:
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
     heartbeat: tuple[Sequence[GpuSample], int] | None = None
-    refill: int = 0
 
     def any_rows(self) -> bool:
         return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
 
     def anything(self) -> bool:
-        return (
-            self.any_rows()
-            or self.registration is not None
-            or self.renewals is not None
-            or self.heartbeat is not None
-            or self.refill > 0
-        )
+        others = (self.registration, self.renewals, self.heartbeat)
+        return self.any_rows() or any(one is not None for one in others)
 
     def take_batch(self) -> LedgerBatch:
         """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""
@@ -109,7 +103,6 @@ class _Taken:
     renewals: list[int] | None
     heartbeat: tuple[Sequence[GpuSample], int] | None
     batch: LedgerBatch
-    refill: int
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -141,7 +134,6 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        refill: Callable[[int], int],
     ) -> None:
         """Make the thread.
 
@@ -154,11 +146,10 @@ class Ledger(threading.Thread):
             listener: Who hears of outcomes.
             post: Runs a callable in the worker's event loop, from any thread.
             before_outcome: Called in this thread after a commit, before the listener hears of it: writes results.
-            refill: Admits up to so many waiting jobs for this host and publishes their entries; called in this thread.
         """
         super().__init__(name="ledger", daemon=True)
         self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
-        self._listener, self._post, self._before_outcome, self._refill = listener, post, before_outcome, refill
+        self._listener, self._post, self._before_outcome = listener, post, before_outcome
         self._changed = threading.Condition()
         self._pending = _Pending()
         self._stopping = False
@@ -203,12 +194,6 @@ class Ledger(threading.Thread):
             self._pending.heartbeat = (samples, look_ahead)
             self._changed.notify()
 
-    def refill(self, limit: int) -> None:
-        """Have up to ``limit`` waiting jobs admitted for this host, after the rows that are due."""
-        with self._changed:
-            self._pending.refill = limit
-            self._changed.notify()
-
     def stop(self, timeout_seconds: float) -> bool:
         """Commit what is there, then end the thread; False when it did not end in time."""
         with self._changed:
@@ -246,9 +231,8 @@ class Ledger(threading.Thread):
 
     def _take(self) -> _Taken:
         pending = self._pending
-        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.refill)
+        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch())
         pending.registration = pending.renewals = pending.heartbeat = None
-        pending.refill = 0
         return taken
 
     def _work(self, taken: _Taken) -> None:
@@ -267,8 +251,6 @@ class Ledger(threading.Thread):
             samples, look_ahead = taken.heartbeat
             state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
             self._post(lambda: self._listener.on_node_state(state))
-        if taken.refill:
-            self._refill(taken.refill)
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()
