@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,6 +13,8 @@ from orchestrator.api.app import create_app
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
+from orchestrator.domain.job import JobEvent, LeaseMode, Resources
+from orchestrator.domain.lease import Claim, Finish, LeaseGrant, LedgerBatch, LogChunk
 from orchestrator.ports import GpuRecord, NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.storage.schema import upgrade
@@ -59,3 +63,40 @@ def register(runtime: Runtime) -> Callable[[str, int], None]:
         )
 
     return host
+
+
+class Running:
+    """A job that a worker runs, as far as the database knows."""
+
+    def __init__(self, runtime: Runtime, job_id: str) -> None:
+        job = runtime.jobs.get(job_id)
+        assert job is not None
+        grant = LeaseGrant((), LeaseMode.EXCLUSIVE, None)
+        batch = LedgerBatch(claims=(Claim(1, (job.seq,), Resources(0), grant=grant),))
+        (outcome,) = runtime.ledger.commit("alpha", batch, ttl=timedelta(seconds=30)).claims
+        assert outcome.lease_id is not None, outcome
+        self._runtime, self._seq, self._lease, self._printed = runtime, job.seq, outcome.lease_id, 0
+
+    def print(self, text: str) -> None:
+        """Store output."""
+        chunk = LogChunk(self._seq, 1, self._lease, self._printed, text)
+        self._printed += 1
+        self._commit(LedgerBatch(logs=(chunk,)))
+
+    def end(self, event: JobEvent = JobEvent.SUCCEED, **values: Any) -> None:
+        """End the attempt."""
+        self._commit(LedgerBatch(finishes=(Finish(self._seq, 1, self._lease, event, **values),)))
+
+    def _commit(self, batch: LedgerBatch) -> None:
+        self._runtime.ledger.commit("alpha", batch, ttl=timedelta(seconds=30))
+
+
+@pytest.fixture
+def start(runtime: Runtime, register: Callable[[str, int], None]) -> Callable[[str], Running]:
+    """Have a job run on host alpha."""
+
+    def running(job_id: str) -> Running:
+        register("alpha", 2)
+        return Running(runtime, job_id)
+
+    return running
