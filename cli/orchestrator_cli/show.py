@@ -63,7 +63,8 @@ def run_time(job: dict[str, Any]) -> str | None:
 
 def output(text: str, *, raw: bool = False) -> None:
     """Print a job's output; unless ``raw``, without what could trouble the terminal."""
-    click.echo(text if raw else harmless(text), nl=False)
+    # click takes colours out where no terminal reads them; raw means all of it, in a pipe too
+    click.echo(text if raw else harmless(text), nl=False, color=True if raw else None)
 
 
 def harmless(text: str) -> str:
