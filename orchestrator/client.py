@@ -45,7 +45,7 @@ class Client:
         self.url = url.rstrip("/")
         if token and not token.isprintable():
             raise InvalidRequest("the API's token must be one line of printable characters")
-        headers = {"Authorization": f"Bearer {token}".encode()} if token else {}
+        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
         try:
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds, trust_env=False)
         except httpx.InvalidURL as error:
