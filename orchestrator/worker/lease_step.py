@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import bootsteps
+from celery.signals import task_revoked
 from kombu.asynchronous import get_event_loop
 
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
+from orchestrator.errors import UnknownJob
 from orchestrator.ports import GpuRecord, NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
@@ -68,6 +70,7 @@ class LeaseStep(bootsteps.StartStopStep):
             return
         if not dispatcher.ledger.is_alive():
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
+            task_revoked.connect(self._on_revoked, weak=False)
             dispatcher.ledger.start()
             dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
@@ -143,6 +146,12 @@ class LeaseStep(bootsteps.StartStopStep):
         def before_outcome(batch: LedgerBatch, outcome: LedgerOutcome) -> None:
             results.write(batch.finishes, outcome.stale)
 
+        def cancel(job_id: str) -> None:
+            try:
+                runtime.jobs.request_cancel(job_id, by="celery", reason="revoked")
+            except UnknownJob:
+                logger.info("revoked task %s has no job", job_id)
+
         def post(call: Callable[[], None]) -> None:
             hub = get_event_loop() or consumer.hub
             hub.call_soon(call)
@@ -156,6 +165,7 @@ class LeaseStep(bootsteps.StartStopStep):
             listener=dispatcher,
             post=post,
             before_outcome=before_outcome,
+            cancel=cancel,
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
@@ -203,6 +213,12 @@ class LeaseStep(bootsteps.StartStopStep):
         hub = get_event_loop()
         if kind == "cancel" and isinstance(data.get("job_id"), str) and hub is not None:
             hub.call_soon(dispatcher.cancel, data["job_id"])
+
+    def _on_revoked(self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
+        """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""
+        dispatcher = self._dispatcher
+        if dispatcher is not None and isinstance(sender, GPUTask) and not terminated:
+            dispatcher.ledger.cancel(request.id)
 
     def _refuse_gpu_queues(self, consumer: Any) -> None:
         taken = sorted(self._consumed(consumer))
