@@ -149,6 +149,8 @@ class SqlJobStore:
 
         def cancel(connection: Connection) -> CancelOutcome:
             run = self._database.run
+            for statement in statements.LOCK_WAITING:
+                run(connection, statement, {"id": job_id}).all()
             found = run(connection, statements.JOB_FOR_UPDATE, {"id": job_id}).mappings().first()
             if found is None:
                 raise UnknownJob(job_id)
