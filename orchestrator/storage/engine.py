@@ -3,6 +3,7 @@
 import itertools
 import logging
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,12 @@ LONGEST_TRIES: Final = 10.0
 #: SQLite: the file, or a table of it, is locked by another connection (the low byte of the extended codes).
 _SQLITE_RETRIED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+#: MariaDB answers with its version, whether Galera replicates writes, and how many servers take part.
+_SERVER_FACTS: Final = (
+    "SELECT VERSION(), (SELECT MAX(VARIABLE_VALUE) FROM information_schema.GLOBAL_VARIABLES"
+    " WHERE VARIABLE_NAME = 'WSREP_ON'), (SELECT MAX(VARIABLE_VALUE) FROM information_schema.GLOBAL_STATUS"
+    " WHERE VARIABLE_NAME = 'WSREP_CLUSTER_SIZE')"
+)
 _MARIADB_SESSION: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 3, lock_wait_timeout = 5,"
@@ -127,7 +134,26 @@ def open_database(url: str) -> Database:
     except (NoSuchModuleError, ImportError) as error:
         raise InvalidSettings([f"database_url: {error}"]) from error
     _prepare_sessions(engine, _SQLITE_SESSION if backend == "sqlite" else _MARIADB_SESSION, sqlite=backend == "sqlite")
+    if backend != "sqlite":
+        _check_server(engine)
     return Database(engine)
+
+
+def refuse_server(version: str, wsrep_on: str | None, cluster_size: str | None) -> None:
+    """Refuse a server on which the guarantees would not hold.
+
+    Raises:
+        InvalidSettings: For MySQL, which has no DELETE … RETURNING; for MariaDB before 10.6, which has no SKIP LOCKED;
+            and for Galera with several members, where two writers may both be told that they took a GPU until one of
+            them commits.
+    """
+    numbers = re.match(r"(?:5\.5\.5-)?(\d+)\.(\d+)", version)
+    if "mariadb" not in version.lower() or numbers is None or (int(numbers[1]), int(numbers[2])) < (10, 6):
+        raise InvalidSettings([f"database_url: the server is {version}; MariaDB 10.6 or later is needed"])
+    if (wsrep_on or "OFF").upper() in ("ON", "1") and int(cluster_size or 0) > 1:
+        raise InvalidSettings(
+            [f"database_url: the server is one of {cluster_size} Galera members that all write; use a single writer"]
+        )
 
 
 def masked(url: str) -> str:
@@ -144,6 +170,14 @@ def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool
         for statement in statements:
             cursor.execute(statement)
         cursor.close()
+
+
+def _check_server(engine: Engine) -> None:
+    @event.listens_for(engine, "connect", once=True)
+    def check(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(_SERVER_FACTS)
+            refuse_server(*cursor.fetchone())
 
 
 def _may_pass(error: DBAPIError) -> bool:
