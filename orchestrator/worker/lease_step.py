@@ -189,6 +189,7 @@ class LeaseStep(bootsteps.StartStopStep):
             heartbeat_at=self._runtime.clock.now(),
             live=True,
             gpus=gpus,
+            tasks=tuple(sorted(name for name in consumer.app.tasks if not name.startswith("celery."))),
         )
         dispatcher.ledger.register(record)
 
