@@ -50,7 +50,7 @@ def open_runtime(settings: Settings) -> Runtime:
         clock=SystemClock(),
         jobs=SqlJobStore(database),
         ledger=SqlLedgerStore(database, max_lost=settings.max_lost),
-        cluster=SqlClusterStore(database),
+        cluster=SqlClusterStore(database, max_lost=settings.max_lost),
         admission=SqlAdmissionStore(database, recheck=settings.recheck_delta),
         leadership=SqlLeadership(database),
         publisher=RedisStreamPublisher(client),

@@ -17,9 +17,6 @@ from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import Row, dump, load, required_instant
 from orchestrator.storage.sql import Sql
 
-#: A host that registers again has lost what its earlier life ran; that runs again at once.
-_RESTARTED: Final = LossPolicy(max_lost=3, delay=timedelta(0), grace=timedelta(0))
-
 NODES: Final = Sql(
     "SELECT n.*, n.heartbeat_at > {now_minus:bound} AND n.state <> 'lost' AS live FROM orchestrator_nodes n"
     " ORDER BY n.name"
@@ -54,8 +51,10 @@ ENSURE_QUEUE: Final = Sql(
 class SqlClusterStore:
     """``ClusterStore`` over SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_lost: int = 3) -> None:
         self._database = database
+        # A host that registers again has lost what its earlier life ran; that runs again at once.
+        self._restarted = LossPolicy(max_lost, delay=timedelta(0), grace=timedelta(0))
 
     def register_node(self, record: NodeRecord) -> Sequence[int]:
         """Insert or replace the host's row; give back what an earlier life of it still holds."""
@@ -69,7 +68,7 @@ class SqlClusterStore:
                 held = list(run(connection, NODE_LEASES, {"name": record.name}).scalars())
                 given_back = end_leases(self._database, connection, held, "released") if held else []
                 if given_back:
-                    lose_jobs(self._database, connection, given_back, _RESTARTED, FailureClass.LOST)
+                    lose_jobs(self._database, connection, given_back, self._restarted, FailureClass.LOST)
             state = row.state if row is not None and row.state != NodeState.LOST.value else record.state.value
             run(connection, DELETE_NODE, {"name": record.name})
             run(connection, REGISTER, _node_row(record) | {"state": state})

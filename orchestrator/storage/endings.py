@@ -1,7 +1,9 @@
 """How attempts and leases end, whoever ends them: a worker's finish, an expiry, a host that registers again."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -11,17 +13,26 @@ from orchestrator.domain.lease import Finish
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import statements
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import dump, stored_instant
+from orchestrator.storage.rows import dump, dump_parts, storable, stored_instant
 from orchestrator.storage.sql import Sql
 
 #: What a job gets back of a claim that its worker returned unused.
 _RETURNED: Final = {JobEvent.GIVE_BACK: 1}
+#: Events after which a job would run again; one that somebody asked to cancel ends instead.
+_RUNS_AGAIN: Final = frozenset({JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK})
+#: Most characters of a result that are stored; a larger one would not fit the database's packets, whatever the batch.
+LARGEST_RESULT: Final = 4 << 20
 OPEN_ATTEMPTS: Final = Sql(
-    "SELECT a.job_seq, a.number, a.lease_id, a.node, j.lost_count FROM orchestrator_attempts a"
+    "SELECT a.job_seq, a.number, a.lease_id, a.node, j.lost_count, j.cancel_requested_at IS NOT NULL AS cancelling"
+    " FROM orchestrator_attempts a"
     " JOIN orchestrator_jobs j ON j.seq = a.job_seq AND j.attempt = a.number AND j.lease_id = a.lease_id"
     " WHERE a.lease_id IN :ids AND a.ended_at IS NULL AND j.state = 'running' {for_update}",
     "ids",
 )
+
+
+#: Stands for a result that is not stored; no document looks like it.
+_TOO_LARGE: Final = "too large"
 
 
 def end_attempts(database: Database, connection: Connection, node: str | None, finishes: Sequence[Finish]) -> None:
@@ -42,17 +53,29 @@ def end_attempts(database: Database, connection: Connection, node: str | None, f
         run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in returned]})
         unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
         run(connection, statements.DELETE_ATTEMPT, unused)
-    document = dump([_attempt_row(finish) for finish in finishes])
+    rows = [_attempt_row(finish) for finish in finishes]
     if len(returned) < len(finishes):
-        # An attempt that was given back has no row any more: it is in the document and matches nothing.
-        run(connection, statements.CLOSE_ATTEMPTS, {"rows": document})
-    run(connection, statements.END_EVENTS, {"rows": document, "node": node})
+        closed = [row for row in rows if row["outcome"] != JobEvent.GIVE_BACK.value]
+        for part in dump_parts(closed):
+            run(connection, statements.CLOSE_ATTEMPTS, {"rows": part})
+    events = [{key: row[key] for key in ("outcome", "seq", "lease_id")} for row in rows]
+    run(connection, statements.END_EVENTS, {"rows": dump(events), "node": node})
 
 
-def end_leases(database: Database, connection: Connection, lease_ids: Iterable[int], state: str) -> list[int]:
-    """End the leases that are still active and free their GPUs; return which those were."""
+def heed_cancel(finish: Finish) -> Finish:
+    """Return how an attempt ends whose job somebody asked to cancel: it does not run again."""
+    if finish.event not in _RUNS_AGAIN:
+        return finish
+    return replace(finish, event=JobEvent.CANCEL, error="cancelled while it ran", payload=None)
+
+
+def end_leases(
+    database: Database, connection: Connection, lease_ids: Iterable[int], state: str, *, node: str | None = None
+) -> list[int]:
+    """End the leases that are still active, and this node's if one is given, and free their GPUs; return which."""
     run = database.run
-    active = run(connection, statements.LOCK_ACTIVE_LEASES, {"ids": sorted(lease_ids)}).all()
+    locked = run(connection, statements.LOCK_ACTIVE_LEASES, {"ids": sorted(lease_ids)}).all()
+    active = [row for row in locked if node is None or row.node == node]
     ids = [row.id for row in active]
     if not ids:
         return []
@@ -72,6 +95,7 @@ def lose_jobs(
 ) -> int:
     """Have the jobs that ran under ended leases run again, or make them dead letters."""
     rows = database.run(connection, OPEN_ATTEMPTS, {"ids": list(lease_ids)}).all()
+    by_node: dict[str, list[Finish]] = defaultdict(list)
     for row in rows:
         last = row.lost_count + 1 >= policy.max_lost
         finish = Finish(
@@ -83,7 +107,9 @@ def lose_jobs(
             failure_class=why,
             delay_seconds=policy.delay.total_seconds(),
         )
-        end_attempts(database, connection, row.node, [finish])
+        by_node[row.node].append(heed_cancel(finish) if row.cancelling else finish)
+    for node, finishes in by_node.items():
+        end_attempts(database, connection, node, finishes)
     return len(rows)
 
 
@@ -94,25 +120,39 @@ def _event(finish: Finish) -> JobEvent:
 def _succeed(database: Database, connection: Connection, finishes: Sequence[Finish]) -> None:
     if not finishes:
         return
-    results = {finish.job_seq: None if finish.result is None else dump(finish.result) for finish in finishes}
-    if len(set(results.values())) == 1:
-        values = {"seqs": list(results), "result": next(iter(results.values()))}
+    results = {finish.job_seq: _stored_result(finish) for finish in finishes}
+    alike = set(results.values())
+    if len(alike) == 1 and alike.isdisjoint({_TOO_LARGE}):
+        values = {"seqs": list(results), "result": alike.pop()}
         database.run(connection, statements.SUCCEED_JOBS_ALIKE, values)
-    else:
-        rows = [{"seq": seq, "result": result} for seq, result in results.items()]
-        database.run(connection, statements.SUCCEED_JOBS, {"rows": dump(rows)})
+        return
+    rows = [
+        {"seq": seq, "result": None, "reason": f"its result is larger than {LARGEST_RESULT} bytes and was not stored"}
+        if result is _TOO_LARGE
+        else {"seq": seq, "result": result, "reason": None}
+        for seq, result in results.items()
+    ]
+    for part in dump_parts(rows):
+        database.run(connection, statements.SUCCEED_JOBS, {"rows": part})
+
+
+def _stored_result(finish: Finish) -> str | None:
+    text = None if finish.result is None else dump(finish.result)
+    return _TOO_LARGE if text is not None and len(text) > LARGEST_RESULT else text
 
 
 def _end_row(finish: Finish) -> dict[str, Any]:
-    reason = (finish.error or "").splitlines()[:1]
+    error = storable(finish.error)
+    reason = (error or "").splitlines()[:1]
+    result = _stored_result(finish)
     return {
         "seq": finish.job_seq,
         "state": next_state(JobState.RUNNING, finish.event).value,
         "exit_code": finish.exit_code,
-        "error": finish.error,
+        "error": error,
         "reason": reason[0][:512] if reason else None,
         "failure_class": finish.failure_class.value if finish.failure_class else None,
-        "result": None if finish.result is None else dump(finish.result),
+        "result": None if result is _TOO_LARGE else result,
         "payload": None if finish.payload is None else dump(finish.payload),
         "lost": int(finish.event in (JobEvent.LOSE, JobEvent.BURY)),
         "delay": finish.delay_seconds,
@@ -131,7 +171,7 @@ def _attempt_row(finish: Finish) -> dict[str, Any]:
         "outcome": finish.event.value,
         "failure_class": finish.failure_class.value if finish.failure_class else None,
         "exit_code": finish.exit_code,
-        "error": finish.error,
+        "error": storable(finish.error),
         "peak_memory_mib": finish.peak_memory_mib,
         "gpu_seconds": finish.gpu_seconds,
     }

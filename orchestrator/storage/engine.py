@@ -1,14 +1,17 @@
 """Connections: how they are set up for each database, and how a unit of work is run and retried."""
 
+import itertools
 import logging
 import random
+import re
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from orchestrator.errors import InvalidSettings, StoreUnavailable
 from orchestrator.storage.sql import Sql
@@ -21,7 +24,17 @@ Result = TypeVar("Result")
 #: down.
 RETRIED_CODES: Final = frozenset({1205, 1213, 1020, 2006, 2013, 1053, 1927, 4031})
 MOST_TRIES: Final = 5
+#: A unit of work is not begun again after so many seconds: its caller has deadlines of its own.
+LONGEST_TRIES: Final = 10.0
+#: SQLite: the file, or a table of it, is locked by another connection (the low byte of the extended codes).
+_SQLITE_RETRIED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+#: MariaDB answers with its version, whether Galera replicates writes, and how many servers take part.
+_SERVER_FACTS: Final = (
+    "SELECT VERSION(), (SELECT MAX(VARIABLE_VALUE) FROM information_schema.GLOBAL_VARIABLES"
+    " WHERE VARIABLE_NAME = 'WSREP_ON'), (SELECT MAX(VARIABLE_VALUE) FROM information_schema.GLOBAL_STATUS"
+    " WHERE VARIABLE_NAME = 'WSREP_CLUSTER_SIZE')"
+)
 _MARIADB_SESSION: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 3, lock_wait_timeout = 5,"
@@ -46,36 +59,42 @@ class Database:
         """Run a unit of work in one transaction and return what it returns.
 
         Deadlocks, lock waits and lost connections roll the whole unit back and run it again, a few times, with jitter.
+        A connection lost during the commit itself leaves open whether it took effect: units find that out themselves.
 
         Raises:
             StoreUnavailable: If the database did not take it.
         """
-        for attempt in range(1, MOST_TRIES + 1):
-            try:
-                with self.engine.connect() as connection:
-                    if self.dialect == "sqlite":
-                        connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    result = unit(connection)
-                    connection.commit()
-                    return result
-            except IntegrityError:
-                raise
-            except DBAPIError as error:
-                if attempt == MOST_TRIES or not _may_pass(error):
-                    raise StoreUnavailable(_reason(error)) from error
-                logger.info("a transaction is tried again: %s", _reason(error))
-                time.sleep(random.uniform(0.005, 0.05) * attempt)  # noqa: S311
-        raise AssertionError("unreachable")
+
+        def attempt(connection: Connection) -> Result:
+            if self.dialect == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            result = unit(connection)
+            connection.commit()
+            return result
+
+        return self._with_retries(attempt)
 
     def read(self, unit: Callable[[Connection], Result]) -> Result:
-        """Run a unit of work that only reads."""
-        for attempt in range(1, MOST_TRIES + 1):
+        """Run a unit of work that only reads.
+
+        Raises:
+            StoreUnavailable: If the database did not answer.
+        """
+        return self._with_retries(unit)
+
+    def _with_retries(self, unit: Callable[[Connection], Result]) -> Result:
+        began = time.monotonic()
+        for attempt in itertools.count(1):
             try:
                 with self.engine.connect() as connection:
                     return unit(connection)
+            except IntegrityError:
+                raise
             except DBAPIError as error:
-                if attempt == MOST_TRIES or not _may_pass(error):
+                late = attempt == MOST_TRIES or time.monotonic() - began > LONGEST_TRIES
+                if late or not _may_pass(error):
                     raise StoreUnavailable(_reason(error)) from error
+                logger.info("a unit of work is tried again: %s", _reason(error))
                 time.sleep(random.uniform(0.005, 0.05) * attempt)  # noqa: S311
         raise AssertionError("unreachable")
 
@@ -115,7 +134,26 @@ def open_database(url: str) -> Database:
     except (NoSuchModuleError, ImportError) as error:
         raise InvalidSettings([f"database_url: {error}"]) from error
     _prepare_sessions(engine, _SQLITE_SESSION if backend == "sqlite" else _MARIADB_SESSION, sqlite=backend == "sqlite")
+    if backend != "sqlite":
+        _check_server(engine)
     return Database(engine)
+
+
+def refuse_server(version: str, wsrep_on: str | None, cluster_size: str | None) -> None:
+    """Refuse a server on which the guarantees would not hold.
+
+    Raises:
+        InvalidSettings: For MySQL, which has no DELETE … RETURNING; for MariaDB before 10.6, which has no SKIP LOCKED;
+            and for Galera with several members, where two writers may both be told that they took a GPU until one of
+            them commits.
+    """
+    numbers = re.match(r"(?:5\.5\.5-)?(\d+)\.(\d+)", version)
+    if "mariadb" not in version.lower() or numbers is None or (int(numbers[1]), int(numbers[2])) < (10, 6):
+        raise InvalidSettings([f"database_url: the server is {version}; MariaDB 10.6 or later is needed"])
+    if (wsrep_on or "OFF").upper() in ("ON", "1") and int(cluster_size or 0) > 1:
+        raise InvalidSettings(
+            [f"database_url: the server is one of {cluster_size} Galera members that all write; use a single writer"]
+        )
 
 
 def masked(url: str) -> str:
@@ -134,13 +172,22 @@ def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool
         cursor.close()
 
 
+def _check_server(engine: Engine) -> None:
+    @event.listens_for(engine, "connect", once=True)
+    def check(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(_SERVER_FACTS)
+            refuse_server(*cursor.fetchone())
+
+
 def _may_pass(error: DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
-    arguments = getattr(error.orig, "args", ())
-    if arguments and isinstance(arguments[0], int):
-        return arguments[0] in RETRIED_CODES
-    return isinstance(error, OperationalError) and "locked" in str(error.orig)
+    if isinstance(error.orig, sqlite3.Error):
+        # An error of the driver's own, not of the library, has no code.
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_RETRIED
+    arguments: tuple[object, ...] = getattr(error.orig, "args", ())
+    return bool(arguments) and arguments[0] in RETRIED_CODES
 
 
 def _reason(error: DBAPIError) -> str:

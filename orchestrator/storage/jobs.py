@@ -1,9 +1,10 @@
 """Jobs as producers and people see them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.entry import JobEntry
@@ -11,7 +12,7 @@ from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, Ne
 from orchestrator.errors import IdempotencyConflict, StoreUnavailable, UnknownJob, UnknownQueue
 from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
 from orchestrator.storage import statements, tables
-from orchestrator.storage.engine import Database
+from orchestrator.storage.engine import MOST_TRIES, Database
 from orchestrator.storage.placing import PUBLISH_GRACE
 from orchestrator.storage.rows import (
     dump,
@@ -24,6 +25,9 @@ from orchestrator.storage.rows import (
     required_instant,
     stored_instant,
 )
+
+#: How a request names its job: (id, None), or (tenant, idempotency key).
+_Name: TypeAlias = tuple[str, str | None]
 
 
 class SqlJobStore:
@@ -40,8 +44,8 @@ class SqlJobStore:
         try:
             return self._database.transaction(lambda connection: self._insert(connection, jobs, payloads))
         except IntegrityError:
-            # Some id or key exists already: leave those out that do.
-            return self._submit_rest(jobs, payloads)
+            # Some id or key exists already, or another submitter is storing it at this moment.
+            return self._submit_missing(jobs, payloads)
 
     def get(self, job_id: str) -> Job | None:
         """Return a job."""
@@ -149,6 +153,8 @@ class SqlJobStore:
 
         def cancel(connection: Connection) -> CancelOutcome:
             run = self._database.run
+            for statement in statements.LOCK_WAITING:
+                run(connection, statement, {"id": job_id}).all()
             found = run(connection, statements.JOB_FOR_UPDATE, {"id": job_id}).mappings().first()
             if found is None:
                 raise UnknownJob(job_id)
@@ -224,41 +230,71 @@ class SqlJobStore:
             raise UnknownQueue(name, known)
         return stored_instant(instant(found[0].now)) if found else None, slots
 
-    def _submit_rest(self, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
-        """Submit one by one; those that exist are answered with what exists."""
-        submitted: list[Submitted] = []
-        entries: list[JobEntry] = []
-        for job, payload in zip(jobs, payloads, strict=True):
-            existing = self._existing(job, payload)
-            if existing is None:
-                try:
-                    outcome = self._submit_one(job, payload)
-                except IntegrityError as error:
-                    existing = self._existing(job, payload)  # another submitter was faster
-                    if existing is None:
-                        raise StoreUnavailable(str(error.orig)) from error
-                else:
-                    submitted += outcome.jobs
-                    entries += outcome.entries
-                    continue
-            submitted.append(existing)
-        return SubmitOutcome(tuple(submitted), tuple(entries))
+    def _submit_missing(self, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
+        for _ in range(MOST_TRIES):
+            try:
+                return self._database.transaction(lambda c: self._insert_missing(c, jobs, payloads))
+            except IntegrityError as error:  # stored between the look and the insert: the next look sees it
+                latest = error
+        raise StoreUnavailable(str(latest.orig)) from latest
 
-    def _submit_one(self, job: NewJob, payload: str) -> SubmitOutcome:
-        return self._database.transaction(lambda connection: self._insert(connection, [job], [payload]))
+    def _insert_missing(self, connection: Connection, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
+        """Insert what does not exist, and answer for the rest with what does; a name may occur twice in one call."""
+        named = self._named(connection, jobs)
+        fresh: dict[int, tuple[NewJob, str]] = {}
+        repeats: dict[int, int] = {}  # place of a repeat -> place of the job that it repeats
+        places: dict[_Name, int] = {}
+        found: dict[int, Submitted] = {}
+        for place, (job, payload) in enumerate(zip(jobs, payloads, strict=True)):
+            row = next((named[name] for name in _names(job) if name in named), None)
+            first = next((places[name] for name in _names(job) if name in places), None)
+            if row is not None:
+                _refuse_other_request(job, payload, row.id, row.request_hash)
+                found[place] = Submitted(row.id, row.seq, False, JobState(row.state))
+            elif first is not None:
+                _refuse_other_request(job, payload, fresh[first][0].id, request_hash(*fresh[first]))
+                repeats[place] = first
+            else:
+                fresh[place] = (job, payload)
+                places |= dict.fromkeys(_names(job), place)
+        entries: tuple[JobEntry, ...] = ()
+        if fresh:
+            outcome = self._insert(connection, *(list(column) for column in zip(*fresh.values(), strict=True)))
+            found |= dict(zip(fresh, outcome.jobs, strict=True))
+            entries = outcome.entries
+        found |= {place: replace(found[first], created=False) for place, first in repeats.items()}
+        return SubmitOutcome(tuple(found[place] for place in range(len(jobs))), entries)
 
-    def _existing(self, job: NewJob, payload: str) -> Submitted | None:
+    def _named(self, connection: Connection, jobs: Sequence[NewJob]) -> dict[_Name, Any]:
+        """Return the stored jobs that have the id, or the key, of one of these."""
         columns = tables.jobs.c
-        same = columns.id == job.id
-        if job.idempotency_key is not None:
-            same |= (columns.tenant == job.tenant) & (columns.idempotency_key == job.idempotency_key)
-        query = select(columns.id, columns.seq, columns.state, columns.request_hash).where(same)
-        row = self._database.read(lambda c: c.execute(query).first())
-        if row is None:
-            return None
-        if row.id != job.id and row.request_hash != request_hash(job, payload):
-            raise IdempotencyConflict(job.idempotency_key or "", row.id)
-        return Submitted(row.id, row.seq, False, JobState(row.state))
+        keys: dict[str, set[str]] = {}
+        for job in jobs:
+            if job.idempotency_key is not None:
+                keys.setdefault(job.tenant, set()).add(job.idempotency_key)
+        same: ColumnElement[bool] = columns.id.in_(sorted({job.id for job in jobs}))
+        for tenant, wanted in keys.items():
+            same |= (columns.tenant == tenant) & columns.idempotency_key.in_(sorted(wanted))
+        query = select(
+            columns.id, columns.seq, columns.state, columns.request_hash, columns.tenant, columns.idempotency_key
+        ).where(same)
+        named: dict[_Name, Any] = {}
+        for row in connection.execute(query):
+            named[row.id, None] = row
+            if row.idempotency_key is not None:
+                named[row.tenant, row.idempotency_key] = row
+        return named
+
+
+def _names(job: NewJob) -> tuple[_Name, ...]:
+    """Return the names, the key first: it is the one that the caller chose on purpose."""
+    by_id = (job.id, None)
+    return (by_id,) if job.idempotency_key is None else ((job.tenant, job.idempotency_key), by_id)
+
+
+def _refuse_other_request(job: NewJob, payload: str, existing_id: str, existing_hash: str) -> None:
+    if existing_id != job.id and existing_hash != request_hash(job, payload):
+        raise IdempotencyConflict(job.idempotency_key or "", existing_id)
 
 
 #: Everything but the payload, which can be large.

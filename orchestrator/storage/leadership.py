@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.ports import Term
 from orchestrator.storage.engine import Database
+from orchestrator.storage.rows import dump
 from orchestrator.storage.sql import Sql
 
 ROW_FOR_UPDATE: Final = Sql(
@@ -71,5 +72,5 @@ class SqlLeadership:
         if row.live:
             return Term(row.holder, row.epoch, mine=False)
         run(connection, TAKE_OVER, {"holder": holder, "epoch": row.epoch, "ttl": ttl})
-        run(connection, EVENT, {"holder": f'{{"holder":"{holder}","epoch":{row.epoch + 1}}}'})
+        run(connection, EVENT, {"holder": dump({"holder": holder, "epoch": row.epoch + 1})})
         return Term(holder, row.epoch + 1, mine=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.job import JobKind, JobState, LeaseMode, Resources
+from orchestrator.domain.job import FailureClass, JobKind, JobState, LeaseMode, Resources
 from orchestrator.domain.lease import (
     Claim,
     ClaimedJob,
@@ -19,13 +19,14 @@ from orchestrator.domain.lease import (
     Refusal,
     Renewal,
 )
+from orchestrator.ports import LossPolicy
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.storage import statements
 from orchestrator.storage.admission import host_snapshot
-from orchestrator.storage.endings import end_attempts, end_leases
+from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit, withdraw
-from orchestrator.storage.rows import dump, load
+from orchestrator.storage.rows import dump, load, storable
 
 
 class SqlLedgerStore:
@@ -33,6 +34,7 @@ class SqlLedgerStore:
 
     def __init__(self, database: Database, *, max_lost: int = 3) -> None:
         self._database, self._max_lost = database, max_lost
+        self._loss_policy = LossPolicy(max_lost, delay=timedelta(seconds=1), grace=timedelta(0))
 
     def commit(self, node: str, batch: LedgerBatch, *, ttl: timedelta) -> LedgerOutcome:
         """Apply the batch in one transaction; see the port."""
@@ -41,9 +43,9 @@ class SqlLedgerStore:
             self._write_output(connection, batch)
             stale = self._finish(connection, node, batch.finishes)
             if batch.releases:
-                end_leases(self._database, connection, batch.releases, "released")
+                self._release(connection, node, batch.releases)
             if batch.withdrawals:
-                withdraw(self._database, connection, batch.withdrawals)
+                withdraw(self._database, connection, batch.withdrawals, node=node)
             return LedgerOutcome(self._claim(connection, node, batch.claims, ttl), stale)
 
         return self._database.transaction(apply)
@@ -191,7 +193,8 @@ class SqlLedgerStore:
         run = self._database.run
         if batch.logs:
             rows = [
-                {"seq": c.job_seq, "attempt": c.attempt, "lease_id": c.lease_id, "number": c.number, "data": c.data}
+                {"seq": c.job_seq, "attempt": c.attempt, "lease_id": c.lease_id, "number": c.number}
+                | {"data": storable(c.data)}
                 for c in batch.logs
             ]
             run(connection, statements.INSERT_LOG, rows)
@@ -202,20 +205,39 @@ class SqlLedgerStore:
             ]
             run(connection, statements.SET_PROGRESS, reports)
 
+    def _release(self, connection: Connection, node: str, lease_ids: Sequence[int]) -> None:
+        """End leases of this node.
+
+        A job that still runs under one was claimed in a commit whose answer was lost, and its worker never knew.
+        """
+        ended = end_leases(self._database, connection, lease_ids, "released", node=node)
+        if ended:
+            lose_jobs(self._database, connection, ended, self._loss_policy, FailureClass.LOST)
+
     def _finish(self, connection: Connection, node: str, finishes: Sequence[Finish]) -> tuple[Finish, ...]:
         if not finishes:
             return ()
         live = self._live_leases(connection, node, sorted({finish.lease_id for finish in finishes}))
         seqs = sorted(finish.job_seq for finish in finishes)
         locked = self._database.run(connection, statements.RUNNING_FOR_UPDATE, {"seqs": seqs}).all()
-        current = {(row.seq, row.attempt, row.lease_id) for row in locked}
+        current = {(row.seq, row.attempt, row.lease_id): bool(row.cancelling) for row in locked}
         good: list[Finish] = []
-        stale: list[Finish] = []
+        refused: list[Finish] = []
         for finish in finishes:
-            is_live = finish.lease_id in live and (finish.job_seq, finish.attempt, finish.lease_id) in current
-            (good if is_live else stale).append(finish)
+            cancelling = current.get((finish.job_seq, finish.attempt, finish.lease_id))
+            if cancelling is None or finish.lease_id not in live:
+                refused.append(finish)
+            else:
+                good.append(heed_cancel(finish) if cancelling else finish)
         end_attempts(self._database, connection, node, good)
-        return tuple(stale)
+        return self._stale(connection, node, refused) if refused else ()
+
+    def _stale(self, connection: Connection, node: str, refused: Sequence[Finish]) -> tuple[Finish, ...]:
+        """Return those that never took effect; the others are repeats of a commit whose answer was lost."""
+        values = {"seqs": sorted(finish.job_seq for finish in refused), "node": node}
+        rows = self._database.run(connection, statements.COMMITTED_BEFORE, values)
+        before = {(row.job_seq, row.number, row.lease_id, row.outcome) for row in rows}
+        return tuple(f for f in refused if (f.job_seq, f.attempt, f.lease_id, f.event.value) not in before)
 
 
 _REFUSALS: Final = {

@@ -35,14 +35,15 @@ def admit(
     run(connection, statements.ADMIT_JOBS, {"seqs": seqs})
     for node, placed in by_node.items():
         run(connection, statements.ADMIT_READY, {"seqs": placed, "node": node, "grace": PUBLISH_GRACE.total_seconds()})
-    run(connection, statements.JOB_EVENTS, {"seqs": seqs, "kind": "admit", "node": next(iter(by_node))})
+        run(connection, statements.JOB_EVENTS, {"seqs": placed, "kind": "admit", "node": node})
     return tuple(entry_from(row) for row in run(connection, statements.ENTRIES, {"seqs": seqs}).mappings())
 
 
-def withdraw(database: Database, connection: Connection, seqs: Iterable[int]) -> list[int]:
-    """Move queued jobs back to pending; return which they were."""
+def withdraw(database: Database, connection: Connection, seqs: Iterable[int], *, node: str | None = None) -> list[int]:
+    """Move queued jobs back to pending, only those a node may take if one is given; return which they were."""
     run = database.run
-    admitted = sorted(run(connection, statements.ADMITTED_FOR_UPDATE, {"seqs": sorted(seqs)}).scalars())
+    values = {"seqs": sorted(seqs), "node": node}
+    admitted = sorted(run(connection, statements.ADMITTED_FOR_UPDATE, values).scalars())
     if admitted:
         run(connection, statements.WITHDRAW_JOBS, {"seqs": admitted})
         run(connection, statements.WITHDRAW_READY, {"seqs": admitted})

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import RowMapping
 
@@ -12,6 +13,12 @@ from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob, Resources
 
 Row: TypeAlias = Mapping[str, Any] | RowMapping
+
+#: Most text of rows that travel in one parameter. The driver's quoting may double it, and MariaDB's largest packet is
+#: 16 MiB unless somebody raised it.
+LARGEST_PART: Final = 4 << 20
+#: What is text to Python but to no database: a NUL ends SQLite's strings, and half a surrogate pair has no UTF-8.
+_NOT_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 def instant(value: Any) -> datetime | None:
@@ -36,8 +43,27 @@ def stored_instant(value: datetime | None) -> str | None:
 
 
 def dump(document: Any) -> str:
-    """Return a document as stored."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    """Return a document as stored: ASCII, so that whatever a user's code put into a string can be sent."""
+    return json.dumps(document, separators=(",", ":"))
+
+
+def dump_parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Return rows as JSON arrays, each of which fits one statement; a row that is larger than that goes alone."""
+    part: list[str] = []
+    size = 0
+    for text in map(dump, rows):
+        if part and size + len(text) > LARGEST_PART:
+            yield f"[{','.join(part)}]"
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield f"[{','.join(part)}]"
+
+
+def storable(text: str | None) -> str | None:
+    """Return text with what no database stores as text replaced by U+FFFD."""
+    return None if text is None else _NOT_TEXT.sub("\ufffd", text)
 
 
 def load(text: str | None) -> Any:

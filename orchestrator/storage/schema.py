@@ -1,5 +1,7 @@
 """The schema's versions: upgrade, current, check."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import SchemaMismatch, StoreUnavailable
@@ -24,7 +27,7 @@ def upgrade(url: str) -> str:
     try:
         if database.dialect == "sqlite" and database.engine.url.database:
             Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-        with database.engine.connect() as connection:
+        with database.engine.connect() as connection, _alone(connection, database.dialect):
             command.upgrade(_config(connection), "head")
             connection.commit()
     except DBAPIError as error:
@@ -75,6 +78,24 @@ def check(url: str) -> str:
     if differences:
         raise SchemaMismatch(f"the schema differs from this release's tables: {differences[:3]}")
     return found
+
+
+@contextmanager
+def _alone(connection: Connection, dialect: str) -> Iterator[None]:
+    """Keep other upgrades of the same database out: two processes that start together would both create the tables."""
+    if dialect == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # its schema changes are part of the transaction
+        yield
+        return
+    name = f"orchestrator-schema-{connection.engine.url.database}"[:64]
+    if not connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), {"name": name, "seconds": 60}).scalar():
+        raise StoreUnavailable("another process has been upgrading this database for a minute")
+    # The driver's transaction must not be older than the lock, or it would not see what the other upgrade did.
+    connection.commit()
+    try:
+        yield
+    finally:
+        connection.execute(text("DO RELEASE_LOCK(:name)"), {"name": name})
 
 
 def _context(connection: Any) -> MigrationContext:

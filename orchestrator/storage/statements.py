@@ -1,7 +1,7 @@
 """The statements that need to be exact, one named constant each.
 
 A write repeats in its ``WHERE`` every belief that it rests on; a row count of 0 is an answer.
-Lock order everywhere: leadership, leases, GPUs, jobs, ready.
+Lock order: leadership, leases, GPUs, ready and scheduled, jobs; what still deadlocks is run again.
 """
 
 from typing import Final
@@ -50,6 +50,12 @@ ATTEMPTS: Final = Sql(
     "SELECT a.*, (SELECT GROUP_CONCAT(g.gpu_uuid) FROM orchestrator_lease_gpus g WHERE g.lease_id ="
     " a.lease_id) AS gpu_uuids"
     " FROM orchestrator_attempts a JOIN orchestrator_jobs j ON j.seq = a.job_seq WHERE j.id = :id ORDER BY a.number"
+)
+LOCK_WAITING: Final = tuple(
+    Sql(
+        f"SELECT job_seq FROM {table} WHERE job_seq = (SELECT seq FROM orchestrator_jobs WHERE id = :id) {{for_update}}"  # noqa: S608 - the names stand below
+    )
+    for table in ("orchestrator_ready", "orchestrator_scheduled")
 )
 JOB_FOR_UPDATE: Final = Sql("SELECT * FROM orchestrator_jobs WHERE id = :id {for_update}")
 REQUEST_CANCEL: Final = Sql(
@@ -128,17 +134,24 @@ WHY_REFUSED: Final = Sql(
 # Finishing
 
 RUNNING_FOR_UPDATE: Final = Sql(
-    "SELECT seq, attempt, lease_id FROM orchestrator_jobs WHERE seq IN :seqs AND state = 'running' {for_update}",
+    "SELECT seq, attempt, lease_id, cancel_requested_at IS NOT NULL AS cancelling FROM orchestrator_jobs"
+    " WHERE seq IN :seqs AND state = 'running' {for_update}",
+    "seqs",
+)
+COMMITTED_BEFORE: Final = Sql(
+    "SELECT job_seq, number, lease_id, outcome FROM orchestrator_attempts"
+    " WHERE job_seq IN :seqs AND ended_at IS NOT NULL AND node = :node",
     "seqs",
 )
 SUCCEED_JOBS: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'succeeded', lease_id = NULL, finished_at = {now}, exit_code = 0,"
-    " reason = NULL,"
-    " result = r.result FROM (SELECT json_extract(value, '$.seq') AS seq, json_extract(value, '$.result') AS result"
+    " reason = r.reason, result = r.result FROM (SELECT json_extract(value, '$.seq') AS seq,"
+    " json_extract(value, '$.reason') AS reason, json_extract(value, '$.result') AS result"
     " FROM json_each(:rows)) AS r WHERE orchestrator_jobs.seq = r.seq",
     mysql="UPDATE orchestrator_jobs j JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.seq',"
-    " result LONGTEXT PATH '$.result')) r ON j.seq = r.seq SET j.state = 'succeeded', j.lease_id = NULL,"
-    " j.finished_at = {now}, j.exit_code = 0, j.reason = NULL, j.result = r.result",
+    " reason VARCHAR(512) PATH '$.reason', result LONGTEXT PATH '$.result')) r ON j.seq = r.seq"
+    " SET j.state = 'succeeded', j.lease_id = NULL,"
+    " j.finished_at = {now}, j.exit_code = 0, j.reason = r.reason, j.result = r.result",
 )
 SUCCEED_JOBS_ALIKE: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'succeeded', lease_id = NULL, finished_at = {now}, exit_code = 0,"
@@ -268,7 +281,9 @@ ENTRIES: Final = Sql(
     "seqs",
 )
 ADMITTED_FOR_UPDATE: Final = Sql(
-    "SELECT job_seq FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NOT NULL {for_update}", "seqs"
+    "SELECT job_seq FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NOT NULL"
+    " AND (:node IS NULL OR node IS NULL OR node = :node) {for_update}",
+    "seqs",
 )
 WITHDRAW_JOBS: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'pending', queued_at = NULL WHERE seq IN :seqs AND state = 'queued'", "seqs"

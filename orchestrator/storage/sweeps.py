@@ -58,9 +58,13 @@ SILENT_NODES: Final = Sql(
     "SELECT name FROM orchestrator_nodes WHERE state <> 'lost' AND heartbeat_at < {now_minus:silent} {for_update}"
 )
 MARK_LOST: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name IN :names", "names")
-ADMITTED_FOR_NODES: Final = Sql(
-    "SELECT job_seq FROM orchestrator_ready WHERE node IN :names AND publish_at IS NOT NULL", "names"
+#: Jobs on their way to a host that takes none: silent, ended in order, or draining.
+STRANDED: Final = Sql(
+    "SELECT job_seq FROM orchestrator_ready WHERE publish_at IS NOT NULL AND node IS NOT NULL"
+    " AND node NOT IN (SELECT name FROM orchestrator_nodes WHERE state = 'up') LIMIT :limit"
 )
+#: Most jobs that one pass withdraws.
+WITHDRAW_BATCH: Final = 1000
 NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :node)")
 LEASE_ENDED: Final = Sql("INSERT INTO orchestrator_events (at, kind, lease_id) VALUES ({now}, :kind, :lease_id)")
 CANDIDATES: Final = Sql(
@@ -79,6 +83,10 @@ HOSTS: Final = Sql(
 )
 OLD_JOBS: Final = Sql(
     "SELECT seq FROM orchestrator_jobs WHERE finished_at IS NOT NULL AND finished_at < {now_minus:age} LIMIT :limit"
+)
+OLD_LEASES: Final = Sql(
+    "SELECT l.id FROM orchestrator_leases l WHERE l.state <> 'active' AND l.ended_at < {now_minus:age}"
+    " AND NOT EXISTS (SELECT 1 FROM orchestrator_attempts a WHERE a.lease_id = l.id) LIMIT :limit"
 )
 
 
@@ -131,27 +139,31 @@ def expire(
 
 
 def lose_nodes(database: Database, connection: Connection, silent_for: timedelta) -> list[str]:
-    """Mark silent hosts as lost and withdraw what was admitted for them."""
+    """Mark silent hosts as lost; withdraw what was admitted for hosts that take nothing, whatever the reason."""
     run = database.run
     names = sorted(run(connection, SILENT_NODES, {"silent": silent_for.total_seconds()}).scalars())
     if names:
         run(connection, MARK_LOST, {"names": names})
-        withdraw(database, connection, run(connection, ADMITTED_FOR_NODES, {"names": names}).scalars().all())
         run(connection, NODE_EVENT, [{"kind": "node_lost", "node": name} for name in names])
+    stranded = run(connection, STRANDED, {"limit": WITHDRAW_BATCH}).scalars().all()
+    if stranded:
+        withdraw(database, connection, stranded)
     return names
 
 
 def prune(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
-    """Delete jobs that ended long ago, with all that belongs to them."""
+    """Delete jobs that ended long ago, with all that belongs to them, then leases that no attempt names any more."""
     values = {"age": older_than.total_seconds(), "limit": limit}
-    seqs: list[Any] = list(database.run(connection, OLD_JOBS, values).scalars())
-    if seqs:
-        for statement in _PRUNED:
+    pruned = 0
+    for find, deletions in _PRUNED:
+        seqs: list[Any] = list(database.run(connection, find, values).scalars())
+        pruned += len(seqs)
+        for statement in deletions if seqs else ():
             database.run(connection, statement, {"seqs": seqs})
-    return len(seqs)
+    return pruned
 
 
-_PRUNED: Final = tuple(
+_DELETE_JOBS: Final = tuple(
     Sql(f"DELETE FROM {table} WHERE {column} IN :seqs", "seqs")  # noqa: S608 - the names stand below
     for table, column in (
         ("orchestrator_logs", "job_seq"),
@@ -160,3 +172,8 @@ _PRUNED: Final = tuple(
         ("orchestrator_jobs", "seq"),
     )
 )
+_DELETE_LEASES: Final = (
+    Sql("DELETE FROM orchestrator_lease_gpus WHERE lease_id IN :seqs", "seqs"),
+    Sql("DELETE FROM orchestrator_leases WHERE id IN :seqs", "seqs"),
+)
+_PRUNED: Final = ((OLD_JOBS, _DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES))

@@ -36,6 +36,8 @@ NAMING: Final = {
     "fk": "fk_%(table_name)s_%(column_0_name)s",
     "pk": "pk_%(table_name)s",
 }
+#: Names and keys that differ in case, accents or trailing blanks are different, on MariaDB as on SQLite.
+COLLATION: Final = "utf8mb4_nopad_bin"
 metadata = MetaData(naming_convention=NAMING)
 
 _Seq = BigInteger().with_variant(Integer, "sqlite")
@@ -101,6 +103,7 @@ jobs = Table(
     CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 ready = Table(
@@ -121,6 +124,7 @@ ready = Table(
     Index(None, "publish_at"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 scheduled = Table(
@@ -132,6 +136,7 @@ scheduled = Table(
     UniqueConstraint("job_seq"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 attempts = Table(
@@ -155,6 +160,7 @@ attempts = Table(
     Index(None, "lease_id"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 leases = Table(
@@ -176,6 +182,7 @@ leases = Table(
     Index(None, "state", "expires_at"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
     sqlite_autoincrement=True,  # a token must never be issued twice
 )
 
@@ -189,6 +196,7 @@ lease_gpus = Table(
     UniqueConstraint("gpu_uuid", "live_exclusive"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 nodes = Table(
@@ -207,6 +215,7 @@ nodes = Table(
     _one_of("state", NodeState),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 gpus = Table(
@@ -228,6 +237,7 @@ gpus = Table(
     CheckConstraint("exclusive_lease_id IS NULL OR reserved_mib = 0", name="exclusive_or_shared"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 queues = Table(
@@ -238,6 +248,7 @@ queues = Table(
     Column("window", Integer, nullable=False, default=16),  # jobs that a submit may admit by itself
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 leadership = Table(
@@ -249,6 +260,7 @@ leadership = Table(
     Column("expires_at", _Instant, nullable=False),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 events = Table(
@@ -263,6 +275,7 @@ events = Table(
     Column("data", _Document),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )
 
 logs = Table(
@@ -276,4 +289,5 @@ logs = Table(
     PrimaryKeyConstraint("job_seq", "attempt", "number"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
 )

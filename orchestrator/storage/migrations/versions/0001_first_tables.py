@@ -18,7 +18,12 @@ DOCUMENT: Final = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 def upgrade() -> None:
     """Create the tables and their indexes; Alembic loads this module anew each time, so they are fresh."""
     for name, *parts in TABLES:
-        options = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "sqlite_autoincrement": name == LEASES}
+        options = {
+            "mysql_engine": "InnoDB",
+            "mysql_charset": "utf8mb4",
+            "mysql_collate": "utf8mb4_nopad_bin",
+            "sqlite_autoincrement": name == LEASES,
+        }
         op.create_table(name, *parts, **options)
     for name, table, columns in INDEXES:
         op.create_index(name, table, columns)
