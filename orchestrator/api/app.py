@@ -1,8 +1,7 @@
 """The FastAPI application."""
 
-import hmac
-import ipaddress
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -13,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import orchestrator
 from orchestrator.api import cluster, jobs, problems
 from orchestrator.api.dependencies import Services
-from orchestrator.errors import InvalidSettings, PayloadTooLarge, Unauthenticated
+from orchestrator.api.guard import guard, is_loopback
+from orchestrator.errors import InvalidSettings, PayloadTooLarge
 from orchestrator.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     Raises:
         InvalidSettings: If there is no token and the address is not a loopback one, or the token is empty.
     """
-    if token is None and not _is_loopback(runtime.settings.api_host):
+    if token is None and not is_loopback(runtime.settings.api_host):
         raise InvalidSettings(["api_token: needed to bind an address that is not a loopback one"])
     if token is not None and not token.strip():
         raise InvalidSettings(["api_token: must not be empty"])  # an empty one would let everybody in
@@ -42,42 +42,38 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     problems.install(app)
     app.add_middleware(_BodyLimit, limit=runtime.settings.max_payload_bytes + OVERHEAD_BYTES)
     guarded: dict[str, Any] = {
-        "dependencies": [Depends(_guard(token))],
-        "responses": problems.responses(401, 404, 413, 422, 503),
+        "dependencies": [Depends(guard(token))],
+        "responses": problems.responses(401, 403, 404, 413, 422, 503),
     }
     app.state.services = Services.over(runtime)
     app.include_router(cluster.health_routes)
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
 
+    _watch(app)
+    return app
+
+
+def _watch(app: FastAPI) -> None:
+    """Mark every answer for browsers and caches, and count it."""
+    requests = app.state.services.requests
+
     @app.middleware("http")
-    async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await answer(request)
+    async def watch(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        begun, status = time.monotonic(), 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+        finally:
+            requests.count(request.method, _route(request), status, time.monotonic() - begun)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    return app
 
-
-def _guard(token: str | None) -> Callable[[Request], None]:
-    def check(request: Request) -> None:
-        if token is None:
-            return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), token.encode()):
-            raise Unauthenticated("a valid bearer token is needed: Authorization: Bearer …")
-
-    return check
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _route(request: Request) -> str:
+    """Return the path as it is declared: with the ids in them, paths would be without number."""
+    return str(getattr(request.scope.get("route"), "path", "none"))
 
 
 class _BodyLimit:

@@ -64,7 +64,7 @@ def cluster(given: Given) -> Any:
 @routes.get("/metrics")
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
-    return Response(exposition(given.runtime), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(given.runtime, given.requests), media_type=CONTENT_TYPE_LATEST)
 
 
 @routes.get("/openapi.json")
@@ -74,8 +74,8 @@ def openapi(request: Request) -> Any:
 
 
 @health_routes.get("/healthz")
-def healthz() -> Any:
-    """The process answers."""
+async def healthz() -> Any:
+    """The process answers, also while every thread is busy."""
     return {"status": "ok"}
 
 

@@ -1,10 +1,12 @@
 """What endpoints are given: the runtime and the services over it, made once an app."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from orchestrator.api.metrics import Requests
 from orchestrator.runtime import Runtime
 from orchestrator.services.cancel import CancelService
 from orchestrator.services.submit import SubmitService
@@ -17,6 +19,8 @@ class Services:
     runtime: Runtime
     submits: SubmitService
     cancels: CancelService
+    requests: Requests = field(default_factory=Requests)
+    stopping: threading.Event = field(default_factory=threading.Event)  # the process is to end: answer what waits
 
     @classmethod
     def over(cls, runtime: Runtime) -> "Services":
@@ -24,7 +28,7 @@ class Services:
         return cls(runtime, SubmitService(runtime, ask_hosts=True), CancelService(runtime))
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

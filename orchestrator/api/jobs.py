@@ -1,11 +1,13 @@
 """Job endpoints."""
 
+import asyncio
 import time
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Discriminator, Tag
+from starlette.concurrency import run_in_threadpool
 
 from orchestrator.api import problems
 from orchestrator.api.dependencies import Given
@@ -19,7 +21,9 @@ from orchestrator.services.why import explain
 MOST_JOBS: Final = 500
 MOST_SEQ: Final = (1 << 63) - 1
 LONGEST_WAIT: Final = 20.0
+#: How soon a waiting request looks for output again: at first, and in the end.
 POLL: Final = 0.1
+SLOWEST_POLL: Final = 0.5
 LOG_PAGE: Final = 200
 
 #: Told apart before they are read, so that faults are told of the shape that was meant.
@@ -49,6 +53,8 @@ def submit(
         raise InvalidRequest("submit 1 to 10000 jobs at once")
     if isinstance(body, list) and idempotency_key is not None:
         raise InvalidRequest("Idempotency-Key names one job; give each of several its own key in the body")
+    if idempotency_key is not None and any(one.key not in (None, idempotency_key) for one in bodies):
+        raise InvalidRequest("Idempotency-Key and the body's key differ; give one of them")
     found = given.submits.submit([one.to_request(submitted_by="api", key=idempotency_key) for one in bodies])
     if not any(job.created for job in found):
         response.status_code = 200
@@ -87,8 +93,9 @@ def cancel(given: Given, job_id: str) -> Any:
 
 
 @routes.get("/{job_id}/logs")
-def logs(
+async def logs(
     given: Given,
+    request: Request,
     job_id: str,
     after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
@@ -96,12 +103,15 @@ def logs(
     """Return output after a cursor; waits for some, up to ``wait`` seconds, while the job may still print."""
     attempt, _, number = (after or "0:0").partition(":")
     cursor = (int(attempt), int(number)) if after else None
-    deadline = time.monotonic() + wait
+    deadline, pause = time.monotonic() + wait, POLL
     while True:
-        page = given.runtime.jobs.logs(job_id, after=cursor, limit=LOG_PAGE)
-        if page.chunks or page.ended or time.monotonic() >= deadline:
+        # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
+        page = await run_in_threadpool(given.runtime.jobs.logs, job_id, after=cursor, limit=LOG_PAGE)
+        left = deadline - time.monotonic()
+        if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
             break
-        time.sleep(POLL)
+        await asyncio.sleep(min(pause, left))
+        pause = min(SLOWEST_POLL, 1.5 * pause)
     last = page.chunks[-1] if page.chunks else None
     return {
         "chunks": [{"attempt": a, "number": n, "text": text} for a, n, text in page.chunks],

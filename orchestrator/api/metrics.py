@@ -1,8 +1,12 @@
-"""Metrics, read from the database when they are asked for, so every api process tells the same."""
+"""Metrics of the installation and of the requests to this process.
+
+Those of the installation are read from the database when they are asked for, so every api process tells the same.
+"""
 
 from collections.abc import Iterable
+from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -12,11 +16,39 @@ from orchestrator.runtime import Runtime
 _WAITING = (JobState.BLOCKED, JobState.SCHEDULED, JobState.PENDING, JobState.QUEUED)
 
 
-def exposition(runtime: Runtime) -> bytes:
+#: Others are counted as one: who sends requests must not choose how many time series there are.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Requests:
+    """Counts the requests to one app."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._count = Counter(
+            "gpu_orchestrator_api_requests",
+            "Requests to this process, by method, route and status",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "gpu_orchestrator_api_request_seconds",
+            "How long they took, by route; those for output wait for it",
+            ["route"],
+            registry=self.registry,
+        )
+
+    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Note an answered request."""
+        self._count.labels(method if method in _METHODS else "other", route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+
+def exposition(runtime: Runtime, requests: Requests) -> bytes:
     """Return the metrics as Prometheus reads them."""
     registry = CollectorRegistry()
     registry.register(_State(runtime))
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(requests.registry)
 
 
 class _State(Collector):

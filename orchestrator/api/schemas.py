@@ -1,9 +1,10 @@
 """What the API takes and gives, as JSON."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
@@ -11,6 +12,10 @@ from orchestrator.domain.size import parse_mebibytes
 from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
 
 Text = Annotated[str, Field(max_length=4096)]
+
+#: Fields that mean something only with the other kind of job.
+_OF_COMMANDS: Final = ("env", "cwd")
+_OF_TASKS: Final = ("args", "kwargs")
 
 
 class SubmitBody(BaseModel):
@@ -37,6 +42,19 @@ class SubmitBody(BaseModel):
     deadline: Annotated[datetime | None, Field(strict=False)] = None
     key: Text | None = Field(default=None, description="Idempotency key.")
 
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        if self.argv is not None and self.task is not None:
+            raise PydanticCustomError("two_kinds", "give argv or task, not both")
+        alien = _OF_COMMANDS if self.task is not None else _OF_TASKS
+        given = [name for name in alien if name in self.model_fields_set]
+        if given:
+            kind = "command" if self.task is not None else "task"
+            raise PydanticCustomError(
+                "other_kind", "{names}: only of a {kind}", {"names": ", ".join(given), "kind": kind}
+            )
+        return self
+
     def to_request(self, *, submitted_by: str, key: str | None) -> Request:
         """Return the request; its values are checked where all requests are."""
         common: dict[str, Any] = {
@@ -54,7 +72,7 @@ class SubmitBody(BaseModel):
             "key": key if self.key is None else self.key,
             "submitted_by": submitted_by,
         }
-        if self.task is not None and self.argv is None:
+        if self.task is not None:
             return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)
         return CommandRequest(argv=tuple(self.argv or ()), environment=self.env, cwd=self.cwd, **common)
 

@@ -1,11 +1,28 @@
 """Serving the API in a process of its own: ``orch api``."""
 
+import contextlib
 import logging
+import threading
+from types import FrameType
 
 import uvicorn
 
 from orchestrator.api.app import create_app
+from orchestrator.errors import ApiUnavailable
 from orchestrator.runtime import Runtime
+
+
+class _Server(uvicorn.Server):
+    """Answers the requests that wait for output before it closes their connections."""
+
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
 
 def serve(runtime: Runtime) -> None:
@@ -13,11 +30,12 @@ def serve(runtime: Runtime) -> None:
 
     Raises:
         InvalidSettings: If the settings do not allow to serve.
+        ApiUnavailable: If it could not be started.
     """
     settings = runtime.settings
     app = create_app(runtime, token=settings.bearer_token())
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.api_host,
         port=settings.api_port,
@@ -26,3 +44,8 @@ def serve(runtime: Runtime) -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
+    server = _Server(config, app.state.services.stopping)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended in order
+        server.run()
+    if not server.started:
+        raise ApiUnavailable(f"the API could not be started at {settings.api_host}:{settings.api_port}")

@@ -15,6 +15,9 @@ from orchestrator.storage.schema import upgrade
 from tests.support import running
 from tests.support.running import Running
 
+#: Where an app without a token may be asked; TestClient's own name for it is refused.
+LOCAL = "http://127.0.0.1:8470"
+
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,7 +43,7 @@ def runtime(settings: Settings) -> Iterator[Runtime]:
 @pytest.fixture
 def api(runtime: Runtime) -> Iterator[TestClient]:
     """A client of an app without a token; a failure of the app is an answer, as it is over the network."""
-    with TestClient(create_app(runtime, token=None), raise_server_exceptions=False) as client:
+    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ from orchestrator.api.app import create_app
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.runtime import Runtime
+from tests.integration.api.conftest import LOCAL
 
 METRICS = {
     "gpu_orchestrator_job_queue_depth": "gauge",
@@ -18,6 +19,8 @@ METRICS = {
     "gpu_orchestrator_nodes": "gauge",
     "gpu_orchestrator_gpus": "gauge",
     "gpu_orchestrator_lease_expired_total": "counter",
+    "gpu_orchestrator_api_requests_total": "counter",
+    "gpu_orchestrator_api_request_seconds": "histogram",
 }
 READS_THE_DATABASE = ["/jobs", "/jobs/x", "/jobs/x/logs", "/jobs/x/why", "/jobs/x/events", "/nodes", "/gpus", "/queues"]
 
@@ -45,7 +48,7 @@ def test_queues_tell_how_many_jobs_they_hold(api: TestClient) -> None:
 
 def test_the_cluster_is_described_without_passwords(runtime: Runtime, settings: Settings) -> None:
     secret = settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://:hidden@127.0.0.1:1/0")})
-    with TestClient(create_app(dataclasses.replace(runtime, settings=secret), token=None)) as client:
+    with TestClient(create_app(dataclasses.replace(runtime, settings=secret), token=None), LOCAL) as client:
         answer = client.get("/cluster")
 
     assert set(answer.json()) == {"version", "api_url", "leader", "epoch", "database", "redis", "nodes", "jobs"}
@@ -68,9 +71,24 @@ def test_metrics_have_their_names(api: TestClient, register: Callable[[str, int]
     answer = api.get("/metrics")
 
     types = dict(line.split()[2:4] for line in answer.text.splitlines() if line.startswith("# TYPE"))
-    assert types == METRICS
+    assert {name: kind for name, kind in types.items() if not name.endswith("_created")} == METRICS
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'gpu_orchestrator_gpus{health="healthy",node="alpha",use="free"} 2.0' in answer.text
+
+
+def test_requests_are_counted_by_their_route(api: TestClient) -> None:
+    """Not by their path, their method's spelling or anything else that a client could make up without end."""
+    api.get("/jobs/01890000-0000-7000-8000-000000000000")
+    api.get("/jobs/01890000-0000-7000-8000-000000000001")
+    api.get("/made-up")
+    api.request("BREW", "/jobs")
+
+    counts = [line for line in api.get("/metrics").text.splitlines() if "api_requests_total{" in line]
+    assert sorted(counts) == [
+        'gpu_orchestrator_api_requests_total{method="GET",route="/jobs/{job_id}",status="404"} 2.0',
+        'gpu_orchestrator_api_requests_total{method="GET",route="none",status="404"} 1.0',
+        'gpu_orchestrator_api_requests_total{method="other",route="/jobs",status="405"} 1.0',
+    ]
 
 
 @pytest.fixture
@@ -79,7 +97,7 @@ def cut_off(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     (tmp_path / "file").touch()
     url = type(settings.database_url)(f"sqlite:///{tmp_path / 'file' / 'gone.db'}")
     runtime = open_runtime(settings.model_copy(update={"database_url": url}))
-    with TestClient(create_app(runtime, token=None), raise_server_exceptions=False) as client:
+    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
         yield client
     runtime.close()
 
@@ -104,7 +122,7 @@ def test_without_redis_jobs_are_taken_in(settings: Settings) -> None:
     """What is committed is durable; the leader publishes it when Redis is back."""
     away = type(settings.redis_url)("redis://127.0.0.1:1/0")
     runtime = open_runtime(settings.model_copy(update={"redis_url": away}))
-    with TestClient(create_app(runtime, token=None), raise_server_exceptions=False) as client:
+    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
         assert client.post("/jobs/submit", json={"argv": ["true"]}).status_code == 201
         assert client.get("/readyz").json()["checks"]["redis"] is False
     runtime.close()

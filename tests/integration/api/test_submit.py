@@ -81,6 +81,36 @@ def test_the_header_key_is_refused_for_several_jobs(api: TestClient) -> None:
     assert_problem(answer, 422, "invalid-request")
 
 
+def test_two_different_keys_for_one_job_are_refused(api: TestClient) -> None:
+    """Neither is quietly forgotten; the same key twice is no contradiction."""
+    answer = api.post("/jobs/submit", json=TRUE | {"key": "k1"}, headers={"Idempotency-Key": "k2"})
+    same = api.post("/jobs/submit", json=TRUE | {"key": "k1"}, headers={"Idempotency-Key": "k1"})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert same.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (TRUE | {"task": "examples.add"}, "argv or task"),
+        (TRUE | {"args": [1]}, "args: only of a task"),
+        (TRUE | {"args": [], "kwargs": {}}, "args, kwargs: only of a task"),
+        ({"task": "examples.add", "env": {"A": "b"}}, "env: only of a command"),
+        ({"task": "examples.add", "cwd": "/"}, "cwd: only of a command"),
+    ],
+)
+def test_a_job_of_two_kinds_is_refused(api: TestClient, body: dict[str, Any], words: str) -> None:
+    """What does not fit the kind of job is not quietly left out."""
+    one = assert_problem(api.post("/jobs/submit", json=body), 422, "malformed-request")
+    many = assert_problem(api.post("/jobs/submit", json=[TRUE, body]), 422, "malformed-request")
+
+    assert words in one["faults"][0]
+    assert words in many["faults"][0]
+    assert "1" in many["faults"][0].split(":")[0]
+    assert api.get("/jobs").json()["jobs"] == []
+
+
 def test_no_jobs_at_all_are_refused(api: TestClient) -> None:
     assert_problem(api.post("/jobs/submit", json=[]), 422, "invalid-request")
 

@@ -11,6 +11,7 @@ from orchestrator.api.app import create_app
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
+from tests.integration.api.conftest import LOCAL
 
 TOKEN = "s3cret"
 JOB = "01890000-0000-7000-8000-000000000000"
@@ -123,6 +124,46 @@ def test_an_empty_token_is_refused(runtime: Runtime, token: str) -> None:
     """As from an empty token file: otherwise ``Authorization: Bearer`` with nothing behind it would do."""
     with pytest.raises(InvalidSettings, match="api_token"):
         create_app(runtime, token=token)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example"},
+        {"Host": "rebound.example:8470"},
+        {"Host": ""},
+        {"Host": "[::1"},
+        {"Host": "127.0.0.1.example"},
+        {"Host": "localhost@rebound.example"},
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+    ],
+    ids=str,
+)
+def test_without_a_token_other_sites_pages_are_refused(runtime: Runtime, headers: dict[str, str]) -> None:
+    """A browser on this host reaches the loopback address; what another site's page makes it send is not served."""
+    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+        refused = client.post("/jobs/submit", json={"argv": ["true"]}, headers=headers)
+        unread = client.get("/jobs", headers=headers)
+        left = client.get("/jobs").json()["jobs"]
+
+    assert (refused.status_code, unread.status_code, left) == (403, 403, [])
+    assert refused.json()["type"] == "urn:gpu-orchestrator:problem:forbidden"
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8470", "localhost:8470", "[::1]:8470", "127.0.0.1", "LOCALHOST"])
+def test_without_a_token_this_hosts_own_pages_are_served(runtime: Runtime, host: str) -> None:
+    with TestClient(create_app(runtime, token=None), LOCAL) as client:
+        assert client.get("/jobs", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
+
+
+def test_with_the_token_any_name_is_served(api: TestClient) -> None:
+    """A proxy may give it another one."""
+    headers = {"Authorization": f"Bearer {TOKEN}", "Host": "gpus.example", "Origin": "https://gpus.example"}
+
+    assert api.get("/jobs", headers=headers).status_code == 200
 
 
 def _routes(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
