@@ -39,6 +39,8 @@ from tests.support.waiting import wait_for  # noqa: E402
 RESULTS = ROOT / "bench" / "results" / "quick.json"
 PAGE = ROOT / "docs" / "performance.md"
 GPUS = 2
+#: Jobs in one submit; the worker begins with the first ones while the rest is submitted, as stock Celery's does.
+CHUNK = 500
 
 
 class Ours:
@@ -86,7 +88,8 @@ class Ours:
     def submit(self, jobs: int) -> float:
         """Submit and return the seconds it took."""
         began = time.perf_counter()
-        self.service.submit([TaskRequest(task="examples.noop", gpus=1) for _ in range(jobs)])
+        for first in range(0, jobs, CHUNK):
+            self.service.submit([TaskRequest(task="examples.noop", gpus=1) for _ in range(min(CHUNK, jobs - first))])
         return time.perf_counter() - began
 
     def count(self) -> int:
@@ -103,7 +106,7 @@ class Ours:
         statements = self._status()
         began = time.perf_counter()
         submit_seconds = self.submit(jobs)
-        wait_for(lambda: self.count() >= jobs, within_seconds=300, describe="jobs to finish")
+        wait_for(lambda: self.count() >= jobs, within_seconds=60, describe="jobs to finish")
         seconds = time.perf_counter() - began
         used = {name: value - statements[name] for name, value in self._status().items()}
         self.finished += jobs
@@ -200,7 +203,7 @@ class Stock:
         self._expected = jobs
         began = time.perf_counter()
         submit_seconds = self.submit(jobs)
-        wait_for(lambda: self.count() >= jobs, within_seconds=300, describe="tasks to finish")
+        wait_for(lambda: self.count() >= jobs, within_seconds=60, describe="tasks to finish")
         seconds = time.perf_counter() - began
         return {"end_to_end": jobs / seconds, "submit": jobs / submit_seconds}
 

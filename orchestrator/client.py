@@ -37,10 +37,19 @@ class Client:
     """A connection to the API; usable as a context manager, from one thread at a time."""
 
     def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 30.0) -> None:
-        """Make it; nothing is sent until it is used."""
+        """Make it; nothing is sent until it is used.
+
+        Raises:
+            InvalidRequest: If the URL is malformed, or the token cannot be sent.
+        """
         self.url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds, trust_env=False)
+        if token and not token.isprintable():
+            raise InvalidRequest("the API's token must be one line of printable characters")
+        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise InvalidRequest(f"{url!r} is not the URL of an API: {error}") from error
 
     def submit(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Submit a job: ``{"argv": […]}`` or ``{"task": …}`` with the options of ``POST /jobs/submit``."""

@@ -40,3 +40,5 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError as error:
         raise InvalidSettings([f"{path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings([f"{path}: is not UTF-8 text"]) from error

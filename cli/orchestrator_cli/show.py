@@ -11,9 +11,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-#: Escape sequences other than colours: a job's output must not move the cursor or talk to the terminal.
-_ESCAPES: Final = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-ln-~]|\x1b[^\[\]]")
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+#: A job's output must not move the cursor or talk to the terminal; colours are kept, as the one group. All in one pass:
+#: what is left when something was taken out must not become a sequence of its own.
+_CONTROLS: Final = re.compile(
+    r"(\x1b\[[0-9;:]*m)"
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # strings for the terminal: titles, clipboard, graphics
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|\x1b[ -/]*[0-Z\\^-~]?"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
 #: Where the output goes to a file or a pipe nothing is cut.
 WIDTH: Final = 240
 
@@ -58,7 +64,13 @@ def run_time(job: dict[str, Any]) -> str | None:
 
 def output(text: str, *, raw: bool = False) -> None:
     """Print a job's output; unless ``raw``, without what could trouble the terminal."""
-    click.echo(text if raw else _CONTROLS.sub("", _ESCAPES.sub("", text)), nl=False)
+    # click takes colours out where no terminal reads them; raw means all of it, in a pipe too
+    click.echo(text if raw else harmless(text), nl=False, color=True if raw else None)
+
+
+def harmless(text: str) -> str:
+    """Return a text without control characters and escape sequences, except colours, tabs and ends of lines."""
+    return _CONTROLS.sub(lambda found: found[1] or "", text)
 
 
 def progress(job: dict[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """Durations and sizes as people write them on a command line."""
 
+import math
 import re
 from typing import Any, Final
 
@@ -22,10 +23,13 @@ class Duration(click.ParamType[float]):
         """Return seconds."""
         text = str(value).strip()
         if _DURATION.fullmatch(text):
-            return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-        try:
-            seconds = float(text)
-        except ValueError:
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+        else:
+            try:
+                seconds = float(text)
+            except ValueError:
+                seconds = math.nan
+        if not 0 <= seconds < math.inf:
             self.fail(f"{text!r} is not a duration; write 90s, 1h30m or a number of seconds", param, ctx)
         return seconds
 

@@ -30,18 +30,25 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
         token: The bearer token that every endpoint but the health checks asks for.
 
     Raises:
-        InvalidSettings: If there is no token and the address is not a loopback one.
+        InvalidSettings: If there is no token and the address is not a loopback one, or the token is empty.
     """
     if token is None and not _is_loopback(runtime.settings.api_host):
         raise InvalidSettings(["api_token: needed to bind an address that is not a loopback one"])
-    app = FastAPI(title="gpu-orchestrator", version=orchestrator.__version__, docs_url=None, redoc_url=None)
+    if token is not None and not token.strip():
+        raise InvalidSettings(["api_token: must not be empty"])  # an empty one would let everybody in
+    app = FastAPI(
+        title="gpu-orchestrator", version=orchestrator.__version__, openapi_url=None
+    )  # cluster.openapi tells it, to who has the token
     problems.install(app)
     app.add_middleware(_BodyLimit, limit=runtime.settings.max_payload_bytes + OVERHEAD_BYTES)
-    guarded = [Depends(_guard(token))]
+    guarded: dict[str, Any] = {
+        "dependencies": [Depends(_guard(token))],
+        "responses": problems.responses(401, 404, 413, 422, 503),
+    }
     app.state.services = Services.over(runtime)
     app.include_router(cluster.health_routes)
-    app.include_router(jobs.routes, dependencies=guarded)
-    app.include_router(cluster.routes, dependencies=guarded)
+    app.include_router(jobs.routes, **guarded)
+    app.include_router(cluster.routes, **guarded)
 
     @app.middleware("http")
     async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -58,7 +65,7 @@ def _guard(token: str | None) -> Callable[[Request], None]:
         if token is None:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), token.encode()):
             raise Unauthenticated("a valid bearer token is needed: Authorization: Bearer …")
 
     return check
@@ -95,9 +102,13 @@ class _BodyLimit:
                 raise PayloadTooLarge(seen, self._limit)
             return message
 
-        if declared > self._limit:
-            error = PayloadTooLarge(declared, self._limit)
-            response: Any = problems.problem(413, error.code, str(error))
-            await response(scope, receive, send)
-            return
-        await self._app(scope, counted, send)
+        async def unless_refused(message: Message) -> None:
+            # FastAPI turns whatever reading a body raises into an answer of its own; ours takes its place.
+            if seen <= self._limit:
+                await send(message)
+
+        if declared <= self._limit:
+            await self._app(scope, counted, unless_refused)
+        if max(declared, seen) > self._limit:
+            error = PayloadTooLarge(max(declared, seen), self._limit)
+            await problems.problem(413, error.code, str(error))(scope, receive, send)

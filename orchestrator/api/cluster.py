@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import orchestrator
@@ -65,6 +65,12 @@ def cluster(given: Given) -> Any:
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
     return Response(exposition(given.runtime), media_type=CONTENT_TYPE_LATEST)
+
+
+@routes.get("/openapi.json")
+def openapi(request: Request) -> Any:
+    """Describe this API."""
+    return request.app.openapi()
 
 
 @health_routes.get("/healthz")

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import Discriminator, Tag
 
+from orchestrator.api import problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.schemas import SubmitBody, attempt_document, event_document, job_document, submitted_document
 from orchestrator.domain.job import Job, JobState
@@ -15,19 +17,30 @@ from orchestrator.runtime import Runtime
 from orchestrator.services.why import explain
 
 MOST_JOBS: Final = 500
+MOST_SEQ: Final = (1 << 63) - 1
 LONGEST_WAIT: Final = 20.0
 POLL: Final = 0.1
 LOG_PAGE: Final = 200
 
+#: Told apart before they are read, so that faults are told of the shape that was meant.
+OneOrMany = Annotated[
+    Annotated[SubmitBody, Tag("job")] | Annotated[list[SubmitBody], Tag("jobs")],
+    Discriminator(lambda body: "jobs" if isinstance(body, list) else "job"),
+]
+#: What else a submit answers.
+SUBMITTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Every job existed already, under the same key."},
+    **problems.responses(409),
+}
 
 routes = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-@routes.post("/submit", status_code=201)
+@routes.post("/submit", status_code=201, responses=SUBMITTED)
 def submit(
     given: Given,
     response: Response,
-    body: SubmitBody | list[SubmitBody],
+    body: OneOrMany,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Any:
     """Submit one job, or several at once: all of them or none. When it answers, they are durable."""
@@ -50,7 +63,7 @@ def list_jobs(
     queue: Annotated[str | None, Query(max_length=64)] = None,
     name: Annotated[str | None, Query(max_length=128)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
-    cursor: Annotated[int | None, Query(ge=1)] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
 ) -> Any:
     """List jobs, newest first; ``next`` is the cursor of the following page."""
     wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)

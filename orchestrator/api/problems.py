@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -47,6 +48,25 @@ def problem(status: int, code: str, detail: str, **more: Any) -> JSONResponse:
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return how OpenAPI describes the problems of these statuses."""
+    schema = {
+        "type": "object",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string", "description": f"{TYPE}CODE"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "faults": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
 def install(app: FastAPI) -> None:
     """Have every error of the app answered with a problem document."""
     app.add_exception_handler(OrchestratorError, _ours)
@@ -76,7 +96,9 @@ async def _malformed(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "no-such-path", 405: "method-not-allowed"}.get(error.status_code, "http-error")
+    code = {400: "malformed-request", 404: "no-such-path", 405: "method-not-allowed"}.get(
+        error.status_code, "http-error"
+    )
     return problem(error.status_code, code, str(error.detail))
 
 

@@ -51,7 +51,7 @@ class SubmitBody(BaseModel):
             "max_attempts": self.max_attempts,
             "run_at": self.run_at,
             "deadline": self.deadline,
-            "key": self.key or key,
+            "key": key if self.key is None else self.key,
             "submitted_by": submitted_by,
         }
         if self.task is not None and self.argv is None:

@@ -1,5 +1,6 @@
 """Sizes of memory as people write them."""
 
+import math
 import re
 from typing import Final
 
@@ -32,7 +33,7 @@ def parse_mebibytes(size: int | str | None) -> int | None:
         return None
     match = _SIZE.match(str(size))
     factor = _MIB.get(match[2].lower()) if match else None
-    mebibytes = int(float(match[1]) * factor) if match and factor else 0
-    if mebibytes < 1:
+    mebibytes = float(match[1]) * factor if match and factor else 0
+    if not 1 <= mebibytes < math.inf:
         raise InvalidRequest(f"{size!r} is not a size of memory; write 12GiB or 800MiB")
-    return mebibytes
+    return int(mebibytes)

@@ -39,7 +39,7 @@ def required_instant(value: Any) -> datetime:
 
 def stored_instant(value: datetime | None) -> str | None:
     """Return an instant as both databases compare it: UTC, microseconds, no zone."""
-    return None if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return None if value is None else value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def dump(document: Any) -> str:

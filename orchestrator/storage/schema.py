@@ -24,14 +24,16 @@ VERSION_TABLE: Final = "orchestrator_schema"
 def upgrade(url: str) -> str:
     """Bring the database to this release's schema, from nothing if need be, and return its version."""
     database = open_database(url)
-    if database.dialect == "sqlite" and database.engine.url.database:
-        Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     try:
+        if database.dialect == "sqlite" and database.engine.url.database:
+            Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         with database.engine.connect() as connection, _alone(connection, database.dialect):
             command.upgrade(_config(connection), "head")
             connection.commit()
     except DBAPIError as error:
         raise StoreUnavailable(f"cannot upgrade the schema: {error.orig}") from error
+    except OSError as error:
+        raise StoreUnavailable(f"cannot upgrade the schema: {error}") from error
     finally:
         database.close()
     return head()

@@ -39,6 +39,7 @@ from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_b
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerProcess
+from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
 from orchestrator.worker.work import Callbacks, Ended, Work
@@ -91,6 +92,7 @@ class Dispatcher:
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
+        self.refiller: Refiller
         self.on_first_gpus: Callable[[], None] | None = None
 
     # What Celery delivers
@@ -145,7 +147,7 @@ class Dispatcher:
         """Ask for more jobs, many at a time: each asking costs a look at the whole host."""
         wanted = self.wanted()
         if wanted > self.pace.look_ahead() // 2 or (wanted and not self._host.waiting_count):
-            self.ledger.refill(wanted)
+            self.refiller.ask(wanted)
 
     def credit(self) -> int:
         """Return how many entries may be delivered: some more than fit, so that a large job hides no small one."""
@@ -344,7 +346,7 @@ class Dispatcher:
         self._withdraw(self._host.remove_waiting(late))
         wanted = self.wanted()
         if wanted:
-            self.ledger.refill(wanted)
+            self.refiller.ask(wanted)
 
     def hand_back_waiting(self) -> None:
         """Hand back every job that waits here unclaimed."""

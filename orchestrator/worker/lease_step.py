@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import bootsteps
+from celery.signals import task_revoked
 from kombu.asynchronous import get_event_loop
 
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
+from orchestrator.errors import UnknownJob
 from orchestrator.ports import GpuRecord, NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
@@ -24,6 +26,7 @@ from orchestrator.worker.dispatch import Dispatcher
 from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.results import ResultWriter
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
         dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
@@ -66,7 +70,9 @@ class LeaseStep(bootsteps.StartStopStep):
             return
         if not dispatcher.ledger.is_alive():
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
+            task_revoked.connect(self._on_revoked, weak=False)
             dispatcher.ledger.start()
+            dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
@@ -96,6 +102,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher = self._dispatcher
         if dispatcher is None:
             return
+        dispatcher.refiller.stop()
         dispatcher.abandon()
         if self._listener is not None:
             self._listener.stop()
@@ -139,6 +146,12 @@ class LeaseStep(bootsteps.StartStopStep):
         def before_outcome(batch: LedgerBatch, outcome: LedgerOutcome) -> None:
             results.write(batch.finishes, outcome.stale)
 
+        def cancel(job_id: str) -> None:
+            try:
+                runtime.jobs.request_cancel(job_id, by="celery", reason="revoked")
+            except UnknownJob:
+                logger.info("revoked task %s has no job", job_id)
+
         def post(call: Callable[[], None]) -> None:
             hub = get_event_loop() or consumer.hub
             hub.call_soon(call)
@@ -152,7 +165,7 @@ class LeaseStep(bootsteps.StartStopStep):
             listener=dispatcher,
             post=post,
             before_outcome=before_outcome,
-            refill=Refill(runtime, settings.node),
+            cancel=cancel,
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
@@ -200,6 +213,12 @@ class LeaseStep(bootsteps.StartStopStep):
         hub = get_event_loop()
         if kind == "cancel" and isinstance(data.get("job_id"), str) and hub is not None:
             hub.call_soon(dispatcher.cancel, data["job_id"])
+
+    def _on_revoked(self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
+        """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""
+        dispatcher = self._dispatcher
+        if dispatcher is not None and isinstance(sender, GPUTask) and not terminated:
+            dispatcher.ledger.cancel(request.id)
 
     def _refuse_gpu_queues(self, consumer: Any) -> None:
         taken = sorted(self._consumed(consumer))

@@ -70,19 +70,14 @@ class _Pending:
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
     heartbeat: tuple[Sequence[GpuSample], int] | None = None
-    refill: int = 0
+    cancels: list[str] = field(default_factory=list)
 
     def any_rows(self) -> bool:
         return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
 
     def anything(self) -> bool:
-        return (
-            self.any_rows()
-            or self.registration is not None
-            or self.renewals is not None
-            or self.heartbeat is not None
-            or self.refill > 0
-        )
+        others = (self.registration, self.renewals, self.heartbeat)
+        return self.any_rows() or bool(self.cancels) or any(one is not None for one in others)
 
     def take_batch(self) -> LedgerBatch:
         """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""
@@ -109,7 +104,7 @@ class _Taken:
     renewals: list[int] | None
     heartbeat: tuple[Sequence[GpuSample], int] | None
     batch: LedgerBatch
-    refill: int
+    cancels: list[str]
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -141,7 +136,7 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        refill: Callable[[int], int],
+        cancel: Callable[[str], None],
     ) -> None:
         """Make the thread.
 
@@ -154,11 +149,11 @@ class Ledger(threading.Thread):
             listener: Who hears of outcomes.
             post: Runs a callable in the worker's event loop, from any thread.
             before_outcome: Called in this thread after a commit, before the listener hears of it: writes results.
-            refill: Admits up to so many waiting jobs for this host and publishes their entries; called in this thread.
+            cancel: Cancels a job that waits; called in this thread.
         """
         super().__init__(name="ledger", daemon=True)
         self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
-        self._listener, self._post, self._before_outcome, self._refill = listener, post, before_outcome, refill
+        self._listener, self._post, self._before_outcome, self._cancel = listener, post, before_outcome, cancel
         self._changed = threading.Condition()
         self._pending = _Pending()
         self._stopping = False
@@ -197,16 +192,16 @@ class Ledger(threading.Thread):
             self._pending.registration = record
             self._changed.notify()
 
+    def cancel(self, job_id: str) -> None:
+        """Have a job cancelled that Celery revoked before it came to a claim."""
+        with self._changed:
+            self._pending.cancels.append(job_id)
+            self._changed.notify()
+
     def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
         """Have the host's row refreshed."""
         with self._changed:
             self._pending.heartbeat = (samples, look_ahead)
-            self._changed.notify()
-
-    def refill(self, limit: int) -> None:
-        """Have up to ``limit`` waiting jobs admitted for this host, after the rows that are due."""
-        with self._changed:
-            self._pending.refill = limit
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -246,9 +241,9 @@ class Ledger(threading.Thread):
 
     def _take(self) -> _Taken:
         pending = self._pending
-        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.refill)
+        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.cancels)
+        pending.cancels = []
         pending.registration = pending.renewals = pending.heartbeat = None
-        pending.refill = 0
         return taken
 
     def _work(self, taken: _Taken) -> None:
@@ -263,12 +258,12 @@ class Ledger(threading.Thread):
         except StoreUnavailable:
             self._put_back(taken)
             raise
+        for job_id in taken.cancels:
+            self._cancel(job_id)
         if taken.heartbeat is not None:
             samples, look_ahead = taken.heartbeat
             state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
             self._post(lambda: self._listener.on_node_state(state))
-        if taken.refill:
-            self._refill(taken.refill)
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()

@@ -1,8 +1,7 @@
-"""Stores over a fresh schema, on SQLite and on MariaDB."""
+"""Every store of one database, on SQLite and on MariaDB."""
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,121 +9,151 @@ import pytest
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
 from orchestrator.domain.ids import uuid7
-from orchestrator.domain.job import JobEvent, JobKind, LeaseMode, NewJob, Resources
-from orchestrator.domain.lease import Claim, ClaimOutcome, Finish, LeaseGrant, LedgerBatch
-from orchestrator.ports import GpuRecord, NodeRecord
-from orchestrator.storage import schema
+from orchestrator.domain.job import Job, JobEvent, JobKind, LeaseMode, NewJob, Resources
+from orchestrator.domain.lease import Claim, ClaimedJob, ClaimOutcome, Finish, LeaseGrant, LedgerBatch, LedgerOutcome
+from orchestrator.ports import GpuRecord, NodeRecord, Submitted
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.engine import Database, open_database
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
+from orchestrator.storage.schema import upgrade
 
+MEMORY_MIB = 1000
 TTL = timedelta(seconds=30)
 
 
-@dataclass
+def new_job(**fields: Any) -> NewJob:
+    """Return a job for one GPU, with what the test says otherwise."""
+    job = NewJob(
+        id=uuid7(datetime.now(UTC)),
+        name="job",
+        task="a.task",
+        kind=JobKind.TASK,
+        queue="gpu",
+        payload={"args": [1]},
+        headers={"argsrepr": "(1,)"},
+        resources=Resources(1),
+        tenant="default",
+        submitted_by="test",
+        priority=5,
+        digest="d",
+        time_limit_seconds=None,
+        soft_time_limit_seconds=None,
+        grace_seconds=10.0,
+        max_attempts=1,
+        run_at=None,
+        deadline=None,
+        idempotency_key=None,
+    )
+    return replace(job, **fields)
+
+
+@dataclass(frozen=True)
 class Stores:
-    """Every store over one database, and short ways to common situations."""
+    """All stores over one database, and what tests do with them again and again."""
 
+    url: str
     database: Database
-    keys: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    jobs: SqlJobStore
+    ledger: SqlLedgerStore
+    cluster: SqlClusterStore
+    admission: SqlAdmissionStore
+    leadership: SqlLeadership
 
-    def __post_init__(self) -> None:
-        self.jobs = SqlJobStore(self.database)
-        self.ledger = SqlLedgerStore(self.database)
-        self.cluster = SqlClusterStore(self.database)
-        self.admission = SqlAdmissionStore(self.database)
-        self.leadership = SqlLeadership(self.database)
+    def register(self, node: str, gpus: int, *, pid: int = 1, queues: tuple[str, ...] = ("gpu",)) -> None:
+        """Register a host with GPUs ``<node>-0`` and so on."""
+        cards = tuple(
+            GpuRecord(Gpu(f"{node}-{index}", index, "Sim", MEMORY_MIB, "1"), node, GpuHealth.HEALTHY, 0, 0, None, None)
+            for index in range(gpus)
+        )
+        now = datetime.now(UTC)
+        self.cluster.register_node(NodeRecord(node, "boot", node, pid, NodeState.UP, queues, 2, 0, now, True, cards))
 
-    def submit(self, **changes: Any) -> tuple[int, str]:
-        """Submit a job that needs one GPU and is admitted at once; return its seq and id."""
-        submitted = self.jobs.submit([new_job(**changes)]).jobs[0]
-        return submitted.seq, submitted.id
+    def submit(self, **fields: Any) -> Submitted:
+        """Submit one job."""
+        return self.jobs.submit([new_job(**fields)]).jobs[0]
 
     def claim(
-        self, *seqs: int, node: str = "host-a", gpus: tuple[str, ...] = ("GPU-a0",), lease_id: int | None = None
+        self,
+        seq: int,
+        *gpus: str,
+        node: str = "a",
+        mib: int | None = None,
+        ttl: timedelta = TTL,
+        lease: int | None = None,
     ) -> ClaimOutcome:
-        """Claim jobs under a new exclusive lease, or under a held one."""
-        grant = LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None) if lease_id is None else None
-        claim = Claim(next(self.keys), seqs, Resources(len(gpus)), grant=grant, lease_id=lease_id)
-        return self.ledger.commit(node, LedgerBatch(claims=(claim,)), ttl=TTL).claims[0]
+        """Claim one job, on GPUs under a new lease or under one that is held."""
+        resources = Resources(len(gpus) if lease is None else 1, mib)
+        grant = LeaseGrant(gpus, LeaseMode.SHARED if mib else LeaseMode.EXCLUSIVE, mib) if lease is None else None
+        claim = Claim(1, (seq,), resources, grant=grant, lease_id=lease)
+        return self.ledger.commit(node, LedgerBatch(claims=(claim,)), ttl=ttl).claims[0]
 
-    def finish(self, *finishes: Finish, node: str = "host-a") -> tuple[Finish, ...]:
-        """Commit finishes; return the stale ones."""
-        return self.ledger.commit(node, LedgerBatch(finishes=finishes), ttl=TTL).stale
-
-    def running(self, **changes: Any) -> tuple[str, Finish]:
-        """Submit and claim a job; return its id, and a finish of success for its attempt."""
-        seq, job_id = self.submit(**changes)
-        outcome = self.claim(seq)
+    def start(self, *gpus: str, ttl: timedelta = TTL, **fields: Any) -> tuple[ClaimedJob, int]:
+        """Submit a job, claim it on the GPUs, and return it with its lease."""
+        submitted = self.submit(resources=Resources(len(gpus)), **fields)
+        outcome = self.claim(submitted.seq, *gpus, ttl=ttl)
         assert outcome.lease_id is not None
-        return job_id, Finish(seq, outcome.granted[0].attempt, outcome.lease_id, JobEvent.SUCCEED)
+        return outcome.granted[0], outcome.lease_id
+
+    def finish(self, job: ClaimedJob, lease: int, event: JobEvent, *, node: str = "a", **fields: Any) -> LedgerOutcome:
+        """Finish one attempt."""
+        finish = Finish(job.seq, job.attempt, lease, event, **fields)
+        return self.ledger.commit(node, LedgerBatch(finishes=(finish,)), ttl=TTL)
+
+    def commit(self, node: str = "a", **parts: Any) -> LedgerOutcome:
+        """Commit a batch of these parts for a host."""
+        return self.ledger.commit(node, LedgerBatch(**parts), ttl=TTL)
+
+    def running(self, gpu: str = "a-0", **fields: Any) -> tuple[str, Finish]:
+        """Start a job on a GPU; return its id, and a finish of success for its attempt."""
+        job, lease = self.start(gpu, **fields)
+        return job.id, Finish(job.seq, job.attempt, lease, JobEvent.SUCCEED)
+
+    def running_together(self, count: int, gpu: str = "a-0") -> list[tuple[str, Finish]]:
+        """Start jobs under one lease; return the same of each."""
+        seqs = tuple(self.submit().seq for _ in range(count))
+        claim = Claim(1, seqs, Resources(1), grant=LeaseGrant((gpu,), LeaseMode.EXCLUSIVE, None))
+        outcome = self.commit(claims=(claim,)).claims[0]
+        assert outcome.lease_id is not None
+        return [(job.id, Finish(job.seq, job.attempt, outcome.lease_id, JobEvent.SUCCEED)) for job in outcome.granted]
+
+    def job(self, job_id: str) -> Job:
+        """Return a job that exists."""
+        job = self.jobs.get(job_id)
+        assert job is not None
+        return job
+
+    def count(self, table: str) -> int:
+        """Count the rows of a table."""
+        return int(
+            self.database.read(lambda c: c.exec_driver_sql(f"SELECT COUNT(*) FROM orchestrator_{table}").scalar_one())
+        )
+
+    def lead(self) -> int:
+        """Become the leader and return the epoch."""
+        return self.leadership.campaign("test", ttl=TTL).epoch
 
     def kinds(self, job_id: str) -> list[str]:
-        """Return the words of a job's history."""
+        """Return the kinds of a job's events, in order."""
         return [event.kind for event in self.jobs.history(job_id)]
 
-    def scalar(self, query: str) -> Any:
-        """Return the one value that a query finds."""
-        return self.database.read(lambda c: c.exec_driver_sql(query).scalar())
-
-
-def new_job(**changes: Any) -> NewJob:
-    """Return a request for one GPU."""
-    fields: dict[str, Any] = {
-        "id": uuid7(datetime.now(UTC)),
-        "name": "train",
-        "task": "tests.train",
-        "kind": JobKind.TASK,
-        "queue": "gpu",
-        "payload": {"args": [1]},
-        "headers": {},
-        "resources": Resources(1),
-        "tenant": "team",
-        "submitted_by": "ada",
-        "priority": 5,
-        "digest": "d",
-        "time_limit_seconds": None,
-        "soft_time_limit_seconds": None,
-        "grace_seconds": 10.0,
-        "max_attempts": 1,
-        "run_at": None,
-        "deadline": None,
-        "idempotency_key": None,
-    }
-    return NewJob(**(fields | changes))
-
-
-def host(name: str, *, gpus: int = 2, pid: int = 1) -> NodeRecord:
-    """Return a host whose GPUs are named after its last letter: GPU-a0, GPU-a1."""
-    cards = [Gpu(f"GPU-{name[-1]}{index}", index, "T", 1000, "1") for index in range(gpus)]
-    records = tuple(GpuRecord(card, name, GpuHealth.HEALTHY, 0, 0, None, None) for card in cards)
-    now = datetime.now(UTC)
-    return NodeRecord(name, "boot", f"celery@{name}", pid, NodeState.UP, ("gpu",), 2, 0, now, True, records)
-
 
 @pytest.fixture
-def open_stores(database_url: str) -> Iterator[Callable[[], Stores]]:
-    """Open the stores of one migrated database, each time with connections of their own."""
-    schema.upgrade(database_url)
-    opened: list[Stores] = []
-
-    def connect() -> Stores:
-        opened.append(Stores(open_database(database_url)))
-        return opened[-1]
-
-    yield connect
-    for stores in opened:
-        stores.database.close()
-
-
-@pytest.fixture
-def stores(open_stores: Callable[[], Stores]) -> Stores:
-    """Stores with a queue and two hosts of two GPUs."""
-    stores = open_stores()
-    stores.cluster.ensure_queues(["gpu"])
-    stores.cluster.register_node(host("host-a"))
-    stores.cluster.register_node(host("host-b"))
-    return stores
+def stores(database_url: str) -> Iterator[Stores]:
+    """Empty stores with the queue ``gpu``."""
+    upgrade(database_url)
+    database = open_database(database_url)
+    made = Stores(
+        database_url,
+        database,
+        SqlJobStore(database),
+        SqlLedgerStore(database, max_lost=3),
+        SqlClusterStore(database),
+        SqlAdmissionStore(database),
+        SqlLeadership(database),
+    )
+    made.cluster.ensure_queues(["gpu"])
+    yield made
+    database.close()

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.job import JobEvent, JobState
-from orchestrator.domain.lease import Finish, LedgerBatch, LogChunk, ProgressReport
-from tests.contract.conftest import TTL, Stores
+from orchestrator.domain.lease import LogChunk, ProgressReport
+from orchestrator.storage.endings import LARGEST_RESULT
+from tests.contract.conftest import Stores
 
 AWKWARD = {
     "quotes": 'it\'s "so" \\ and `so`\n\ttabs\r\n',
@@ -21,22 +22,21 @@ AWKWARD = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _host(stores: Stores) -> None:
+    stores.register("a", 2)
+
+
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
 def test_a_result_comes_back_as_it_was(stores: Stores, text: str) -> None:
     """Several results of different kinds in one batch take the set-based way."""
     values: list[Any] = [text, {text: [text, None, 1.5, True]}]
-    seqs = [stores.submit() for _ in values]
-    outcome = stores.claim(*(seq for seq, _ in seqs))
-    assert outcome.lease_id is not None
-    finishes = [
-        replace(_success(job.seq, outcome.lease_id), result=value)
-        for job, value in zip(outcome.granted, values, strict=True)
-    ]
+    jobs = stores.running_together(len(values))
+    finishes = tuple(replace(finish, result=value) for (_, finish), value in zip(jobs, values, strict=True))
 
-    assert stores.finish(*finishes) == ()
+    assert stores.commit(finishes=finishes).stale == ()
 
-    results = [stores.jobs.get(job_id) for _, job_id in seqs]
-    assert [job.result for job in results if job is not None] == values
+    assert [stores.job(job_id).result for job_id, _ in jobs] == values
 
 
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
@@ -44,12 +44,10 @@ def test_an_error_is_kept_readable(stores: Stores, text: str) -> None:
     """What no database stores as text is replaced; all else is kept as it was."""
     job_id, finish = stores.running()
 
-    assert stores.finish(replace(finish, event=JobEvent.FAIL, error=text)) == ()
+    assert stores.commit(finishes=(replace(finish, event=JobEvent.FAIL, error=text),)).stale == ()
 
-    job, attempt = stores.jobs.get(job_id), stores.jobs.attempts(job_id)[0]
-    expected = text.translate({0: "\ufffd", 0xD800: "\ufffd"})
-    assert job is not None
-    assert (job.state, job.error, attempt.error) == (JobState.FAILED, expected, expected)
+    job, attempt = stores.job(job_id), stores.jobs.attempts(job_id)[0]
+    assert (job.state, job.error, attempt.error) == (JobState.FAILED, _stored(text), _stored(text))
 
 
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
@@ -57,43 +55,42 @@ def test_output_and_progress_are_kept(stores: Stores, text: str) -> None:
     """Log chunks and progress of any text are stored under the live claim."""
     job_id, finish = stores.running()
     mine = (finish.job_seq, finish.attempt, finish.lease_id)
-    batch = LedgerBatch(logs=(LogChunk(*mine, 0, text),), progress=(ProgressReport(*mine, {"note": text}),))
 
-    stores.ledger.commit("host-a", batch, ttl=TTL)
+    stores.commit(logs=(LogChunk(*mine, 0, text),), progress=(ProgressReport(*mine, {"note": text}),))
 
-    job = stores.jobs.get(job_id)
-    assert job is not None
-    assert job.progress == {"note": text}
-    assert stores.jobs.logs(job_id, after=None, limit=10).chunks == (
-        (1, 0, text.translate({0: "\ufffd", 0xD800: "\ufffd"})),
-    )
+    assert stores.job(job_id).progress == {"note": text}
+    assert stores.jobs.logs(job_id, after=None, limit=10).chunks == ((1, 0, _stored(text)),)
 
 
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
 def test_a_payload_comes_back_as_it_was(stores: Stores, text: str) -> None:
     """Arguments of any text are stored with the job and handed out with its claim."""
-    seq, job_id = stores.submit(payload={"args": [text]}, headers={"argsrepr": text})
+    job, _ = stores.start("a-0", payload={"args": [text]}, headers={"argsrepr": text})
 
-    outcome = stores.claim(seq)
-
-    assert outcome.granted[0].payload == stores.jobs.get_payload(job_id) == {"args": [text]}
+    assert job.payload == stores.jobs.get_payload(job.id) == {"args": [text]}
 
 
 def test_a_batch_larger_than_a_packet_is_committed(stores: Stores) -> None:
     """Results that together exceed the server's largest packet (16 MiB) are written in parts."""
-    results = [letter * (3 << 20) for letter in "abcdefg"]
-    seqs = [stores.submit() for _ in results]
-    outcome = stores.claim(*(seq for seq, _ in seqs))
-    assert outcome.lease_id is not None
-    finishes = [
-        replace(_success(job.seq, outcome.lease_id), result=result)
-        for job, result in zip(outcome.granted, results, strict=True)
-    ]
+    jobs = stores.running_together(7)
+    finishes = tuple(replace(finish, result=str(place) * (3 << 20)) for place, (_, finish) in enumerate(jobs))
 
-    assert stores.finish(*finishes) == ()
+    assert stores.commit(finishes=finishes).stale == ()
 
-    assert stores.jobs.count_by_state()[JobState.SUCCEEDED] == len(results)
+    assert [stores.job(job_id).result[:1] for job_id, _ in jobs] == list("0123456")
 
 
-def _success(seq: int, lease_id: int) -> Finish:
-    return Finish(seq, 1, lease_id, JobEvent.SUCCEED)
+def test_a_result_too_large_to_store_is_left_out_and_the_reason_says_so(stores: Stores) -> None:
+    """The job has succeeded all the same, and the results beside it are stored."""
+    (small, first), (large, second) = stores.running_together(2)
+
+    stores.commit(finishes=(replace(first, result=[1]), replace(second, result="x" * LARGEST_RESULT)))
+
+    assert (stores.job(small).result, stores.job(small).reason) == ([1], None)
+    job = stores.job(large)
+    assert (job.state, job.result) == (JobState.SUCCEEDED, None)
+    assert "larger than" in str(job.reason)
+
+
+def _stored(text: str) -> str:
+    return text.translate({0: "\ufffd", 0xD800: "\ufffd"})

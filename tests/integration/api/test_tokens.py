@@ -1,0 +1,133 @@
+"""Who may ask: the bearer token, and the address that may be bound without one."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from orchestrator.api.app import create_app
+from orchestrator.config import Settings
+from orchestrator.errors import InvalidSettings
+from orchestrator.runtime import Runtime
+
+TOKEN = "s3cret"
+JOB = "01890000-0000-7000-8000-000000000000"
+
+#: Every route: what is asked, and whether it needs the token.
+ROUTES = {
+    ("POST", "/jobs/submit"): True,
+    ("GET", "/jobs"): True,
+    ("GET", "/jobs/{job_id}"): True,
+    ("POST", "/jobs/{job_id}/cancel"): True,
+    ("GET", "/jobs/{job_id}/logs"): True,
+    ("GET", "/jobs/{job_id}/why"): True,
+    ("GET", "/jobs/{job_id}/events"): True,
+    ("GET", "/nodes"): True,
+    ("GET", "/gpus"): True,
+    ("GET", "/queues"): True,
+    ("GET", "/cluster"): True,
+    ("GET", "/metrics"): True,
+    ("GET", "/openapi.json"): True,
+    ("GET", "/healthz"): False,
+    ("GET", "/readyz"): False,
+}
+GUARDED = [route for route, is_guarded in ROUTES.items() if is_guarded]
+
+
+@pytest.fixture
+def api(runtime: Runtime) -> Iterator[TestClient]:
+    with TestClient(create_app(runtime, token=TOKEN), raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_every_route_of_the_app_is_in_the_table(runtime: Runtime) -> None:
+    """A new route says here whether it needs the token."""
+    app = create_app(runtime, token=TOKEN)
+
+    assert set(_routes(app.routes)) == set(ROUTES)
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Basic {TOKEN}",
+        TOKEN,
+    ],
+)
+def test_no_route_answers_without_the_token(api: TestClient, method: str, path: str, given: str | None) -> None:
+    """Missing, wrong, cut, longer, or in another scheme: 401, and nothing else is told."""
+    headers = {} if given is None else {"Authorization": given}
+
+    answer = api.request(method, path.format(job_id=JOB), headers=headers)
+
+    assert answer.status_code == 401, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json()["type"] == "urn:gpu-orchestrator:problem:unauthenticated"
+    assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_every_route_answers_with_the_token(api: TestClient, method: str, path: str, scheme: str) -> None:
+    answer = api.request(method, path.format(job_id=JOB), headers={"Authorization": f"{scheme} {TOKEN}"})
+
+    assert answer.status_code != 401
+    assert answer.status_code < 500, answer.text
+
+
+def test_a_token_with_other_letters_is_compared_without_an_error(api: TestClient) -> None:
+    answer = api.get("/jobs", headers={"Authorization": "Bearer ü\xff".encode()})
+
+    assert answer.status_code == 401
+
+
+def test_a_token_may_hold_any_letters(runtime: Runtime) -> None:
+    with TestClient(create_app(runtime, token="schlüssel")) as client:
+        answer = client.get("/jobs", headers={b"Authorization": "Bearer schlüssel".encode()})
+
+    assert answer.status_code == 200
+
+
+def test_health_is_told_to_everybody(api: TestClient) -> None:
+    assert api.get("/healthz").json() == {"status": "ok"}
+    assert api.get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])  # noqa: S104
+def test_without_a_token_only_loopback_may_be_bound(runtime: Runtime, settings: Settings, host: str) -> None:
+    open_to_all = dataclasses.replace(runtime, settings=settings.model_copy(update={"api_host": host}))
+
+    with pytest.raises(InvalidSettings, match="api_token"):
+        create_app(open_to_all, token=None)
+    create_app(open_to_all, token=TOKEN)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_a_loopback_address_needs_no_token(runtime: Runtime, settings: Settings, host: str) -> None:
+    create_app(dataclasses.replace(runtime, settings=settings.model_copy(update={"api_host": host})), token=None)
+
+
+@pytest.mark.parametrize("token", ["", " ", "\n"])
+def test_an_empty_token_is_refused(runtime: Runtime, token: str) -> None:
+    """As from an empty token file: otherwise ``Authorization: Bearer`` with nothing behind it would do."""
+    with pytest.raises(InvalidSettings, match="api_token"):
+        create_app(runtime, token=token)
+
+
+def _routes(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from _routes(route.original_router.routes)
+        else:
+            yield from ((method, route.path) for method in route.methods)

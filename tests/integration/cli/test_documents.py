@@ -1,0 +1,168 @@
+"""What the verbs print for programs, and that they print something for people."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.job import JobEvent
+from orchestrator.runtime import Runtime
+from tests.integration.cli.conftest import Installation, Orch
+from tests.support.cli_fields import ATTEMPT, FIELDS
+from tests.support.running import Running, register
+
+
+def submit(orch: Orch, *options: str) -> str:
+    return str(orch("submit", "--json", *options, "--", "true").document["id"])
+
+
+def test_submit_prints_the_id(orch: Orch) -> None:
+    document = orch("submit", "--json", "--", "true").document
+    plain = orch("submit", "--", "true")
+
+    assert set(document) == FIELDS["submit"]
+    assert document["created"] is True
+    assert (plain.code, len(plain.out.split())) == (0, 1)
+    assert orch("status", plain.out.strip()).code == 0
+
+
+def test_what_a_submit_says_is_what_the_job_is(orch: Orch, tmp_path: Path) -> None:
+    job = submit(
+        orch,
+        *("--name", "train", "--priority", "7", "--time-limit", "1h30m", "--retries", "2"),
+        *("--env", "A=b=c", "--cwd", str(tmp_path), "--gpu-memory", "2GiB", "--queue", "preloads"),
+    )
+
+    document = orch("status", job, "--json").document
+
+    assert {name: document[name] for name in ("name", "priority", "time_limit", "max_attempts", "queue")} == {
+        "name": "train",
+        "priority": 7,
+        "time_limit": 5400.0,
+        "max_attempts": 3,
+        "queue": "preloads",
+    }
+    assert (document["gpus"], document["gpu_memory_mib"]) == (1, 2048)
+
+
+def test_the_same_key_prints_the_same_id(orch: Orch) -> None:
+    first = orch("submit", "--json", "--key", "once", "--", "true").document
+    second = orch("submit", "--json", "--key", "once", "--", "true").document
+
+    assert second == {"id": first["id"], "state": second["state"], "created": False}
+
+
+def test_ps_lists_jobs(orch: Orch) -> None:
+    job = submit(orch, "--name", "listed")
+
+    found = orch("ps", "--json").document
+    table = orch("ps")
+
+    assert found[0]["id"] == job
+    assert set(found[0]) == FIELDS["ps"]
+    assert table.code == 0
+    assert job in table.out, "ids are never cut"
+    assert orch("ps", "--json", "--state", "failed", "--queue", "preloads").document == []
+
+
+def test_status_shows_a_job_and_how_it_ran(orch: Orch, runtime: Runtime) -> None:
+    job = submit(orch)
+    register(runtime, "alpha", 0)
+    Running(runtime, job).end(JobEvent.FAIL, exit_code=7, error="no luck")
+
+    document = orch("status", job, "--json").document
+    plain = orch("status", job)
+
+    assert set(document) == FIELDS["status"]
+    assert set(document["attempts"][0]) == ATTEMPT
+    assert (document["state"], document["exit_code"], document["attempt"]) == ("failed", 7, 1)
+    assert plain.code == 0
+    assert "no luck" in plain.out
+
+
+def test_status_shows_the_installation(orch: Orch, installation: Installation) -> None:
+    document = orch("status", "--cluster", "--json").document
+
+    assert set(document) == FIELDS["status --cluster"]
+    assert document["api_url"].startswith("http://127.0.0.1:")
+    assert document["leader"] is None
+    assert document["database"].startswith("sqlite:///")
+    assert "version:" in orch("status", "--cluster").out
+
+
+def test_logs_prints_what_the_job_printed(orch: Orch, runtime: Runtime) -> None:
+    job = submit(orch)
+    register(runtime, "alpha", 0)
+    running = Running(runtime, job)
+    running.print("one\n")
+    running.print("\x1b[2J\x1b[31mtwo\x1b[0m\n")
+    running.end()
+
+    document = orch("logs", job, "--json").document
+
+    assert set(document) == FIELDS["logs"]
+    assert [set(chunk) for chunk in document["chunks"]] == [{"attempt", "number", "text"}] * 2
+    assert document["ended"] is True
+    assert orch("logs", job, "--raw").out == "one\n\x1b[2J\x1b[31mtwo\x1b[0m\n"
+    assert "\x1b[2J" not in orch("logs", job).out
+    assert orch("logs", "-f", job).out.startswith("one\n")
+
+
+def test_cancel_says_what_it_did(orch: Orch) -> None:
+    job, other = submit(orch), submit(orch)
+
+    (first,) = orch("cancel", job, "--json").document
+    (second,) = orch("cancel", job, "--json").document
+
+    assert set(first) == FIELDS["cancel"]
+    assert (first["cancelled"], first["stopping"], first["state"]) == (True, False, "cancelled")
+    assert (second["stopping"], second["state"]) == (False, "cancelled")
+    assert orch("cancel", other).out == f"{other} cancelled\n"
+
+
+def test_wait_tells_how_jobs_ended(orch: Orch, runtime: Runtime) -> None:
+    job = submit(orch)
+    register(runtime, "alpha", 0)
+    Running(runtime, job).end(exit_code=0)
+
+    (document,) = orch("wait", job, "--json").document
+
+    assert set(document) == FIELDS["wait"]
+    assert (document["state"], document["exit_code"]) == ("succeeded", 0)
+
+
+def test_why_says_what_a_job_waits_for(orch: Orch) -> None:
+    job = submit(orch, "--queue", "preloads")
+
+    document = orch("why", job, "--json").document
+    plain = orch("why", job)
+
+    assert set(document) == FIELDS["why"]
+    assert [set(reason) for reason in document["reasons"]] == [{"code", "words"}] * len(document["reasons"])
+    assert document["reasons"][0]["code"] == "no_consumer"
+    assert document["reasons"][0]["words"] in plain.out
+
+
+def test_hosts_gpus_and_queues_are_listed(orch: Orch, runtime: Runtime) -> None:
+    register(runtime, "alpha", 2)
+
+    nodes, gpus, queues = (orch(verb, "--json").document for verb in ("nodes", "gpus", "queues"))
+
+    assert set(nodes[0]) == FIELDS["nodes"]
+    assert set(gpus[0]) == FIELDS["gpus"]
+    assert set(queues[0]) == FIELDS["queues"]
+    assert [(node["name"], node["pid"], node["state"], len(node["gpus"])) for node in nodes] == [("alpha", 1, "up", 2)]
+    assert {queue["name"] for queue in queues} == {"gpu", "preloads"}
+    for verb, word in (("nodes", "alpha"), ("gpus", "alpha-1"), ("queues", "preloads")):
+        assert word in orch(verb).out
+
+
+@pytest.mark.parametrize("verb", ["upgrade", "current", "check"])
+def test_the_schema_is_made_and_told(tmp_path: Path, verb: str) -> None:
+    orch = Orch(ORCHESTRATOR_HOME=str(tmp_path))
+    made = orch("db", "upgrade", "--json").document
+
+    document = orch("db", verb, "--json").document
+
+    assert set(document) == FIELDS[f"db {verb}"]
+    assert document["version"] == document["head"] == made["head"]
+    assert made["head"] in orch("db", verb).out

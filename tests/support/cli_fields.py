@@ -1,0 +1,35 @@
+"""The fields of every verb's ``--json``: promised to programs, documented in docs/cli.md, pinned by the tests."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_JOB = _words(
+    "id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib time_limit attempt"
+    " max_attempts lost_count node exit_code failure_class error result progress cancel_requested_at run_at deadline"
+    " created_at queued_at started_at finished_at"
+)
+ATTEMPT = _words(
+    "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
+)
+_SCHEMA = frozenset({"version", "head", "database"})
+
+FIELDS = {
+    "submit": frozenset({"id", "state", "created"}),
+    "ps": _JOB,
+    "status": _JOB | {"attempts"},
+    "status --cluster": _words("version api_url leader epoch database redis nodes jobs"),
+    "logs": frozenset({"id", "chunks", "ended"}),
+    "wait": frozenset({"id", "state", "exit_code", "reason"}),
+    "cancel": frozenset({"id", "state", "cancelled", "stopping"}),
+    "why": frozenset({"id", "state", "reasons"}),
+    "nodes": _words("name pid worker state live queues cpu_slots heartbeat_at gpus"),
+    "gpus": _words(
+        "uuid node index model memory_mib used_mib reserved_mib utilization_percent health lease driver_version"
+    ),
+    "queues": frozenset({"name", "paused", "jobs"}),
+    "db upgrade": _SCHEMA,
+    "db current": _SCHEMA,
+    "db check": _SCHEMA,
+}

@@ -1,0 +1,49 @@
+"""A job that a worker runs, as far as the database knows: tests of what is told of jobs need no worker for that."""
+
+from datetime import timedelta
+from typing import Any
+
+from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
+from orchestrator.domain.job import JobEvent, LeaseMode, Resources
+from orchestrator.domain.lease import Claim, Finish, LeaseGrant, LedgerBatch, LogChunk
+from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.runtime import Runtime
+
+TTL = timedelta(seconds=60)
+
+
+def register(runtime: Runtime, node: str, gpus: int) -> None:
+    """Register a live host with so many GPUs."""
+    cards = tuple(
+        GpuRecord(Gpu(f"{node}-{index}", index, "Sim", 1000, "1"), node, GpuHealth.HEALTHY, 0, 0, None, 0)
+        for index in range(gpus)
+    )
+    now = runtime.clock.now()
+    runtime.cluster.register_node(
+        NodeRecord(node, "boot", f"celery@{node}", 1, NodeState.UP, ("gpu",), 2, 0, now, True, cards)
+    )
+
+
+class Running:
+    """A CPU-only job on a registered host; it prints and ends when the test says so."""
+
+    def __init__(self, runtime: Runtime, job_id: str, node: str = "alpha") -> None:
+        job = runtime.jobs.get(job_id)
+        assert job is not None
+        grant = LeaseGrant((), LeaseMode.EXCLUSIVE, None)
+        batch = LedgerBatch(claims=(Claim(1, (job.seq,), Resources(0), grant=grant),))
+        (outcome,) = runtime.ledger.commit(node, batch, ttl=TTL).claims
+        assert outcome.lease_id is not None, outcome
+        self._runtime, self._node = runtime, node
+        self._seq, self._lease, self._printed = job.seq, outcome.lease_id, 0
+
+    def print(self, text: str) -> None:
+        """Store output."""
+        chunk = LogChunk(self._seq, 1, self._lease, self._printed, text)
+        self._printed += 1
+        self._runtime.ledger.commit(self._node, LedgerBatch(logs=(chunk,)), ttl=TTL)
+
+    def end(self, event: JobEvent = JobEvent.SUCCEED, **values: Any) -> None:
+        """End the attempt."""
+        finish = Finish(self._seq, 1, self._lease, event, **values)
+        self._runtime.ledger.commit(self._node, LedgerBatch(finishes=(finish,)), ttl=TTL)

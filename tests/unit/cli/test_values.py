@@ -1,0 +1,66 @@
+"""Durations, sizes and assignments as people write them."""
+
+import math
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_cli.values import Assignment, Duration, Size
+
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+MEBIBYTES = {"MiB": 1, "GiB": 1024, "TiB": 1 << 20, "G": 1024, "": 1}
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.sampled_from(sorted(UNITS))), min_size=1, max_size=4))
+def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[int, str]]) -> None:
+    text = "".join(f"{number}{unit}" for number, unit in parts)
+
+    assert Duration().convert(text, None, None) == sum(number * UNITS[unit] for number, unit in parts)
+
+
+@given(st.floats(0, 1e9))
+def test_a_number_is_a_duration_in_seconds(seconds: float) -> None:
+    assert Duration().convert(repr(seconds), None, None) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "1x", "1h 30m", "h", "-5", "-5s", "nan", "inf", "-inf", "1e999", "9" * 400 + "d", "٣s5"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """Neither is what time does not have: less than nothing, without end, not a number."""
+    with pytest.raises(click.BadParameter, match="not a duration"):
+        Duration().convert(text, None, None)
+
+
+@given(st.text())
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    try:
+        seconds = Duration().convert(text, None, None)
+    except click.BadParameter:
+        return
+    assert 0 <= seconds < math.inf
+
+
+@given(st.integers(1, 10_000), st.sampled_from(sorted(MEBIBYTES)))
+def test_a_size_is_told_in_mebibytes(number: int, unit: str) -> None:
+    assert Size().convert(f"{number}{unit}", None, None) == number * MEBIBYTES[unit]
+    assert Size().convert(f" {number} {unit.lower()} ", None, None) == number * MEBIBYTES[unit]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1GiB", "1XiB", "GiB", "0.5MiB", "nan", "inf", "9" * 400])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="not a size"):
+        Size().convert(text, None, None)
+
+
+@given(st.text().filter(lambda name: name and "=" not in name), st.text())
+def test_an_assignment_is_cut_at_its_first_equals_sign(name: str, value: str) -> None:
+    assert Assignment().convert(f"{name}={value}", None, None) == (name, value)
+
+
+@pytest.mark.parametrize("text", ["", "NAME", "=value"])
+def test_what_assigns_nothing_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="NAME=VALUE"):
+        Assignment().convert(text, None, None)
