@@ -53,13 +53,13 @@ def end_attempts(database: Database, connection: Connection, node: str | None, f
         run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in returned]})
         unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
         run(connection, statements.DELETE_ATTEMPT, unused)
-    rows = [_attempt_row(finish) for finish in finishes]
+    documents = list(dump_parts(map(_attempt_row, finishes)))
     if len(returned) < len(finishes):
-        closed = [row for row in rows if row["outcome"] != JobEvent.GIVE_BACK.value]
-        for part in dump_parts(closed):
+        # An attempt that was given back has no row any more: it is in the document and matches nothing.
+        for part in documents:
             run(connection, statements.CLOSE_ATTEMPTS, {"rows": part})
-    events = [{key: row[key] for key in ("outcome", "seq", "lease_id")} for row in rows]
-    run(connection, statements.END_EVENTS, {"rows": dump(events), "node": node})
+    for part in documents:
+        run(connection, statements.END_EVENTS, {"rows": part, "node": node})
 
 
 def heed_cancel(finish: Finish) -> Finish:

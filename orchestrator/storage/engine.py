@@ -173,11 +173,16 @@ def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool
 
 
 def _check_server(engine: Engine) -> None:
-    @event.listens_for(engine, "connect", once=True)
+    fit = False
+
+    @event.listens_for(engine, "connect")
     def check(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(_SERVER_FACTS)
-            refuse_server(*cursor.fetchone())
+        nonlocal fit
+        if not fit:
+            with connection.cursor() as cursor:
+                cursor.execute(_SERVER_FACTS)
+                refuse_server(*cursor.fetchone())
+            fit = True
 
 
 def _may_pass(error: DBAPIError) -> bool:

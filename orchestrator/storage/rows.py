@@ -14,6 +14,7 @@ from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob
 
 Row: TypeAlias = Mapping[str, Any] | RowMapping
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one a call
 #: Most text of rows that travel in one parameter. The driver's quoting may double it, and MariaDB's largest packet is
 #: 16 MiB unless somebody raised it.
 LARGEST_PART: Final = 4 << 20
@@ -44,7 +45,7 @@ def stored_instant(value: datetime | None) -> str | None:
 
 def dump(document: Any) -> str:
     """Return a document as stored: ASCII, so that whatever a user's code put into a string can be sent."""
-    return json.dumps(document, separators=(",", ":"))
+    return _encode(document)
 
 
 def dump_parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

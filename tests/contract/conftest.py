@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
 from orchestrator.domain.ids import uuid7
-from orchestrator.domain.job import JobEvent, JobKind, LeaseMode, NewJob, Resources
+from orchestrator.domain.job import Job, JobEvent, JobKind, LeaseMode, NewJob, Resources
 from orchestrator.domain.lease import Claim, ClaimedJob, ClaimOutcome, Finish, LeaseGrant, LedgerBatch, LedgerOutcome
 from orchestrator.ports import GpuRecord, NodeRecord, Submitted
 from orchestrator.storage.admission import SqlAdmissionStore
@@ -101,6 +101,35 @@ class Stores:
         """Finish one attempt."""
         finish = Finish(job.seq, job.attempt, lease, event, **fields)
         return self.ledger.commit(node, LedgerBatch(finishes=(finish,)), ttl=TTL)
+
+    def commit(self, node: str = "a", **parts: Any) -> LedgerOutcome:
+        """Commit a batch of these parts for a host."""
+        return self.ledger.commit(node, LedgerBatch(**parts), ttl=TTL)
+
+    def running(self, gpu: str = "a-0", **fields: Any) -> tuple[str, Finish]:
+        """Start a job on a GPU; return its id, and a finish of success for its attempt."""
+        job, lease = self.start(gpu, **fields)
+        return job.id, Finish(job.seq, job.attempt, lease, JobEvent.SUCCEED)
+
+    def running_together(self, count: int, gpu: str = "a-0") -> list[tuple[str, Finish]]:
+        """Start jobs under one lease; return the same of each."""
+        seqs = tuple(self.submit().seq for _ in range(count))
+        claim = Claim(1, seqs, Resources(1), grant=LeaseGrant((gpu,), LeaseMode.EXCLUSIVE, None))
+        outcome = self.commit(claims=(claim,)).claims[0]
+        assert outcome.lease_id is not None
+        return [(job.id, Finish(job.seq, job.attempt, outcome.lease_id, JobEvent.SUCCEED)) for job in outcome.granted]
+
+    def job(self, job_id: str) -> Job:
+        """Return a job that exists."""
+        job = self.jobs.get(job_id)
+        assert job is not None
+        return job
+
+    def count(self, table: str) -> int:
+        """Count the rows of a table."""
+        return int(
+            self.database.read(lambda c: c.exec_driver_sql(f"SELECT COUNT(*) FROM orchestrator_{table}").scalar_one())
+        )
 
     def lead(self) -> int:
         """Become the leader and return the epoch."""

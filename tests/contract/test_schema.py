@@ -79,10 +79,12 @@ def test_the_server_is_looked_at_by_the_first_connection(mariadb_url: str, monke
     monkeypatch.setattr(engine_module, "refuse_server", refuse)
     database = engine_module.open_database(mariadb_url)
 
-    with pytest.raises(InvalidSettings, match="refused"):
-        database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+    for _ in range(2):
+        with pytest.raises(InvalidSettings, match="refused"):
+            database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
 
     database.close()
-    ((version, _, members),) = seen
+    version, _, members = seen[-1]
+    assert len(seen) == 2
     assert "MariaDB" in str(version)
     assert int(members or 0) <= 1
