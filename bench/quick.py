@@ -29,10 +29,9 @@ from sqlalchemy import create_engine, text  # noqa: E402
 from orchestrator.bootstrap import open_runtime  # noqa: E402
 from orchestrator.config import load_settings  # noqa: E402
 from orchestrator.domain.request import TaskRequest  # noqa: E402
-from orchestrator.gpus.simulated import write_gpus  # noqa: E402
+from orchestrator.gpus.simulated import make_gpus, write_gpus  # noqa: E402
 from orchestrator.services.submit import SubmitService  # noqa: E402
 from orchestrator.storage.schema import upgrade  # noqa: E402
-from tests.support.gpus import simulated_gpus  # noqa: E402
 from tests.support.servers import MariaDBServer, RedisServer  # noqa: E402
 from tests.support.waiting import wait_for  # noqa: E402
 
@@ -49,7 +48,7 @@ class Ours:
     def __init__(self, mariadb: MariaDBServer, redis: RedisServer, home: Path) -> None:
         self.url = mariadb.url(mariadb.create_database())
         upgrade(self.url)
-        write_gpus(home / "gpus.toml", simulated_gpus(GPUS, prefix="GPU-bench"))
+        write_gpus(home / "gpus.toml", make_gpus(GPUS, owner=str(home)))
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path[:4]),
             "ORCHESTRATOR_HOME": str(home),

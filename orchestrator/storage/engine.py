@@ -156,11 +156,6 @@ def refuse_server(version: str, wsrep_on: str | None, cluster_size: str | None) 
         )
 
 
-def masked(url: str) -> str:
-    """Return the URL without its password, for people to read."""
-    return make_url(url).render_as_string(hide_password=True)
-
-
 def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool) -> None:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:

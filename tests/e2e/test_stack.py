@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,13 @@ import pytest
 
 from orchestrator_cli.stack.home import Home
 from orchestrator_cli.stack.supervision import Supervisor, marked_processes
+from tests.e2e.conftest import Orch
 from tests.support.servers import free_port
 from tests.support.waiting import wait_for
 
 ORCH = Path(__file__).with_name("stack") / "orch.py"
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 90
-
-Orch = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    """A home whose stack is gone after the test, whatever the test did."""
-    home = Home(tmp_path / "home")
-    yield home
-    for process in marked_processes(home):
-        process.kill()
 
 
 @pytest.fixture
