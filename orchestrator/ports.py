@@ -111,6 +111,7 @@ class NodeRecord:
     heartbeat_at: datetime
     live: bool  # the heartbeat is fresh, by the database's clock
     gpus: tuple["GpuRecord", ...]
+    tasks: tuple[str, ...] = ()  # that its worker's app knows
 
 
 @dataclass(frozen=True, slots=True)

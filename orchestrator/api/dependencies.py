@@ -25,7 +25,7 @@ class Services:
     @classmethod
     def over(cls, runtime: Runtime) -> "Services":
         """Make the services of one app."""
-        return cls(runtime, SubmitService(runtime), CancelService(runtime))
+        return cls(runtime, SubmitService(runtime, ask_hosts=True), CancelService(runtime))
 
 
 async def _services(request: Request) -> Services:

@@ -7,7 +7,7 @@ from typing import Final
 from orchestrator.clock import Clock
 from orchestrator.domain.cluster import GpuHealth
 from orchestrator.domain.job import Resources
-from orchestrator.errors import UnsatisfiableRequest
+from orchestrator.errors import UnknownTask, UnsatisfiableRequest
 from orchestrator.ports import NodeRecord
 
 #: Hosts come and go slowly; a request that a new host could grant is refused for at most so many seconds.
@@ -72,6 +72,22 @@ class KnownHosts:
                 raise
             self._refresh(force=True)
             require_satisfiable(resources, self._nodes)
+
+    def require_known(self, task: str) -> None:
+        """Refuse a task that no registered host's app knows; with no host registered nothing is known yet.
+
+        Raises:
+            UnknownTask: If it is nobody's.
+        """
+        fresh = self._refresh(force=False)
+        if not self._is_known(task) and not fresh:
+            self._refresh(force=True)
+        if not self._is_known(task):
+            raise UnknownTask(task)
+
+    def _is_known(self, task: str) -> bool:
+        told = [node.tasks for node in self._nodes if node.tasks]
+        return not told or any(task in tasks for tasks in told)
 
     def _refresh(self, *, force: bool) -> bool:
         with self._lock:

@@ -28,16 +28,20 @@ WAKE_SECONDS: Final = 0.1
 class SubmitService:
     """Takes requests in; keep one a process, safe to share between threads."""
 
-    def __init__(self, runtime: Runtime, *, known_tasks: Collection[str] | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, *, known_tasks: Collection[str] | None = None, ask_hosts: bool = False
+    ) -> None:
         """Make it.
 
         Args:
             runtime: The outside world.
             known_tasks: Names of the tasks that workers run; None when this process cannot know them.
+            ask_hosts: Refuse tasks that no registered host's app knows.
         """
         self._runtime = runtime
         self._limits = limits_of(runtime.settings)
         self._known_tasks = frozenset(known_tasks) if known_tasks is not None else None
+        self._ask_hosts = ask_hosts
         self._hosts = KnownHosts(runtime.cluster.nodes, runtime.clock)
         self._woke_at = -WAKE_SECONDS
         self.unpublished = 0  # entries left to the leader
@@ -66,6 +70,8 @@ class SubmitService:
         job = new_job(request, id=uuid7(now), limits=self._limits)
         if self._known_tasks is not None and job.task != COMMAND_TASK and job.task not in self._known_tasks:
             raise UnknownTask(job.task)
+        if self._ask_hosts and job.task != COMMAND_TASK:
+            self._hosts.require_known(job.task)
         self._hosts.require_satisfiable(job.resources)
         return replace(job, run_at=None) if job.run_at is not None and job.run_at <= now else job
 

@@ -22,9 +22,9 @@ NODES: Final = Sql(
     " ORDER BY n.name"
 )
 REGISTER: Final = Sql(
-    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, cpu_slots, look_ahead,"
+    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, tasks, cpu_slots, look_ahead,"
     " registered_at, heartbeat_at)"
-    " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :cpu_slots, 0, {now}, {now})"
+    " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :tasks, :cpu_slots, 0, {now}, {now})"
 )
 DELETE_NODE: Final = Sql("DELETE FROM orchestrator_nodes WHERE name = :name")
 NODE_FOR_UPDATE: Final = Sql("SELECT state, boot_id, pid FROM orchestrator_nodes WHERE name = :name {for_update}")
@@ -153,6 +153,7 @@ def _node_row(record: NodeRecord) -> dict[str, Any]:
         "worker": record.worker,
         "pid": record.pid,
         "queues": dump(record.queues),
+        "tasks": dump(record.tasks),
         "cpu_slots": record.cpu_slots,
     }
 
@@ -207,4 +208,5 @@ def _node_record(row: Row, gpus: tuple[GpuRecord, ...]) -> NodeRecord:
         heartbeat_at=required_instant(row["heartbeat_at"]),
         live=bool(row["live"]),
         gpus=gpus,
+        tasks=tuple(load(row["tasks"])),
     )

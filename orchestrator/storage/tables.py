@@ -208,6 +208,7 @@ nodes = Table(
     Column("pid", Integer, nullable=False),
     Column("state", String(10), nullable=False),
     Column("queues", Text, nullable=False),
+    Column("tasks", Text, nullable=False),
     Column("cpu_slots", Integer, nullable=False),
     Column("look_ahead", Integer, nullable=False, default=0),
     Column("registered_at", _Instant, nullable=False),

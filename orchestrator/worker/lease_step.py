@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import bootsteps
-from celery.signals import task_revoked
+from celery.signals import task_revoked, task_unknown
 from kombu.asynchronous import get_event_loop
 
 from orchestrator.domain.cluster import NodeState
@@ -27,6 +27,7 @@ from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.refiller import Refiller
+from orchestrator.worker.requests import HEADER
 from orchestrator.worker.results import ResultWriter
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class LeaseStep(bootsteps.StartStopStep):
         if not dispatcher.ledger.is_alive():
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
             task_revoked.connect(self._on_revoked, weak=False)
+            task_unknown.connect(self._on_unknown, weak=False)
             dispatcher.ledger.start()
             dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
@@ -146,11 +148,11 @@ class LeaseStep(bootsteps.StartStopStep):
         def before_outcome(batch: LedgerBatch, outcome: LedgerOutcome) -> None:
             results.write(batch.finishes, outcome.stale)
 
-        def cancel(job_id: str) -> None:
+        def cancel(job_id: str, reason: str) -> None:
             try:
-                runtime.jobs.request_cancel(job_id, by="celery", reason="revoked")
+                runtime.jobs.request_cancel(job_id, by="celery", reason=reason)
             except UnknownJob:
-                logger.info("revoked task %s has no job", job_id)
+                logger.info("task %s, %s, has no job", job_id, reason)
 
         def post(call: Callable[[], None]) -> None:
             hub = get_event_loop() or consumer.hub
@@ -187,6 +189,7 @@ class LeaseStep(bootsteps.StartStopStep):
             heartbeat_at=self._runtime.clock.now(),
             live=True,
             gpus=gpus,
+            tasks=tuple(sorted(name for name in consumer.app.tasks if not name.startswith("celery."))),
         )
         dispatcher.ledger.register(record)
 
@@ -218,7 +221,12 @@ class LeaseStep(bootsteps.StartStopStep):
         """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""
         dispatcher = self._dispatcher
         if dispatcher is not None and isinstance(sender, GPUTask) and not terminated:
-            dispatcher.ledger.cancel(request.id)
+            dispatcher.ledger.cancel(request.id, "revoked")
+
+    def _on_unknown(self, sender: Any = None, name: str = "", id: str = "", message: Any = None, **_: Any) -> None:
+        """No task of this name is registered here: Celery dropped the entry, and its job must not wait for ever."""
+        if self._dispatcher is not None and message is not None and HEADER in message.headers:
+            self._dispatcher.ledger.cancel(id, f"the worker's app has no task {name!r}")
 
     def _refuse_gpu_queues(self, consumer: Any) -> None:
         taken = sorted(self._consumed(consumer))

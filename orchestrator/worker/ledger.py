@@ -70,7 +70,7 @@ class _Pending:
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
     heartbeat: tuple[Sequence[GpuSample], int] | None = None
-    cancels: list[str] = field(default_factory=list)
+    cancels: list[tuple[str, str]] = field(default_factory=list)  # (job id, why)
 
     def any_rows(self) -> bool:
         return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
@@ -104,7 +104,7 @@ class _Taken:
     renewals: list[int] | None
     heartbeat: tuple[Sequence[GpuSample], int] | None
     batch: LedgerBatch
-    cancels: list[str]
+    cancels: list[tuple[str, str]]
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -136,7 +136,7 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        cancel: Callable[[str], None],
+        cancel: Callable[[str, str], None],
     ) -> None:
         """Make the thread.
 
@@ -149,7 +149,7 @@ class Ledger(threading.Thread):
             listener: Who hears of outcomes.
             post: Runs a callable in the worker's event loop, from any thread.
             before_outcome: Called in this thread after a commit, before the listener hears of it: writes results.
-            cancel: Cancels a job that waits; called in this thread.
+            cancel: Cancels a job that waits, with the reason; called in this thread.
         """
         super().__init__(name="ledger", daemon=True)
         self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
@@ -192,10 +192,10 @@ class Ledger(threading.Thread):
             self._pending.registration = record
             self._changed.notify()
 
-    def cancel(self, job_id: str) -> None:
-        """Have a job cancelled that Celery revoked before it came to a claim."""
+    def cancel(self, job_id: str, reason: str) -> None:
+        """Have a job cancelled that Celery dropped before it came to a claim."""
         with self._changed:
-            self._pending.cancels.append(job_id)
+            self._pending.cancels.append((job_id, reason))
             self._changed.notify()
 
     def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
@@ -258,8 +258,8 @@ class Ledger(threading.Thread):
         except StoreUnavailable:
             self._put_back(taken)
             raise
-        for job_id in taken.cancels:
-            self._cancel(job_id)
+        for job_id, reason in taken.cancels:
+            self._cancel(job_id, reason)
         if taken.heartbeat is not None:
             samples, look_ahead = taken.heartbeat
             state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)

@@ -12,15 +12,15 @@ from orchestrator.runtime import Runtime
 TTL = timedelta(seconds=60)
 
 
-def register(runtime: Runtime, node: str, gpus: int) -> None:
-    """Register a live host with so many GPUs."""
+def register(runtime: Runtime, node: str, gpus: int, *, tasks: tuple[str, ...] = ()) -> None:
+    """Register a live host with so many GPUs, whose app knows these tasks."""
     cards = tuple(
         GpuRecord(Gpu(f"{node}-{index}", index, "Sim", 1000, "1"), node, GpuHealth.HEALTHY, 0, 0, None, 0)
         for index in range(gpus)
     )
     now = runtime.clock.now()
     runtime.cluster.register_node(
-        NodeRecord(node, "boot", f"celery@{node}", 1, NodeState.UP, ("gpu",), 2, 0, now, True, cards)
+        NodeRecord(node, "boot", f"celery@{node}", 1, NodeState.UP, ("gpu",), 2, 0, now, True, cards, tasks)
     )
 
 

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from orchestrator.runtime import Runtime
+from tests.support.running import register as register_host
 
 LIMIT = (64 << 10) + (64 << 10)
 TRUE = {"argv": ["true"]}
@@ -221,6 +222,19 @@ def test_what_cannot_be_stored_is_refused(api: TestClient, content: bytes) -> No
 
 def test_an_unknown_queue_is_refused(api: TestClient) -> None:
     assert_problem(api.post("/jobs/submit", json=TRUE | {"queue": "nowhere"}), 422, "unknown-queue")
+
+
+def test_while_no_host_is_registered_any_task_may_come(api: TestClient) -> None:
+    assert api.post("/jobs/submit", json={"task": "mine.train"}).status_code == 201
+
+
+def test_a_task_that_no_host_knows_is_refused(api: TestClient, runtime: Runtime) -> None:
+    body = {"task": "mine.train", "gpus": 0}
+    register_host(runtime, "alpha", 0, tasks=("mine.train",))
+
+    assert api.post("/jobs/submit", json=body).status_code == 201
+    assert_problem(api.post("/jobs/submit", json=body | {"task": "mine.trian"}), 422, "unknown-task")
+    assert api.post("/jobs/submit", json=TRUE).status_code == 201, "commands need no task of the app's"
 
 
 def test_more_gpus_than_any_host_has_are_refused(api: TestClient, register: Callable[[str, int], None]) -> None:

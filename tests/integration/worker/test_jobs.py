@@ -280,3 +280,10 @@ def test_an_entry_that_names_no_job_becomes_a_dead_letter(cluster: Cluster) -> N
         wait_for(lambda: client.xlen(f"{stream}:dlq") == 2, within_seconds=15, describe=cluster.logs)
         wait_for(lambda: client.xlen(stream) == 0, within_seconds=15, describe=cluster.logs)
     assert cluster.wait_for_state(cluster.command("true", gpus=1), JobState.SUCCEEDED).attempt == 1
+
+
+def test_a_job_of_a_task_that_the_worker_does_not_know_does_not_wait_for_ever(cluster: Cluster) -> None:
+    cluster.worker("a", gpus=1)
+    job = cluster.wait_for_state(cluster.task("no.such.task", gpus=1), JobState.CANCELLED)
+
+    assert "has no task 'no.such.task'" in (job.reason or "")

@@ -190,6 +190,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=10), nullable=False),
         sa.Column("queues", sa.Text(), nullable=False),
+        sa.Column("tasks", sa.Text(), nullable=False),
         sa.Column("cpu_slots", sa.Integer(), nullable=False),
         sa.Column("look_ahead", sa.Integer(), nullable=False),
         sa.Column("registered_at", INSTANT, nullable=False),
