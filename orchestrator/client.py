@@ -1,6 +1,7 @@
 """``Client``: the HTTP API from Python, as the command line uses it."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -11,6 +12,9 @@ from orchestrator import errors
 from orchestrator.errors import ApiUnavailable, InvalidRequest, OrchestratorError
 
 LONG_POLL: Final = 15.0
+#: Between two attempts of a patient client.
+FIRST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 2.0
 
 #: Every error that the API can name; what it calls otherwise is told by its status.
 _BY_CODE: Final = {
@@ -36,13 +40,23 @@ class RemoteError(OrchestratorError):
 class Client:
     """A connection to the API; usable as a context manager, from one thread at a time."""
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_seconds: float = 30.0, patience_seconds: float = 0.0
+    ) -> None:
         """Make it; nothing is sent until it is used.
+
+        Args:
+            url: Where the API is.
+            token: Its bearer token.
+            timeout_seconds: How long one request may take.
+            patience_seconds: So long reads and cancels are tried again while the API or what it needs is away. A submit
+                is sent once: whether a lost one took effect only its key can tell.
 
         Raises:
             InvalidRequest: If the URL is malformed, or the token cannot be sent.
         """
         self.url = url.rstrip("/")
+        self.patience_seconds = patience_seconds
         if token and not token.isprintable():
             raise InvalidRequest("the API's token must be one line of printable characters")
         headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
@@ -70,7 +84,7 @@ class Client:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job."""
-        return self._document("POST", f"/jobs/{_path(job_id)}/cancel")
+        return self._document("POST", f"/jobs/{_path(job_id)}/cancel", repeatable=True)
 
     def why(self, job_id: str) -> dict[str, Any]:
         """Return why a job waits."""
@@ -129,9 +143,24 @@ class Client:
             raise ApiUnavailable(f"{self.url} does not answer as gpu-orchestrator's API does")
         return answer
 
-    def _request(self, method: str, path: str, **options: Any) -> Any:
+    def _request(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> Any:
+        deadline, pause = time.monotonic() + self.patience_seconds, FIRST_PAUSE
+        while True:
+            try:
+                return self._send(method, path, **options)
+            except (ApiUnavailable, RemoteError) as error:
+                if not (repeatable or method == "GET") or not _may_pass(error) or time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+
+    def _send(self, method: str, path: str, **options: Any) -> Any:
         try:
-            response = self._http.request(method, path, **options)
+            request = self._http.build_request(method, path, **options)
+        except (TypeError, ValueError) as error:  # such as bytes of a command line that are not UTF-8
+            raise InvalidRequest(f"the request cannot be written as JSON in UTF-8: {error}") from error
+        try:
+            response = self._http.send(request)
         except httpx.HTTPError as error:
             hint = "start a stack with 'orch up', or say where one is with ORCHESTRATOR_API_URL"
             raise ApiUnavailable(f"the API at {self.url} does not answer ({error}); {hint}") from error
@@ -148,6 +177,10 @@ def _path(job_id: str) -> str:
     if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
         raise InvalidRequest(f"{job_id!r} is not a job id")
     return job_id
+
+
+def _may_pass(error: ApiUnavailable | RemoteError) -> bool:
+    return isinstance(error, ApiUnavailable) or error.document.get("status") == 503
 
 
 def _kind_of(status: int) -> type[OrchestratorError]:

@@ -11,6 +11,7 @@ import click
 import orchestrator
 from orchestrator.client import RemoteError
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
+from orchestrator_cli import show
 from orchestrator_cli.commands import cluster, database, jobs, processes, stack
 
 MISTAKE: Final = 2
@@ -26,7 +27,7 @@ class OneLine(click.Group):
         try:
             return super().invoke(ctx)
         except OrchestratorError as error:
-            click.echo(f"orch: {error}", err=True)
+            click.echo(f"orch: {show.harmless(str(error))}", err=True)
             ctx.exit(exit_code(error))
 
 
@@ -42,7 +43,8 @@ def exit_code(error: OrchestratorError) -> int:
 
 @click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(orchestrator.__version__, prog_name="orch")
-def cli() -> None:
+@click.option("--api-url", metavar="URL", help="Where the API is.  [default: ORCHESTRATOR_API_URL, else this home's]")
+def cli(api_url: str | None) -> None:
     """GPU jobs for people who know Celery.
 
     \b
@@ -50,6 +52,7 @@ def cli() -> None:
     orch submit --gpus 1 -- python train.py
     orch ps; orch logs -f JOB; orch wait JOB
     """
+    del api_url  # profile.open_client looks for it where it is needed
 
 
 for _module in (jobs, cluster, database, processes, stack):

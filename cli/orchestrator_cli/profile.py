@@ -4,6 +4,8 @@ import os
 import tomllib
 from pathlib import Path
 
+import click
+
 from orchestrator.client import Client
 from orchestrator.config import default_home
 from orchestrator.errors import InvalidSettings
@@ -12,18 +14,28 @@ DEFAULT_URL = "http://127.0.0.1:8470"
 
 
 def open_client() -> Client:
-    """Return a client for ``ORCHESTRATOR_API_URL`` and its token, else for the stack of this home.
+    """Return a client for ``--api-url`` or ``ORCHESTRATOR_API_URL`` and its token, else for the stack of this home.
+
+    The profile's token is for the profile's API: no other one is shown it.
 
     Raises:
         InvalidSettings: If the profile or the token file cannot be read.
     """
     profile = _profile(default_home() / "client.toml")
-    url = os.environ.get("ORCHESTRATOR_API_URL") or profile.get("api_url") or DEFAULT_URL
+    own_url = profile.get("api_url") or DEFAULT_URL
+    url = _option() or os.environ.get("ORCHESTRATOR_API_URL") or own_url
     token = os.environ.get("ORCHESTRATOR_API_TOKEN")
-    file = os.environ.get("ORCHESTRATOR_API_TOKEN_FILE") or profile.get("token_file")
+    file = os.environ.get("ORCHESTRATOR_API_TOKEN_FILE")
+    if not file and url.rstrip("/") == own_url.rstrip("/"):
+        file = profile.get("token_file")
     if token is None and file:
         token = _read(Path(file)).strip()
     return Client(url, token)
+
+
+def _option() -> str | None:
+    context = click.get_current_context(silent=True)
+    return context.find_root().params.get("api_url") if context else None
 
 
 def _profile(path: Path) -> dict[str, str]:

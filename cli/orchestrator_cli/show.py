@@ -3,11 +3,12 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,10 @@ _CONTROLS: Final = re.compile(
     r"|\x1b[ -/]*[0-Z\\^-~]?"
     r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 )
-#: Where the output goes to a file or a pipe nothing is cut.
-WIDTH: Final = 240
+#: What people copy is never cut; what they recognise by its beginning is, but not to less than this.
+ELASTIC: Final = frozenset({"NAME", "NODE", "MODEL", "QUEUES", "GPUS"})
+NARROWEST: Final = 8
+GAP: Final = 2
 
 
 def as_json(document: Any) -> None:
@@ -29,14 +32,47 @@ def as_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; ids are never cut."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(column, no_wrap=True, overflow="fold" if column == "ID" else "ellipsis")
-    for row in rows:
-        grid.add_row(*("-" if cell is None else str(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False).print(grid)
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, can_go: Sequence[str] = ()) -> None:
+    """Print a table that fits the terminal; in a file or a pipe nothing is cut.
+
+    Args:
+        columns: Their titles.
+        rows: A cell a column; None is shown as a dash.
+        can_go: Columns that a narrow terminal is spared, the least important first.
+    """
+    cells = [["-" if cell is None else harmless(str(cell)).replace("\n", " ") for cell in row] for row in rows]
+    console = Console(highlight=False, markup=False, emoji=False)
+    widths = {
+        title: max(cell_len(text) for text in (title, *(row[place] for row in cells)))
+        for place, title in enumerate(columns)
+    }
+    if sys.stdout.isatty():
+        widths = fitted(widths, console.width, can_go)
+    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for title, width in widths.items():
+        grid.add_column(title, no_wrap=True, overflow="ellipsis", min_width=width, max_width=width)
+    for row in cells:
+        grid.add_row(*(row[columns.index(title)] for title in widths))
+    console.width = sum(widths.values()) + GAP * len(widths)  # what does not fit in the end is the terminal's to wrap
+    console.print(grid)
+
+
+def fitted(widths: Mapping[str, int], room: int, can_go: Sequence[str] = ()) -> dict[str, int]:
+    """Return the columns and widths with which a table has room: narrower ones first, fewer ones if that is not enough.
+
+    It may still be too wide where nothing more can go.
+    """
+    fitting = dict(widths)
+    for gone in (None, *can_go):
+        fitting.pop(gone or "", None)
+        excess = sum(fitting.values()) + GAP * (len(fitting) - 1) - room
+        for title in sorted(ELASTIC & fitting.keys(), key=lambda title: (-fitting[title], title)):
+            less = min(max(0, excess), max(0, fitting[title] - NARROWEST))
+            fitting[title] -= less
+            excess -= less
+        if excess <= 0:
+            break
+    return fitting
 
 
 def age(instant: str | None) -> str | None:
@@ -62,10 +98,10 @@ def run_time(job: dict[str, Any]) -> str | None:
     return span((end - datetime.fromisoformat(job["started_at"])).total_seconds())
 
 
-def output(text: str, *, raw: bool = False) -> None:
+def output(text: str, *, raw: bool = False, err: bool = False) -> None:
     """Print a job's output; unless ``raw``, without what could trouble the terminal."""
     # click takes colours out where no terminal reads them; raw means all of it, in a pipe too
-    click.echo(text if raw else harmless(text), nl=False, color=True if raw else None)
+    click.echo(text if raw else harmless(text), nl=False, err=err, color=True if raw else None)
 
 
 def harmless(text: str) -> str:

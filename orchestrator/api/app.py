@@ -61,11 +61,12 @@ def _watch(app: FastAPI) -> None:
     @app.middleware("http")
     async def watch(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         begun, status = time.monotonic(), 500
+        requests.begin()
         try:
             response = await answer(request)
             status = response.status_code
         finally:
-            requests.count(request.method, _route(request), status, time.monotonic() - begun)
+            requests.end(request.method, _route(request), status, time.monotonic() - begun)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-store"
         return response

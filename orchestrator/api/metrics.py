@@ -6,7 +6,7 @@ Those of the installation are read from the database when they are asked for, so
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -38,8 +38,19 @@ class Requests:
             registry=self.registry,
         )
 
-    def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Note an answered request."""
+        self._in_progress = Gauge(
+            "gpu_orchestrator_api_requests_in_progress",
+            "Requests that are being answered, or wait for output",
+            registry=self.registry,
+        )
+
+    def begin(self) -> None:
+        """Note a request."""
+        self._in_progress.inc()
+
+    def end(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Note that it has been answered."""
+        self._in_progress.dec()
         self._count.labels(method if method in _METHODS else "other", route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 

@@ -17,6 +17,7 @@ _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
     "submit": frozenset({"id", "state", "created"}),
+    "run": _JOB | {"attempts"},
     "ps": _JOB,
     "status": _JOB | {"attempts"},
     "status --cluster": _words("version api_url leader epoch database redis nodes jobs"),

@@ -32,6 +32,7 @@ def nodes(as_json: bool) -> None:
             ]
             for node in found
         ),
+        can_go=("CPU SLOTS", "PID"),
     )
 
 
@@ -61,6 +62,7 @@ def gpus(as_json: bool) -> None:
             ]
             for gpu in found
         ),
+        can_go=("RESERVED", "UTIL"),
     )
 
 

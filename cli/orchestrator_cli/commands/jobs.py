@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
-from orchestrator.client import Client
-from orchestrator.errors import InvalidRequest
+from orchestrator.client import Client, RemoteError
+from orchestrator.errors import InvalidRequest, OrchestratorError
 from orchestrator_cli import show
 from orchestrator_cli.profile import open_client
 from orchestrator_cli.values import Assignment, Duration, Size
@@ -18,6 +18,8 @@ ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead_letter"})
 #: What `wait` and `run` end with when the job has no exit code of its own.
 NOT_RUN: Final = 125
 POLL_SECONDS: Final = 0.3
+#: Who waits for a job outlives a restart of the API, and of what it needs.
+PATIENCE_SECONDS: Final = 30.0
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -62,27 +64,33 @@ def submit(and_wait: bool, as_json: bool, **options: Any) -> None:
         else:
             click.echo(submitted["id"])
         if and_wait:
+            client.patience_seconds = PATIENCE_SECONDS
             raise SystemExit(_exit_code(_wait(client, submitted["id"])))
 
 
 @click.command()
 @job_options
 @click.option("--raw", is_flag=True, help="Pass control characters of the output on.")
-def run(raw: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Show the output on stderr; print the ended job as JSON.")
+def run(raw: bool, as_json: bool, **options: Any) -> None:
     """Submit a command and stay attached: its output is shown, Ctrl-C cancels it, its exit code is ours."""
     with open_client() as client:
         job_id = client.submit(_body(**options))["id"]
+        client.patience_seconds = PATIENCE_SECONDS
         try:
             for text in client.follow(job_id):
-                show.output(text, raw=raw)
+                show.output(text, raw=raw, err=as_json)
         except KeyboardInterrupt:
             click.echo(f"\ncancelling job {job_id}", err=True)
             client.cancel(job_id)
             _wait(client, job_id)
             raise SystemExit(128 + signal.SIGINT) from None
         job = client.job(job_id)
+        if as_json:
+            show.as_json(job)
         if job["state"] != "succeeded":
-            click.echo(f"orch: job {job_id} {job['state']}: {job['reason'] or job['error'] or ''}", err=True)
+            why_not = show.harmless(job["reason"] or job["error"] or "")
+            click.echo(f"orch: job {job_id} {job['state']}: {why_not}", err=True)
         raise SystemExit(_exit_code(job))
 
 
@@ -107,7 +115,7 @@ def ps(everything: bool, state: Sequence[str], queue: str | None, limit: int, as
         (
             [
                 job["id"],
-                job["name"][:20],
+                job["name"],
                 job["state"],
                 _gpus(job),
                 job["node"],
@@ -119,6 +127,7 @@ def ps(everything: bool, state: Sequence[str], queue: str | None, limit: int, as
             ]
             for job in found
         ),
+        can_go=("NODE", "TRY", "GPUS", "DONE"),
     )
 
 
@@ -138,7 +147,7 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
     attempts = document.pop("attempts", [])
     for name, value in document.items():
         if value is not None:
-            click.echo(f"{name + ':':22}{value}")
+            click.echo(f"{name + ':':22}{show.harmless(str(value))}")
     if attempts:
         click.echo()
         show.table(
@@ -148,7 +157,7 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
                     one["number"],
                     one["node"],
                     one["lease"],
-                    ",".join(one["gpus"])[:40],
+                    ",".join(one["gpus"]),
                     one["pid"],
                     one["outcome"],
                     one["exit_code"],
@@ -167,6 +176,9 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
 def logs(job_id: str, follow: bool, raw: bool, as_json: bool) -> None:
     """Print what a job printed."""
     with open_client() as client:
+        if follow:
+            client.job(job_id)
+            client.patience_seconds = PATIENCE_SECONDS
         if follow and not as_json:
             for text in client.follow(job_id):
                 show.output(text, raw=raw)
@@ -192,6 +204,9 @@ def wait(job_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
     """Wait until jobs have ended; ends with the job's exit code, of several with the first that is not 0."""
     deadline = None if timeout is None else time.monotonic() + timeout
     with open_client() as client:
+        for job_id in job_ids:
+            client.job(job_id)  # a wrong id is told now, not when the jobs before it have ended
+        client.patience_seconds = PATIENCE_SECONDS if timeout is None else min(PATIENCE_SECONDS, timeout)
         ended = [_wait(client, job_id, deadline) for job_id in job_ids]
     if as_json:
         show.as_json([{name: job[name] for name in ("id", "state", "exit_code", "reason")} for job in ended])
@@ -203,17 +218,23 @@ def wait(job_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @JSON
 def cancel(job_ids: Sequence[str], as_json: bool) -> None:
-    """Cancel jobs; cancelling twice changes nothing."""
+    """Cancel jobs; cancelling twice changes nothing. A wrong id keeps none of the others from being cancelled."""
+    outcomes: list[dict[str, Any]] = []
+    mistakes: list[OrchestratorError] = []
     with open_client() as client:
-        outcomes = [client.cancel(job_id) for job_id in job_ids]
-    if as_json:
+        for job_id in job_ids:
+            try:
+                outcomes.append(client.cancel(job_id))
+            except (RemoteError, InvalidRequest) as error:
+                mistakes.append(error)
+    if as_json and outcomes:
         show.as_json([{name: job[name] for name in ("id", "state", "cancelled", "stopping")} for job in outcomes])
-        return
-    for job in outcomes:
-        what = (
-            "cancelled" if job["cancelled"] else "is being ended" if job["stopping"] else f"had {job['state']} already"
-        )
-        click.echo(f"{job['id']} {what}")
+    elif outcomes:
+        click.echo("\n".join(f"{job['id']} {_cancelled(job)}" for job in outcomes))
+    for mistake in mistakes[:-1]:
+        click.echo(f"orch: {show.harmless(str(mistake))}", err=True)
+    if mistakes:
+        raise mistakes[-1]
 
 
 @click.command()
@@ -228,7 +249,7 @@ def why(job_id: str, as_json: bool) -> None:
         return
     click.echo(answer["state"])
     for reason in answer["reasons"]:
-        click.echo(f"  {reason['words']}")
+        click.echo(f"  {show.harmless(reason['words'])}")
 
 
 COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]
@@ -243,9 +264,22 @@ def _body(
     return body | {
         "argv": list(argv),
         "env": dict(environment),
-        "cwd": os.path.abspath(cwd) if cwd else os.getcwd(),
+        "cwd": _absolute(cwd),
         "max_attempts": retries + 1,
     }
+
+
+def _absolute(cwd: str | None) -> str:
+    try:
+        return os.path.abspath(cwd or os.getcwd())
+    except OSError as error:
+        raise InvalidRequest(f"the current directory cannot be told ({error.strerror}); give --cwd") from error
+
+
+def _cancelled(job: dict[str, Any]) -> str:
+    if job["cancelled"]:
+        return "cancelled"
+    return "is being ended" if job["stopping"] else f"had {job['state']} already"
 
 
 def _wait(client: Client, job_id: str, deadline: float | None = None) -> dict[str, Any]:

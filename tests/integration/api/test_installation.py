@@ -20,6 +20,7 @@ METRICS = {
     "gpu_orchestrator_gpus": "gauge",
     "gpu_orchestrator_lease_expired_total": "counter",
     "gpu_orchestrator_api_requests_total": "counter",
+    "gpu_orchestrator_api_requests_in_progress": "gauge",
     "gpu_orchestrator_api_request_seconds": "histogram",
 }
 READS_THE_DATABASE = ["/jobs", "/jobs/x", "/jobs/x/logs", "/jobs/x/why", "/jobs/x/events", "/nodes", "/gpus", "/queues"]

@@ -1,12 +1,17 @@
 """A real ``orch api`` and the command line as users start it."""
 
+import errno
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +77,33 @@ class Orch:
         )
 
 
+def on_a_terminal(orch: Orch, columns: int, *arguments: str) -> list[str]:
+    """Return the lines that a command shows on a terminal so wide, without colours."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, columns))
+    process = subprocess.Popen(
+        [*ORCH, *arguments], env=orch.environment | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := _read(ours):
+            shown += chunk
+    finally:
+        os.close(ours)
+        assert process.wait(30) == 0, shown
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in shown.decode().splitlines()]
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError as error:  # nobody has the other end open any more
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
 @dataclass(frozen=True)
 class Installation:
     """An api process, the settings it was given, and the profile of its client."""
@@ -80,6 +112,34 @@ class Installation:
     token_file: Path
     client_home: Path
     settings: Settings
+
+
+@contextmanager
+def serving(home: Path, port: int, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """``orch api`` on a port, from when it answers; ended with TERM, unless the test has ended it."""
+    log = home / "api.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*ORCH, "api", "--port", str(port)],
+            env=environment(ORCHESTRATOR_HOME=str(home), **variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    try:
+        wait_for(answers, within_seconds=30, describe=log.read_text)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(15)
 
 
 @pytest.fixture(scope="session")
@@ -93,31 +153,9 @@ def installation(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     (client_home / "client.toml").write_text(f'api_url = "{url}"\ntoken_file = "{token_file}"\n')
-    variables = {
-        "ORCHESTRATOR_HOME": str(home),
-        "ORCHESTRATOR_REDIS_URL": embedded_redis_server.unix_url,
-        "ORCHESTRATOR_API_TOKEN_FILE": str(token_file),
-    }
-    log = (home / "api.log").open("wb")
-    process = subprocess.Popen(
-        [*ORCH, "api", "--port", str(port)], env=environment(**variables), stdout=log, stderr=subprocess.STDOUT
-    )
-
-    def answers() -> bool:
-        assert process.poll() is None, (home / "api.log").read_text()
-        try:
-            with urllib.request.urlopen(f"{url}/healthz", timeout=5) as answer:  # noqa: S310
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    try:
-        wait_for(answers, within_seconds=30, describe=(home / "api.log").read_text)
-        yield Installation(url, token_file, client_home, Settings(home=home, redis_url=embedded_redis_server.unix_url))
-    finally:
-        process.terminate()
-        process.wait(15)
-        log.close()
+    redis_url = embedded_redis_server.unix_url
+    with serving(home, port, ORCHESTRATOR_REDIS_URL=redis_url, ORCHESTRATOR_API_TOKEN_FILE=str(token_file)):
+        yield Installation(url, token_file, client_home, Settings(home=home, redis_url=redis_url))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.domain.job import JobEvent
 from orchestrator.runtime import Runtime
-from tests.integration.cli.conftest import Installation, Orch
+from tests.integration.cli.conftest import Installation, Orch, on_a_terminal
 from tests.support.cli_fields import ATTEMPT, FIELDS
 from tests.support.running import Running, register
 
@@ -62,6 +62,17 @@ def test_ps_lists_jobs(orch: Orch) -> None:
     assert table.code == 0
     assert job in table.out, "ids are never cut"
     assert orch("ps", "--json", "--state", "failed", "--queue", "preloads").document == []
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_on_a_terminal_ids_are_whole_and_lines_fit(orch: Orch, columns: int) -> None:
+    """Ids are copied from there: neither cut nor broken in two."""
+    job = submit(orch, "--name", "a-name-that-is-longer-than-a-terminal-has-room-for-in-a-table" * 2)
+
+    lines = on_a_terminal(orch, columns, "ps")
+
+    assert any(line.startswith(job) for line in lines), lines
+    assert max(len(line) for line in lines) <= columns
 
 
 def test_status_shows_a_job_and_how_it_ran(orch: Orch, runtime: Runtime) -> None:

@@ -1,6 +1,9 @@
 """What goes wrong is one line and an exit code that tells what to do; and how jobs' own ends are passed on."""
 
+import json
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import pytest
 from orchestrator.domain.job import Job, JobEvent
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
-from tests.integration.cli.conftest import TOKEN, Answer, Installation, Orch
+from tests.integration.cli.conftest import ORCH, TOKEN, Answer, Installation, Orch
+from tests.support.cli_fields import FIELDS
 from tests.support.running import Running, register
 from tests.support.servers import free_port
 from tests.support.waiting import wait_for
@@ -133,6 +137,63 @@ def test_the_token_may_come_from_a_variable_or_a_file(orch: Orch, installation: 
     assert_one_line(orch("ps", ORCHESTRATOR_API_TOKEN_FILE=str(tmp_path / "wrong")), 2, "bearer token")
 
 
+def test_no_api_is_shown_the_token_of_another(orch: Orch, installation: Installation, tmp_path: Path) -> None:
+    """The profile's token is for the profile's API; by another address even its own API does not get it."""
+    elsewhere = installation.url.replace("127.0.0.1", "localhost")
+
+    assert_one_line(orch("ps", ORCHESTRATOR_API_URL=elsewhere), 2, "bearer token")
+    assert_one_line(orch("--api-url", elsewhere, "ps"), 2, "bearer token")
+    assert orch("--api-url", installation.url + "/", "ps").code == 0
+    assert orch("--api-url", elsewhere, "ps", ORCHESTRATOR_API_TOKEN=TOKEN).code == 0
+
+
+def test_the_option_beats_the_variable(orch: Orch, installation: Installation) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+
+    assert orch("--api-url", installation.url, "ps", ORCHESTRATOR_API_URL=away).code == 0
+    assert_one_line(orch("--api-url", away, "ps"), 3, "does not answer")
+
+
+@pytest.mark.parametrize("option", ["--name", "--env", "--key", "--cwd", "--"])
+def test_bytes_that_are_not_utf_8_are_one_line(orch: Orch, option: str) -> None:
+    """As from a file's name in another encoding."""
+    value = os.fsdecode(b"A=\xff")
+    arguments = [option, value, "true"] if option == "--" else [option, value, "--", "true"]
+
+    assert_one_line(orch("submit", *arguments), 2)
+
+
+def test_a_directory_that_is_gone_is_one_line(orch: Orch, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    script = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"'
+
+    done = subprocess.run(
+        ["sh", "-c", script, str(gone), *ORCH, "submit", "--", "true"],
+        env=orch.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert_one_line(Answer(done.returncode, done.stdout, done.stderr), 2, "--cwd")
+
+
+def test_a_wrong_id_keeps_no_other_job_from_its_cancellation(orch: Orch) -> None:
+    first, second = submit(orch), submit(orch)
+
+    answer = orch("cancel", first, JOB, "not/an/id", second, "--json")
+
+    assert answer.code == 2
+    assert [job["id"] for job in json.loads(answer.out)] == [first, second]
+    assert [line[:6] for line in answer.err.splitlines()] == ["orch: ", "orch: "]
+    assert [orch("status", job, "--json").document["state"] for job in (first, second)] == ["cancelled"] * 2
+
+
+def test_a_wrong_id_is_told_before_the_wait(orch: Orch) -> None:
+    assert_one_line(orch("wait", submit(orch), JOB, "--timeout", "20"), 2, "unknown job")
+
+
 def test_waiting_too_long_is_124(orch: Orch) -> None:
     job = submit(orch)
 
@@ -169,6 +230,20 @@ def test_run_shows_the_output_and_ends_with_the_jobs_code(orch: Orch, runtime: R
 
     assert (process.returncode, out) == (7, "hello\n")
     assert err.startswith("orch: job ")
+    assert "no luck" in err
+
+
+def test_run_with_json_prints_the_ended_job_alone_on_stdout(orch: Orch, runtime: Runtime) -> None:
+    process = orch.start("run", "--json", "--name", "for-programs", "--", "true")
+    running = _take_up(runtime, "for-programs")
+    running.print("hello\n")
+    running.end(JobEvent.FAIL, exit_code=7, error="no \x1b[2Jluck")
+
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 7
+    assert set(json.loads(out)) == FIELDS["run"]
+    assert err.startswith("hello\n")
     assert "no luck" in err
 
 

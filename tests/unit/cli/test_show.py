@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator_cli import show
+from orchestrator_cli.show import GAP, NARROWEST
 
 COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 TROUBLE = st.sampled_from(
@@ -69,3 +70,33 @@ def test_a_sequence_leaves_with_all_of_it(text: str, left: str) -> None:
 )
 def test_progress_is_a_share_or_a_count(progress: dict[str, int] | None, words: str | None) -> None:
     assert show.progress({"progress": progress}) == words
+
+
+#: The columns of ``orch ps`` at their widest, as a rule: the longest state, and names as long as they may be.
+PS = {"ID": 36, "NAME": 128, "STATE": 11, "GPUS": 6, "NODE": 64, "TRY": 3, "RUN": 4, "AGE": 4, "DONE": 4, "EXIT": 4}
+CAN_GO = ("NODE", "TRY", "GPUS", "DONE")
+
+
+@pytest.mark.parametrize("room", [300, 120, 100, 80])
+def test_a_table_fits_its_terminal_with_whole_ids(room: int) -> None:
+    widths = show.fitted(PS, room, CAN_GO)
+
+    assert sum(widths.values()) + GAP * (len(widths) - 1) <= room
+    assert {name: widths[name] for name in ("ID", "STATE", "RUN", "AGE", "EXIT")} == {
+        name: PS[name] for name in ("ID", "STATE", "RUN", "AGE", "EXIT")
+    }
+    assert widths["NAME"] >= NARROWEST
+
+
+def test_with_room_for_all_nothing_is_narrowed() -> None:
+    assert show.fitted(PS, 400, CAN_GO) == PS
+
+
+@given(st.dictionaries(st.sampled_from([*PS, "MODEL", "QUEUES"]), st.integers(1, 200), min_size=1), st.integers(1, 300))
+def test_no_column_grows_and_none_is_cut_to_nothing(widths: dict[str, int], room: int) -> None:
+    """What is not to be cut keeps its width, or goes as a whole."""
+    fitting = show.fitted(widths, room, CAN_GO)
+
+    assert set(widths) - set(fitting) <= set(CAN_GO)
+    for name, width in fitting.items():
+        assert width == widths[name] or (name in show.ELASTIC and NARROWEST <= width < widths[name])

@@ -12,8 +12,8 @@ from orchestrator.client import RemoteError
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
 from orchestrator_cli.main import cli, exit_code
 
-#: Verbs that become a process or show a job's own output, and so have no document to print.
-WITHOUT_JSON = {"run", "worker", "beat", "api", "flower"}
+#: Verbs that become a process, and so have no document to print.
+WITHOUT_JSON = {"worker", "beat", "api", "flower"}
 BRANCHES = ((InvalidRequest, 2), (Unavailable, 3), (Conflict, 4))
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, OrchestratorError)]
 

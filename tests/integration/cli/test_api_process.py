@@ -1,0 +1,116 @@
+"""``orch api`` comes and goes; who waits for a job stays."""
+
+import json
+import signal
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.bootstrap import open_runtime
+from orchestrator.config import Settings
+from orchestrator.domain.job import JobEvent
+from orchestrator.ports import JobFilter
+from tests.integration.cli.conftest import Answer, Orch, serving
+from tests.support.running import Running, register
+from tests.support.servers import RedisServer, free_port
+from tests.support.waiting import wait_for
+
+REQUESTS = "gpu_orchestrator_api_requests_total"
+
+
+class Api:
+    """An api of its own, without a token, whose process the test ends and starts again."""
+
+    def __init__(self, home: Path, redis_url: str) -> None:
+        self.port, self.home, self.redis_url = free_port(), home, redis_url
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.orch = Orch(ORCHESTRATOR_HOME=str(home), ORCHESTRATOR_API_URL=self.url)
+
+    def serving(self) -> Any:
+        """Serve for the length of a ``with`` block."""
+        return serving(self.home, self.port, ORCHESTRATOR_REDIS_URL=self.redis_url)
+
+    def metric(self, name: str) -> float:
+        """Return a metric by its name and labels; 0 when it is not there."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:  # noqa: S310 - http
+            lines = answer.read().decode().splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+@pytest.fixture
+def api(tmp_path: Path, embedded_redis_server: RedisServer) -> Api:
+    return Api(tmp_path, embedded_redis_server.unix_url)
+
+
+@pytest.mark.parametrize("verb", ["run", "wait", "logs"])
+def test_who_waits_outlives_a_restart_of_the_api(api: Api, verb: str) -> None:
+    """Killed without a word and started again: what was asked is answered all the same."""
+    runtime = open_runtime(Settings(home=api.home, redis_url=api.redis_url))
+    try:
+        with api.serving() as process:
+            if verb == "run":
+                waiting = api.orch.start("run", "--", "true")
+                job = wait_for(lambda: runtime.jobs.list_jobs(JobFilter()), within_seconds=20, describe="a job")[0].id
+            else:
+                job = api.orch("submit", "--", "true").out.strip()
+                waiting = api.orch.start(*{"wait": ["wait", job], "logs": ["logs", "-f", job]}[verb])
+            register(runtime, "alpha", 0)
+            running = Running(runtime, job)
+            running.print("before\n")
+            route = "/jobs/{job_id}" if verb == "wait" else "/jobs/{job_id}/logs"
+            wait_for(
+                lambda: api.metric(f'{REQUESTS}{{method="GET",route="{route}",status="200"}}') >= 2,
+                within_seconds=20,
+                describe="it has seen the job and the first output",
+            )
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+        running.print("after\n")
+        running.end(JobEvent.FAIL, exit_code=7)
+        assert waiting.poll() is None, waiting.communicate()
+        with api.serving():
+            out, err = waiting.communicate(timeout=40)
+    finally:
+        runtime.close()
+
+    assert "Traceback" not in err
+    assert waiting.returncode == (0 if verb == "logs" else 7), err
+    assert out == ("" if verb == "wait" else "before\nafter\n")
+
+
+def test_whoever_waits_for_output_is_answered_when_the_api_ends(api: Api) -> None:
+    """TERM is not held up by long polls, and does not cut them off."""
+    pages: list[dict[str, Any]] = []
+    with api.serving() as process:
+        page = f"{api.url}/jobs/{api.orch('submit', '--', 'true').out.strip()}/logs?wait=20"
+
+        def follow() -> None:
+            with urllib.request.urlopen(page, timeout=30) as answer:  # noqa: S310 - http
+                pages.append(json.load(answer))
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        wait_for(
+            lambda: api.metric("gpu_orchestrator_api_requests_in_progress") == 2,  # it, and the one that looks
+            within_seconds=15,
+            describe="the follower waits",
+        )
+        begun = time.monotonic()
+        process.terminate()
+        process.wait(15)
+        follower.join(15)
+
+    assert time.monotonic() - begun < 4
+    assert pages == [{"chunks": [], "next": None, "ended": False}]
+
+
+def test_a_port_that_is_taken_is_told(api: Api) -> None:
+    with api.serving():
+        answer: Answer = api.orch("api", "--port", str(api.port), ORCHESTRATOR_REDIS_URL=api.redis_url)
+
+    assert answer.code != 0
+    assert "address already in use" in answer.err
