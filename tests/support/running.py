@@ -10,12 +10,13 @@ from orchestrator.ports import GpuRecord, NodeRecord
 from orchestrator.runtime import Runtime
 
 TTL = timedelta(seconds=60)
+GPU_MIB = 24 * 1024
 
 
 def register(runtime: Runtime, node: str, gpus: int, *, tasks: tuple[str, ...] = ()) -> None:
     """Register a live host with so many GPUs, whose app knows these tasks."""
     cards = tuple(
-        GpuRecord(Gpu(f"{node}-{index}", index, "Sim", 1000, "1"), node, GpuHealth.HEALTHY, 0, 0, None, 0)
+        GpuRecord(Gpu(f"{node}-{index}", index, "Sim", GPU_MIB, "1"), node, GpuHealth.HEALTHY, 0, 0, None, 0)
         for index in range(gpus)
     )
     now = runtime.clock.now()

@@ -1,8 +1,10 @@
 """``orch up`` and ``orch down``: the embedded stack."""
 
+import contextlib
 import json
+import os
+import select
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +50,7 @@ def up(detach: bool, simulate: int | None, database: str, api_port: int, home: P
             return
         interrupts.soften()
         _say("Ctrl-C stops the stack")
-        is_whole = _watch(place, interrupts)
+        is_whole = _watch(place, stack, interrupts)
     _tried(lambda: take_down(place, say=_say))
     if not is_whole:
         raise SystemExit(FAILED)
@@ -75,16 +77,23 @@ COMMANDS = [up, down]
 
 
 class _Interrupts:
-    """Turns TERM and HUP into what Ctrl-C does; once softened, all three only end the watch."""
+    """Turns TERM and HUP into what Ctrl-C does; once softened, all three only end the watch.
+
+    The handler writes to a pipe: an Event set while this very thread is inside its wait would lock up for good.
+    """
 
     def __init__(self) -> None:
-        self.came = threading.Event()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_soft = False
         self._before: dict[signal.Signals, Any] = {}
 
     def soften(self) -> None:
         """From now on an interrupt no longer raises."""
         self._is_soft = True
+
+    def came_within(self, seconds: float) -> bool:
+        """Wait for an interrupt; tell whether one has come."""
+        return bool(select.select([self._reader], [], [], seconds)[0])
 
     def __enter__(self) -> "_Interrupts":
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -94,17 +103,20 @@ class _Interrupts:
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        os.close(self._reader)
+        os.close(self._writer)
 
     def _handle(self, signum: int, frame: object) -> None:
-        self.came.set()
         if not self._is_soft:
             raise KeyboardInterrupt
+        with contextlib.suppress(BlockingIOError):  # full: it has come often enough
+            os.write(self._writer, b"!")
 
 
-def _watch(home: Home, interrupts: _Interrupts) -> bool:
+def _watch(home: Home, started: Stack, interrupts: _Interrupts) -> bool:
     """Tell of parts that start again; return True when the stack is to stop, False when its supervisor is lost."""
-    seen = {state.name: state.stopped_at for state in _parts(running(home))}
-    while not interrupts.came.wait(WATCH_SECONDS):
+    seen = {state.name: state.stopped_at for state in started.parts}
+    while not interrupts.came_within(WATCH_SECONDS):
         stack = running(home)
         if stack is None:
             is_stopped = home.read_state() is None  # by `orch down` in another terminal
@@ -115,10 +127,6 @@ def _watch(home: Home, interrupts: _Interrupts) -> bool:
                 seen[state.name] = state.stopped_at
                 _say(f"{state.name} ended and is started again; see {home.log(state.name)}")
     return True
-
-
-def _parts(stack: Stack | None) -> Any:
-    return stack.parts if stack else ()
 
 
 def _home(path: Path | None) -> Home:

@@ -139,10 +139,10 @@ def test_long_tasks_keep_their_entries_beyond_the_visibility_time(
     start_worker: Start, tasks: Any, system_server: RedisServer
 ) -> None:
     """Also in the solo pool, whose event loop stands still while a task runs."""
-    start_worker("solo", "-P", "solo", TEST_OPTION_VISIBILITY="1")
-    start_worker("rival", "-c", "1", TEST_OPTION_VISIBILITY="1")
-    results = [tasks.slow.delay(f"long-{n}", 3.0) for n in range(2)]
-    assert [result.get(timeout=20) for result in results] == [False, False]
+    start_worker("solo", "-P", "solo", TEST_OPTION_VISIBILITY="3")
+    start_worker("rival", "-c", "1", TEST_OPTION_VISIBILITY="3")
+    results = [tasks.slow.delay(f"long-{n}", 8.0) for n in range(2)]
+    assert [result.get(timeout=40) for result in results] == [False, False]
     assert sorted(notes(system_server)) == ["end-long-0", "end-long-1", "start-long-0", "start-long-1"]
 
 
