@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.config import Settings
 from orchestrator.domain.job import LeaseMode
@@ -19,6 +19,9 @@ from orchestrator.worker.processes import RunnerKey, RunnerProcess
 from orchestrator.worker.work import Callbacks, JobWork, Work
 
 logger = logging.getLogger(__name__)
+
+#: Of a delivered request: its arguments come from the claim.
+_NOT_SENT: Final = frozenset({"args", "kwargs", "orchestrator"})
 
 
 class Lines:
@@ -143,7 +146,8 @@ class Lines:
 def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -> Message:
     payload = claimed.payload
     headers = payload.get("headers") or {}
-    slim = {name: value for name, value in request.items() if name not in ("args", "kwargs", "orchestrator")}
+    # What is None in a request, Celery's Context in the runner has as None anyway: half of every message.
+    slim = {name: value for name, value in request.items() if value is not None and name not in _NOT_SENT}
     return {
         "op": "run",
         "id": claimed.id,

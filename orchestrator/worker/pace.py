@@ -11,7 +11,7 @@ LEAST: Final = 8
 
 
 class Pace:
-    """Counts finished jobs per window; the look-ahead may at most double from one window to the next."""
+    """Counts finished jobs per window; the look-ahead at most doubles, or halves, from one window to the next."""
 
     def __init__(self, clock: Clock, *, most: int) -> None:
         self._clock, self._most = clock, most
@@ -34,6 +34,7 @@ class Pace:
         now = self._clock.monotonic()
         windows = int((now - self._window_start) / WINDOW)
         if windows:
-            self._last = self._count if windows == 1 else 0
+            # A pause halves what is remembered from window to window: the next burst does not start from nothing.
+            self._last = max(self._count, self._last // 2) >> min(windows - 1, 32)
             self._count = 0
             self._window_start += windows * WINDOW
