@@ -31,6 +31,7 @@ class Reader:
         self._channel, self.plan = channel, plan
         self._read: Read | None = None
         self._inbox: deque[Entry] = deque()
+        self._accepted: deque[tuple[str, Any]] = deque()  # (queue, message), this channel's and not yet handed out
         self._client_id: int | None = None
         self._deferrals = 0
         self._not_before = 0.0
@@ -39,7 +40,7 @@ class Reader:
 
     def send(self, busy: bool) -> None:
         """Send the next read, if there is room for what it may bring; interrupt a wait that is about too little."""
-        if self._inbox:
+        if self._inbox or self._accepted:
             self._deliver()
         budgets = self._budgets()
         if not budgets:
@@ -81,7 +82,7 @@ class Reader:
         else:
             self._inbox.extend(self.plan.entries(read, reply))
             self.plan.rotate()
-        if not self._inbox:
+        if not self._inbox and not self._accepted:
             self.send(busy=False)
             raise Empty
         self._deliver()
@@ -106,6 +107,7 @@ class Reader:
                 logger.debug("the last read of a closing channel is lost: %r", error)
         channel._in_poll = None
         self.forget()
+        self._accepted.clear()  # forgotten by everybody, and so handed back
         if self._inbox:
             tags = [tag_of(entry.source.stream, entry.id) for entry in self._inbox]
             self._inbox.clear()
@@ -203,6 +205,18 @@ class Reader:
         return None
 
     def _deliver(self) -> None:
+        """Hand out what was read; all of it is owned first, because handing out one may take as long as a task runs."""
+        self._accept()
+        consumers, accepted = self._channel.transport.consumers, self._accepted
+        while accepted:
+            queue, message = accepted.popleft()
+            callback, _no_ack = consumers.get(queue, (None, False))
+            if callback is not None:
+                callback(message)
+            elif not message.acknowledged:
+                message.requeue()  # cancelled since it was read
+
+    def _accept(self) -> None:
         channel, inbox = self._channel, self._inbox
         while inbox:
             entry = inbox.popleft()
@@ -215,4 +229,4 @@ class Reader:
                 continue
             message = channel.accept(entry, no_ack)
             if message is not None:
-                callback(message)
+                self._accepted.append((entry.source.queue, message))

@@ -11,6 +11,7 @@ import click
 from orchestrator.client import Client, RemoteError
 from orchestrator.errors import InvalidRequest, OrchestratorError
 from orchestrator_cli import show
+from orchestrator_cli.interrupts import HeldInterrupt
 from orchestrator_cli.profile import open_client
 from orchestrator_cli.values import Assignment, Duration, Size
 
@@ -75,9 +76,12 @@ def submit(and_wait: bool, as_json: bool, **options: Any) -> None:
 def run(raw: bool, as_json: bool, **options: Any) -> None:
     """Submit a command and stay attached: its output is shown, Ctrl-C cancels it, its exit code is ours."""
     with open_client() as client:
-        job_id = client.submit(_body(**options))["id"]
+        with HeldInterrupt() as interrupt:
+            job_id = client.submit(_body(**options))["id"]
         client.patience_seconds = PATIENCE_SECONDS
         try:
+            if interrupt.came:
+                raise KeyboardInterrupt
             for text in client.follow(job_id):
                 show.output(text, raw=raw, err=as_json)
         except KeyboardInterrupt:

@@ -26,7 +26,7 @@ def test_submit_prints_the_id(orch: Orch) -> None:
 
 
 def test_what_a_submit_says_is_what_the_job_is(orch: Orch, runtime: Runtime, tmp_path: Path) -> None:
-    register(runtime, "big", 1)
+    register(runtime, "alpha", 1)
     job = submit(
         orch,
         *("--name", "train", "--priority", "7", "--time-limit", "1h30m", "--retries", "2"),

@@ -146,6 +146,18 @@ def test_long_tasks_keep_their_entries_beyond_the_visibility_time(
     assert sorted(notes(system_server)) == ["end-long-0", "end-long-1", "start-long-0", "start-long-1"]
 
 
+def test_what_a_busy_solo_worker_has_read_stays_its_own(
+    start_worker: Start, tasks: Any, system_server: RedisServer
+) -> None:
+    """Both tasks come with one read; the second waits, unlooked at, for as long as the first runs."""
+    results = [tasks.slow.delay(f"long-{n}", 5.0) for n in range(2)]
+    start_worker("solo", "-P", "solo", TEST_OPTION_VISIBILITY="2")
+    wait_for(lambda: "start-long-0" in notes(system_server), seconds=20, what="a running task")
+    start_worker("rival", "-c", "1", TEST_OPTION_VISIBILITY="2")
+    assert [result.get(timeout=40) for result in results] == [False, False]
+    assert notes(system_server) == ["start-long-0", "end-long-0", "start-long-1", "end-long-1"]
+
+
 def test_a_lost_child_process_hands_its_task_back(start_worker: Start, tasks: Any, system_server: RedisServer) -> None:
     start_worker("children", "-c", "1")
     assert tasks.lost.delay().get(timeout=15) == "second"
