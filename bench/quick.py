@@ -321,7 +321,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     figures = measure(options.jobs, options.rounds)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
