@@ -1,5 +1,6 @@
 """Fixtures that every test may use, and the rule that says which tests are quick."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from tests.support.servers import MariaDBServer, RedisServer, embedded_redis_bin
 QUICK_DIRECTORIES = {"unit", "contract"}
 INSTALLED_SERVERS = {"mariadb_server", "mariadb_url", "redis_server", "redis_url"}
 TESTS = Path(__file__).parent
+
+# A shell starts what it puts into the background with Ctrl-C and hang-ups ignored, and every command that a test
+# starts would inherit that.
+for _signum, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
