@@ -91,15 +91,24 @@ class Capacity:
         What does not fit now was admitted ahead. A placed one keeps its GPUs from later jobs until it starts; of one
         that any host may take, nobody knows which host has it.
         """
-        for job in sorted(admitted, key=lambda job: job.seq):
-            if job.node is None:
-                if self.place(job.queue, job.resources) is None:
-                    self.place_ahead(job.queue, job.resources)
-                continue
-            host = self._by_node.get(job.node)
-            if host is not None and self._take(host, job.resources) is None:
-                host.ahead_left = max(0, host.ahead_left - 1)
-                self.keep(host, job.resources)
+        for jobs in sorted(admitted, key=lambda jobs: jobs.seq):
+            if jobs.node is None:
+                self._settle_anywhere(jobs)
+            elif (host := self._by_node.get(jobs.node)) is not None:
+                self._settle_on(host, jobs)
+
+    def _settle_anywhere(self, jobs: AdmittedView) -> None:
+        for _ in range(jobs.count):
+            queue, resources = jobs.queue, jobs.resources
+            if self.place(queue, resources) is None and self.place_ahead(queue, resources) is None:
+                return  # nor is there room for the others
+
+    def _settle_on(self, host: Host, jobs: AdmittedView) -> None:
+        for placed in range(jobs.count):
+            if self._take(host, jobs.resources) is None:
+                host.ahead_left = max(0, host.ahead_left - (jobs.count - placed))
+                self.keep(host, jobs.resources)
+                return
 
     def place(self, queue: str, resources: Resources) -> Placement | None:
         """Put a job where it fits now and leaves the least behind; None if it fits nowhere."""

@@ -1,7 +1,7 @@
 """What a plan is made from: an immutable picture of hosts, waiting jobs and queues at one instant."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import NamedTuple
 
 from orchestrator.domain.job import Resources
 
@@ -40,25 +40,23 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class AdmittedView:
-    """A job that was admitted and not yet claimed; ``node`` is None when any host may take it."""
+    """Jobs alike that were admitted and not yet claimed; ``node`` is None when any host may take them."""
 
-    seq: int
+    seq: int  # of the oldest of them
     queue: str
     resources: Resources
     node: str | None
+    count: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A waiting job."""
+class Candidate(NamedTuple):
+    """A waiting job; a tuple, because a pass reads many."""
 
     seq: int
-    id: str
     queue: str
     tenant: str
     priority: int
     resources: Resources
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

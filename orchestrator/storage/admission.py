@@ -1,7 +1,7 @@
 """Admission and what the leader's sweeps read and write."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, H
 from orchestrator.storage import statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
-from orchestrator.storage.rows import entry_from, load, required_instant
+from orchestrator.storage.rows import entry_from, load
 
 #: A host whose heartbeat is older than this many seconds is given nothing.
 HEARTBEAT_BOUND: Final = 15.0
@@ -108,27 +108,25 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
         for row in database.run(connection, sweeps.CANDIDATES, {"queue": queue.name, "limit": limit})
     ]
     candidates.sort(key=lambda row: (row.rank, row.job_seq))
-    admitted = database.run(connection, sweeps.ADMITTED, {"limit": 20_000, "node": node}).all() if candidates else []
+    admitted: Sequence[Any] = database.run(connection, sweeps.ADMITTED, {"node": node}).all() if candidates else ()
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
-            AdmittedView(row.job_seq, row.queue, Resources(row.gpus, row.gpu_memory_mib), row.node) for row in admitted
+            AdmittedView(seq, queue, Resources(gpus, memory), node, count)
+            for seq, count, queue, gpus, memory, node in admitted
         ),
-        candidates=tuple(_candidate(row) for row in candidates),
+        candidates=tuple(_candidates(candidates)),
         queues=queues,
     )
 
 
-def _candidate(row: Any) -> Candidate:
-    return Candidate(
-        seq=row.job_seq,
-        id=str(row.job_seq),
-        queue=row.queue,
-        tenant=row.tenant,
-        priority=9 - row.rank,
-        resources=Resources(row.gpus, row.gpu_memory_mib),
-        created_at=required_instant(row.created_at),
-    )
+def _candidates(rows: Iterable[Any]) -> Iterator[Candidate]:
+    wants: dict[tuple[int, int | None], Resources] = {}  # most jobs ask for the same
+    for seq, queue, rank, tenant, gpus, memory in rows:
+        resources = wants.get((gpus, memory))
+        if resources is None:
+            resources = wants[gpus, memory] = Resources(gpus, memory)
+        yield Candidate(seq, queue, tenant, 9 - rank, resources)
 
 
 def _hosts(database: Database, connection: Connection, node: str | None) -> tuple[HostView, ...]:

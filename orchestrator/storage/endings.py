@@ -52,6 +52,8 @@ def end_attempts(
     run = database.run
     by_event = {event: list(group) for event, group in itertools.groupby(sorted(finishes, key=_event), key=_event)}
     _succeed(database, connection, by_event.pop(JobEvent.SUCCEED, []))
+    if not by_event:
+        return
     for group in by_event.values():
         for finish in group:
             run(connection, statements.END_JOB, _end_row(finish))
@@ -63,8 +65,9 @@ def end_attempts(
         run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in returned]})
         unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
         run(connection, statements.DELETE_ATTEMPT, unused)
-    documents = list(dump_parts(map(_attempt_row, finishes)))
-    if len(returned) < len(finishes):
+    others = [finish for group in by_event.values() for finish in group]
+    documents = list(dump_parts(map(_attempt_row, others)))
+    if len(returned) < len(others):
         # An attempt that was given back has no row any more: it is in the document and matches nothing.
         for part in documents:
             run(connection, statements.CLOSE_ATTEMPTS, {"rows": part})
@@ -136,11 +139,15 @@ def _event(finish: Finish) -> JobEvent:
 def _succeed(database: Database, connection: Connection, finishes: Sequence[Finish]) -> None:
     if not finishes:
         return
+    run = database.run
+    run(connection, statements.SUCCEED_EVENTS, {"seqs": [finish.job_seq for finish in finishes]})
+    for part in dump_parts(map(_success_row, finishes)):
+        run(connection, statements.CLOSE_SUCCEEDED, {"rows": part})
     results = {finish.job_seq: _stored_result(finish) for finish in finishes}
     alike = set(results.values())
     if len(alike) == 1 and alike.isdisjoint({_TOO_LARGE}):
         values = {"seqs": list(results), "result": alike.pop()}
-        database.run(connection, statements.SUCCEED_JOBS_ALIKE, values)
+        run(connection, statements.SUCCEED_JOBS_ALIKE, values)
         return
     rows = [
         {"seq": seq, "result": None, "reason": f"its result is larger than {LARGEST_RESULT} bytes and was not stored"}
@@ -149,7 +156,7 @@ def _succeed(database: Database, connection: Connection, finishes: Sequence[Fini
         for seq, result in results.items()
     ]
     for part in dump_parts(rows):
-        database.run(connection, statements.SUCCEED_JOBS, {"rows": part})
+        run(connection, statements.SUCCEED_JOBS, {"rows": part})
 
 
 def _stored_result(finish: Finish) -> str | None:
@@ -173,6 +180,18 @@ def _end_row(finish: Finish) -> dict[str, Any]:
         "lost": int(finish.event in (JobEvent.LOSE, JobEvent.BURY)),
         "delay": finish.delay_seconds,
         "given_back": _RETURNED.get(finish.event, 0),
+    }
+
+
+def _success_row(finish: Finish) -> dict[str, Any]:
+    return {
+        "q": finish.job_seq,
+        "n": finish.attempt,
+        "e": stored_instant(finish.ended_at),
+        "s": stored_instant(finish.started_at),
+        "p": finish.pid,
+        "m": finish.peak_memory_mib,
+        "g": finish.gpu_seconds,
     }
 
 

@@ -101,8 +101,12 @@ class Database:
     def run(
         self, connection: Connection, statement: Sql, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
     ) -> CursorResult[Any]:
-        """Execute a statement in this database's dialect."""
-        return connection.execute(statement.on(self.dialect), parameters or None)
+        """Execute a statement in this database's dialect, once, or for each of several rows."""
+        if isinstance(parameters, Mapping):
+            return connection.exec_driver_sql(*statement.with_values(self.dialect, parameters))
+        if not parameters:
+            return connection.exec_driver_sql(*statement.with_values(self.dialect, {}))
+        return connection.exec_driver_sql(*statement.with_rows(self.dialect, parameters))
 
     def close(self) -> None:
         """Close every connection."""

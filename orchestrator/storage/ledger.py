@@ -1,6 +1,6 @@
 """What a worker commits about the jobs of its host: claims, finishes, releases, renewals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -95,7 +95,7 @@ class SqlLedgerStore:
             leases[claim.key] = lease_id
             if lease_id is not None:
                 won |= dict.fromkeys(self._take(connection, node, claim, lease_id), claim.key)
-        jobs = self._started(connection, list(won))
+        jobs = self._started(connection, won, {claim.key: claim.resources for claim in claims})
         losers = [seq for claim in claims for seq in claim.job_seqs if seq not in won and seq not in refusals]
         refusals |= self._explain(connection, losers) if losers else {}
         unused = [lease_id for key, lease_id in leases.items() if lease_id is not None and key not in won.values()]
@@ -146,16 +146,19 @@ class SqlLedgerStore:
             run(connection, statements.START_JOBS, {"seqs": seqs, "lease_id": lease_id, "node": node})
         return seqs
 
-    def _started(self, connection: Connection, seqs: list[int]) -> dict[int, ClaimedJob]:
-        if not seqs:
+    def _started(
+        self, connection: Connection, won: Mapping[int, int], asked: Mapping[int, Resources]
+    ) -> dict[int, ClaimedJob]:
+        """Open the attempts of the jobs won, given as seq -> claim key, and return what their runners need."""
+        if not won:
             return {}
-        run = self._database.run
+        run, seqs = self._database.run, list(won)
         run(connection, statements.INSERT_ATTEMPTS, {"seqs": seqs})
         run(connection, statements.CLAIM_EVENTS, {"seqs": seqs})
         rows = run(connection, statements.CLAIMED, {"seqs": seqs}).all()
-        return {row.seq: self._claimed_job(row) for row in rows}
+        return {row.seq: self._claimed_job(row, asked[won[row.seq]]) for row in rows}
 
-    def _claimed_job(self, row: Any) -> ClaimedJob:
+    def _claimed_job(self, row: Any, resources: Resources) -> ClaimedJob:
         return ClaimedJob(
             seq=row.seq,
             id=row.id,
@@ -166,7 +169,7 @@ class SqlLedgerStore:
             tenant=row.tenant,
             attempt=row.attempt,
             payload=load(row.payload),
-            resources=Resources(row.gpus, row.gpu_memory_mib),
+            resources=resources,
             digest=row.digest,
             time_limit_seconds=row.time_limit_s,
             soft_time_limit_seconds=row.soft_time_limit_s,

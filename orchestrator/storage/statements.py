@@ -123,8 +123,8 @@ CLAIM_EVENTS: Final = Sql(
     "seqs",
 )
 CLAIMED: Final = Sql(
-    "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, gpus, gpu_memory_mib, digest, time_limit_s,"
-    " soft_time_limit_s, grace_s, max_attempts, lost_count, lease_id FROM orchestrator_jobs WHERE seq IN :seqs",
+    "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
+    " soft_time_limit_s, grace_s, max_attempts, lost_count FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 WHY_REFUSED: Final = Sql(
@@ -202,6 +202,28 @@ CLOSE_ATTEMPTS: Final = Sql(
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = r.outcome,"
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
     " a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
+)
+# Most attempts succeed, and of these only a few columns differ.
+CLOSE_SUCCEEDED: Final = Sql(
+    "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
+    " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds"
+    " FROM (SELECT json_extract(value, '$.q') AS seq, json_extract(value, '$.n') AS number,"
+    " json_extract(value, '$.e') AS ended_at, json_extract(value, '$.s') AS started_at,"
+    " json_extract(value, '$.p') AS pid, json_extract(value, '$.m') AS peak_memory_mib,"
+    " json_extract(value, '$.g') AS gpu_seconds FROM json_each(:rows)) AS r"
+    " WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number",
+    mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.q',"
+    " number INT PATH '$.n', ended_at DATETIME(6) PATH '$.e', started_at DATETIME(6) PATH '$.s',"
+    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', gpu_seconds DOUBLE PATH '$.g')) r"
+    " ON a.job_seq = r.seq AND a.number = r.number"
+    " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = 'succeed',"
+    " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
+)
+# Before the jobs end: an ended job names no lease.
+SUCCEED_EVENTS: Final = Sql(
+    "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id)"
+    " SELECT {now}, 'succeed', seq, node, lease_id FROM orchestrator_jobs WHERE seq IN :seqs",
+    "seqs",
 )
 DELETE_ATTEMPT: Final = Sql("DELETE FROM orchestrator_attempts WHERE job_seq = :seq AND number = :number")
 END_EVENTS: Final = Sql(

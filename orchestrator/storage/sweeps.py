@@ -70,12 +70,13 @@ LEASE_ENDED: Final = Sql(
     "INSERT INTO orchestrator_events (at, kind, lease_id, epoch) VALUES ({now}, :kind, :lease_id, :epoch)"
 )
 CANDIDATES: Final = Sql(
-    "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib, created_at FROM orchestrator_ready"
+    "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib FROM orchestrator_ready"
     " WHERE queue = :queue AND publish_at IS NULL ORDER BY `rank`, job_seq LIMIT :limit"
 )
 ADMITTED: Final = Sql(
-    "SELECT job_seq, queue, gpus, gpu_memory_mib, node FROM orchestrator_ready WHERE publish_at IS NOT NULL"
-    " AND (:node IS NULL OR node IS NULL OR node = :node) LIMIT :limit"
+    "SELECT MIN(job_seq) AS seq, COUNT(*) AS count, queue, gpus, gpu_memory_mib, node FROM orchestrator_ready"
+    " WHERE publish_at IS NOT NULL AND (:node IS NULL OR node IS NULL OR node = :node)"
+    " GROUP BY queue, gpus, gpu_memory_mib, node"
 )
 HOSTS: Final = Sql(
     "SELECT n.name, n.state, n.queues, n.cpu_slots, n.look_ahead, n.heartbeat_at > {now_minus:bound} AS live,"

@@ -205,7 +205,7 @@ class MemoryAdmission:
         rest = tuple(candidate for candidate in self.picture.candidates if candidate.seq not in gone)
         self.picture = replace(self.picture, candidates=rest)
         self.placements += [(candidate.seq, node) for candidate, node in admitted]
-        return tuple(JobEntry(item.id, item.seq, "task", item.queue, node, {}) for item, node in admitted)
+        return tuple(JobEntry(f"job-{item.seq}", item.seq, "task", item.queue, node, {}) for item, node in admitted)
 
     def set_windows(self, windows: Mapping[str, int], *, epoch: int) -> None:
         """Keep the windows."""

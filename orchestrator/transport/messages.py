@@ -15,7 +15,11 @@ from orchestrator.transport.reads import Entry
 HEADER: Final = "orchestrator"
 
 #: Arguments, keyword arguments and canvas of a job: they come from the database with the claim.
-_NO_ARGUMENTS: Final = json.dumps([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+def _no_arguments() -> list[Any]:
+    return [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+
+
+_BODY: Final = json.dumps(_no_arguments())
 _HEADERS: Final[dict[str, Any]] = {
     "lang": "py",
     "shadow": None,
@@ -56,9 +60,12 @@ def message_of(entry: Entry, tag: str, channel: Any, *, max_deliveries: int) -> 
         properties["delivery_info"]["redelivered"] = True
         payload["headers"]["redelivered"] = True
     try:
-        return Message(payload, channel=channel)
+        message = Message(payload, channel=channel)
     except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
         raise InvalidEntry(f"malformed message: {error!r}") from error
+    if entry.kind == "j":
+        message._decoded_cache = _no_arguments()  # what decoding the body would give
+    return message
 
 
 def expand(job: JobEntry) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def expand(job: JobEntry) -> dict[str, Any]:
         HEADER: {**(said if isinstance(said, dict) else {}), "seq": job.seq},
     }
     return {
-        "body": _NO_ARGUMENTS,
+        "body": _BODY,
         "content-type": "application/json",
         "content-encoding": "utf-8",
         "headers": headers,

@@ -144,6 +144,7 @@ class MariaDBServer(Server):
             "--no-defaults",
             f"--user={getpass.getuser()}",
             f"--datadir={self.data}",
+            f"--tmpdir={self.directory}",  # a starting server clears what it takes for its own there
             f"--socket={self.socket}",
             f"--pid-file={self.directory / 'mariadbd.pid'}",
             "--bind-address=127.0.0.1",
@@ -200,6 +201,7 @@ class MariaDBServer(Server):
                 "--no-defaults",
                 f"--user={getpass.getuser()}",
                 f"--datadir={self.data}",
+                f"--tmpdir={self.directory}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--innodb-log-file-size=64M",

@@ -158,7 +158,7 @@ def install_mariadb(home: Home) -> None:
     fresh = home.mariadb_data.with_name("mariadb.new")  # renamed when complete: an interrupted install starts over
     shutil.rmtree(fresh, ignore_errors=True)
     installer = _mariadb_binary("mariadb-install-db")
-    argv = [installer, "--no-defaults", f"--user={getpass.getuser()}", f"--datadir={fresh}"]
+    argv = [installer, "--no-defaults", f"--user={getpass.getuser()}", f"--datadir={fresh}", _mariadb_tmpdir(home)]
     options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
     with home.log("mariadb-install").open("wb") as log:
         done = subprocess.run([*argv, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False)
@@ -167,10 +167,18 @@ def install_mariadb(home: Home) -> None:
     fresh.rename(home.mariadb_data)
 
 
+def _mariadb_tmpdir(home: Home) -> str:
+    """Return the option: a starting server removes temporary tables from there, also those of another server."""
+    path = home.path / "mariadb.tmp"
+    path.mkdir(exist_ok=True)
+    return f"--tmpdir={path}"
+
+
 def _mariadb(home: Home) -> Part:
     argv = (
         *(_mariadb_binary("mariadbd"), "--no-defaults", f"--user={getpass.getuser()}"),
         *(f"--datadir={home.mariadb_data}", f"--socket={home.mariadb_socket}", "--skip-networking"),
+        _mariadb_tmpdir(home),
         *(f"--pid-file={home.run / 'mariadb.pid'}", f"--init-file={home.path / 'mariadb-init.sql'}"),
         *("--innodb-flush-log-at-trx-commit=1", "--skip-log-bin", "--character-set-server=utf8mb4"),
     )

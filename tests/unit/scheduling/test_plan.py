@@ -38,7 +38,7 @@ def host(
 
 
 def job(seq: int, gpus: int = 1, *, mib: int | None = None, priority: int = 5, queue: str = "gpu") -> Candidate:
-    return Candidate(seq, f"id-{seq}", queue, "default", priority, Resources(gpus, mib), NOW)
+    return Candidate(seq, queue, "default", priority, Resources(gpus, mib))
 
 
 def snapshot(
@@ -162,6 +162,20 @@ def test_what_is_on_its_way_counts() -> None:
     assert placed(made) == {3: "a", 4: "a"}
 
 
+@pytest.mark.parametrize("node", ["a", None])
+@pytest.mark.parametrize("look_ahead", [0, 2, 9])
+def test_jobs_alike_count_as_if_told_one_by_one(node: str | None, look_ahead: int) -> None:
+    """A view of several stands for as many views of one: room first, then look-ahead."""
+    hosts = [host("a", 4, busy=1, look_ahead=look_ahead)]
+    candidates = [job(seq) for seq in range(10, 20)]
+    one_by_one = [AdmittedView(seq, "gpu", Resources(1), node) for seq in range(1, 6)]
+
+    together = decide(hosts, candidates, [AdmittedView(1, "gpu", Resources(1), node, 5)])
+
+    assert together == decide(hosts, candidates, one_by_one)
+    assert len(together.admissions) == max(0, look_ahead - 2)
+
+
 @pytest.mark.parametrize(
     ("hosts", "candidate", "paused", "reason"),
     [
@@ -257,7 +271,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         st.integers(0, 5).map(Resources), st.sampled_from([100, 500, 900, 1200]).map(lambda mib: Resources(1, mib))
     )
     candidates = [
-        replace(job(seq, priority=draw(st.integers(0, 9)), queue=draw(st.sampled_from(QUEUES))), resources=draw(wants))
+        job(seq, priority=draw(st.integers(0, 9)), queue=draw(st.sampled_from(QUEUES)))._replace(resources=draw(wants))
         for seq in range(1, draw(st.integers(0, 25)) + 1)
     ]
     admitted = [

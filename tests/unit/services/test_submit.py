@@ -1,6 +1,5 @@
 """Submitting, cancelling, refilling, explaining: against the world in memory."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -50,7 +49,7 @@ def host(name: str, gpus: int, busy: int = 0) -> HostView:
 
 
 def candidate(seq: int, gpus: int = 1) -> Candidate:
-    return Candidate(seq, f"job-{seq}", "gpu", "default", 5, Resources(gpus), memory_world().clock.now())
+    return Candidate(seq, "gpu", "default", 5, Resources(gpus))
 
 
 class TestSubmit:
@@ -222,7 +221,7 @@ class TestWhy:
     def test_a_waiting_job_is_explained_by_the_plan(self, world: MemoryWorld) -> None:
         world.jobs.window = 0
         (job,) = SubmitService(world.runtime).submit([CommandRequest(argv=("true",), gpus=2)])
-        jobs = (replace(candidate(job.seq, 2), id=job.id),)
+        jobs = (candidate(job.seq, 2),)
         world.admission.picture = Snapshot((host("a", 2, busy=1),), (), jobs, (QueueView("gpu", paused=False),))
         first, *rest = explain(world.runtime, job.id)
 
