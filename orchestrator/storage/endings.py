@@ -187,6 +187,7 @@ def _success_row(finish: Finish) -> dict[str, Any]:
     return {
         "q": finish.job_seq,
         "n": finish.attempt,
+        "l": finish.lease_id,
         "e": stored_instant(finish.ended_at),
         "s": stored_instant(finish.started_at),
         "p": finish.pid,

@@ -178,8 +178,8 @@ class SqlHistoryView:
         return self._database.run(self._connection, statement, parameters).all()
 
     def _stream(self, statement: Sql, **parameters: Any) -> Iterator[Any]:
-        clause = statement.on(self._database.dialect)
-        with self._connection.execute(clause, parameters, execution_options={"yield_per": BATCH}) as rows:
+        said, bound = statement.with_values(self._database.dialect, parameters)
+        with self._connection.exec_driver_sql(said, bound, execution_options={"yield_per": BATCH}) as rows:
             yield from rows
 
 
