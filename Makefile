@@ -10,12 +10,14 @@ VENV ?= .venv
 # How many processes pytest uses; each starts servers of its own.
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
+# How many sequences `make explore` plays on each database: about 25 a second.
+EXAMPLES ?= 5000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu lint format bench-quick clean
+.PHONY: help run test test-quick test-gpu explore lint format bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,10 @@ test-quick: $(VENV)/dev.stamp ## Run the unit, contract and short integration te
 
 test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)
+
+explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the stores of each database, and the model with more terms
+	@tests/install-debian-packages
+	@EXPLORE=$(EXAMPLES) $(PYTEST) tests/contract/interleavings tests/model $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import orchestrator
 from orchestrator.client import RemoteError
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
 from orchestrator_cli import show
-from orchestrator_cli.commands import cluster, database, jobs, processes, stack
+from orchestrator_cli.commands import admin, cluster, database, jobs, processes, stack
 
 MISTAKE: Final = 2
 UNAVAILABLE: Final = 3
@@ -55,7 +55,7 @@ def cli(api_url: str | None) -> None:
     del api_url  # profile.open_client looks for it where it is needed
 
 
-for _module in (jobs, cluster, database, processes, stack):
+for _module in (jobs, cluster, database, admin, processes, stack):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

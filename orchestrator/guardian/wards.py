@@ -301,13 +301,13 @@ class Wards:
             return
         for descriptor in [*ward.descriptors, *([] if ward.status is None else [ward.status])]:
             os.close(descriptor)
-        for lock in ward.locks:
-            lock.release()
         code = None if ward.exit_status is None else os.waitstatus_to_exitcode(ward.exit_status)
         exit_code, signum = (code, None) if code is None or code >= 0 else (None, -code)
         cause: Cause = "exit" if ward.ending is None else ward.ending.cause
         values = {"exit_code": exit_code, "signal": signum, "cause": cause, "failure": ward.failure}
         self._journal.append("exit", **_describe(ward), **values)
+        for lock in ward.locks:  # after the record: the next holder's cannot be older than this one
+            lock.release()
         if ward.failure is not None:
             self._report(SpawnFailed(ward.spec.runner_id, ward.failure))
         else:

@@ -33,7 +33,7 @@ class SqlAdmissionStore:
 
     def admit(self, placements: Sequence[tuple[int, str | None]], *, epoch: int) -> tuple[JobEntry, ...]:
         """Admit waiting jobs under the leader's epoch."""
-        return sweeps.fenced(self._database, epoch, lambda connection: admit(self._database, connection, placements))
+        return sweeps.fenced(self._database, epoch, lambda c: admit(self._database, c, placements, epoch=epoch))
 
     def set_windows(self, windows: Mapping[str, int], *, epoch: int) -> None:
         """Set how many unclaimed jobs a submit may leave in each queue's stream."""
@@ -65,7 +65,7 @@ class SqlAdmissionStore:
 
     def release_due(self, *, limit: int, epoch: int) -> int:
         """Move scheduled jobs whose time has come to pending; cancel waiting jobs past their deadline."""
-        return sweeps.fenced(self._database, epoch, lambda c: sweeps.release_due(self._database, c, limit))
+        return sweeps.fenced(self._database, epoch, lambda c: sweeps.release_due(self._database, c, limit, epoch=epoch))
 
     def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]:
         """Return (id, renewals) of active leases past their end and the grace."""
@@ -77,11 +77,15 @@ class SqlAdmissionStore:
         """End the leases that are still past their end with the same renewals; their jobs are lost."""
         if not candidates:
             return 0
-        return sweeps.fenced(self._database, epoch, lambda c: sweeps.expire(self._database, c, candidates, policy))
+        return sweeps.fenced(
+            self._database, epoch, lambda c: sweeps.expire(self._database, c, candidates, policy, epoch=epoch)
+        )
 
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """Mark silent hosts as lost and withdraw what was admitted for them."""
-        return sweeps.fenced(self._database, epoch, lambda c: sweeps.lose_nodes(self._database, c, silent_for))
+        return sweeps.fenced(
+            self._database, epoch, lambda c: sweeps.lose_nodes(self._database, c, silent_for, epoch=epoch)
+        )
 
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
         """Delete ended jobs, with all that belongs to them, and old events."""

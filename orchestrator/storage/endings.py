@@ -35,8 +35,18 @@ OPEN_ATTEMPTS: Final = Sql(
 _TOO_LARGE: Final = "too large"
 
 
-def end_attempts(database: Database, connection: Connection, node: str | None, finishes: Sequence[Finish]) -> None:
-    """Write how attempts ended; the caller has locked the jobs and checked that the attempts are theirs."""
+def end_attempts(
+    database: Database,
+    connection: Connection,
+    node: str | None,
+    finishes: Sequence[Finish],
+    *,
+    epoch: int | None = None,
+) -> None:
+    """Write how attempts ended; the caller has locked the jobs and checked that the attempts are theirs.
+
+    ``epoch`` is the leader's, when it is one that writes this.
+    """
     if not finishes:
         return
     run = database.run
@@ -62,7 +72,7 @@ def end_attempts(database: Database, connection: Connection, node: str | None, f
         for part in documents:
             run(connection, statements.CLOSE_ATTEMPTS, {"rows": part})
     for part in documents:
-        run(connection, statements.END_EVENTS, {"rows": part, "node": node})
+        run(connection, statements.END_EVENTS, {"rows": part, "node": node, "epoch": epoch})
 
 
 def heed_cancel(finish: Finish) -> Finish:
@@ -86,15 +96,21 @@ def end_leases(
     exclusive = [row.id for row in active if row.mode == LeaseMode.EXCLUSIVE.value]
     if exclusive:
         run(connection, statements.FREE_EXCLUSIVE, {"ids": exclusive})
-        run(connection, statements.UNMARK_LEASE_GPUS, {"ids": exclusive})
     for row in active:
         if row.mode == LeaseMode.SHARED.value:
             run(connection, statements.FREE_SHARED, {"lease_id": row.id, "mib": row.memory_mib})
+    run(connection, statements.UNMARK_LEASE_GPUS, {"ids": ids})
     return ids
 
 
 def lose_jobs(
-    database: Database, connection: Connection, lease_ids: Sequence[int], policy: LossPolicy, why: FailureClass
+    database: Database,
+    connection: Connection,
+    lease_ids: Sequence[int],
+    policy: LossPolicy,
+    why: FailureClass,
+    *,
+    epoch: int | None = None,
 ) -> int:
     """Have the jobs that ran under ended leases run again, or make them dead letters."""
     rows = database.run(connection, OPEN_ATTEMPTS, {"ids": list(lease_ids)}).all()
@@ -112,7 +128,7 @@ def lose_jobs(
         )
         by_node[row.node].append(heed_cancel(finish) if row.cancelling else finish)
     for node, finishes in by_node.items():
-        end_attempts(database, connection, node, finishes)
+        end_attempts(database, connection, node, finishes, epoch=epoch)
     return len(rows)
 
 
@@ -171,6 +187,7 @@ def _success_row(finish: Finish) -> dict[str, Any]:
     return {
         "q": finish.job_seq,
         "n": finish.attempt,
+        "l": finish.lease_id,
         "e": stored_instant(finish.ended_at),
         "s": stored_instant(finish.started_at),
         "p": finish.pid,

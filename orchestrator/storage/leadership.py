@@ -30,7 +30,8 @@ RESIGN: Final = Sql(
     "UPDATE orchestrator_leadership SET expires_at = {now} WHERE name = 'sweeps' AND holder = :holder AND"
     " epoch = :epoch"
 )
-EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, data) VALUES ({now}, 'leader', :holder)")
+#: Each term's first line, written under the row's lock: what a leader writes later lies between its own and the next.
+EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, epoch, data) VALUES ({now}, 'leader', :epoch, :holder)")
 
 
 class SqlLeadership:
@@ -65,12 +66,16 @@ class SqlLeadership:
         row = run(connection, ROW_FOR_UPDATE).first()
         if row is None:
             run(connection, FIRST, {"holder": holder, "ttl": ttl})
-            return Term(holder, 1, mine=True)
+            return self._begin(connection, holder, 1)
         if row.live and row.holder == holder:
             run(connection, RENEW, {"epoch": row.epoch, "ttl": ttl})
             return Term(holder, row.epoch, mine=True)
         if row.live:
             return Term(row.holder, row.epoch, mine=False)
         run(connection, TAKE_OVER, {"holder": holder, "epoch": row.epoch, "ttl": ttl})
-        run(connection, EVENT, {"holder": dump({"holder": holder, "epoch": row.epoch + 1})})
-        return Term(holder, row.epoch + 1, mine=True)
+        return self._begin(connection, holder, row.epoch + 1)
+
+    def _begin(self, connection: Connection, holder: str, epoch: int) -> Term:
+        values = {"epoch": epoch, "holder": dump({"holder": holder, "epoch": epoch})}
+        self._database.run(connection, EVENT, values)
+        return Term(holder, epoch, mine=True)

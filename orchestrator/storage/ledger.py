@@ -121,10 +121,11 @@ class SqlLedgerStore:
             return lease_id
         uuids = sorted(grant.gpus)
         exclusive = grant.mode is LeaseMode.EXCLUSIVE
+        wanted = {"lease_id": lease_id, "uuids": uuids, "node": node}
         if exclusive:
-            taken = run(connection, statements.TAKE_EXCLUSIVE, {"lease_id": lease_id, "uuids": uuids, "node": node})
+            taken = run(connection, statements.TAKE_EXCLUSIVE, wanted)
         else:
-            taken = run(connection, statements.TAKE_SHARED, {"mib": grant.memory_mib, "uuids": uuids, "node": node})
+            taken = run(connection, statements.TAKE_SHARED, wanted | {"mib": grant.memory_mib})
         if taken.rowcount != len(uuids):
             if exclusive:
                 run(connection, statements.FREE_EXCLUSIVE, {"ids": [lease_id]})
@@ -132,8 +133,7 @@ class SqlLedgerStore:
             run(connection, statements.DELETE_LEASE, {"lease_id": lease_id})
             return None
         mark = 1 if exclusive else None
-        rows = [{"lease_id": lease_id, "uuid": uuid, "live_exclusive": mark} for uuid in uuids]
-        run(connection, statements.INSERT_LEASE_GPU, rows)
+        run(connection, statements.INSERT_LEASE_GPUS, wanted | {"live_exclusive": mark})
         return lease_id
 
     def _take(self, connection: Connection, node: str, claim: Claim, lease_id: int) -> list[int]:

@@ -17,7 +17,11 @@ PUBLISH_GRACE: Final = timedelta(seconds=2)
 
 
 def admit(
-    database: Database, connection: Connection, placements: Sequence[tuple[int, str | None]]
+    database: Database,
+    connection: Connection,
+    placements: Sequence[tuple[int, str | None]],
+    *,
+    epoch: int | None = None,
 ) -> tuple[JobEntry, ...]:
     """Move pending jobs to queued; those that are not pending any more are left out of the answer."""
     if not placements:
@@ -35,11 +39,18 @@ def admit(
     run(connection, statements.ADMIT_JOBS, {"seqs": seqs})
     for node, placed in by_node.items():
         run(connection, statements.ADMIT_READY, {"seqs": placed, "node": node, "grace": PUBLISH_GRACE.total_seconds()})
-        run(connection, statements.JOB_EVENTS, {"seqs": placed, "kind": "admit", "node": node})
+        run(connection, statements.JOB_EVENTS, {"seqs": placed, "kind": "admit", "node": node, "epoch": epoch})
     return tuple(entry_from(row) for row in run(connection, statements.ENTRIES, {"seqs": seqs}).mappings())
 
 
-def withdraw(database: Database, connection: Connection, seqs: Iterable[int], *, node: str | None = None) -> list[int]:
+def withdraw(
+    database: Database,
+    connection: Connection,
+    seqs: Iterable[int],
+    *,
+    node: str | None = None,
+    epoch: int | None = None,
+) -> list[int]:
     """Move queued jobs back to pending, only those a node may take if one is given; return which they were."""
     run = database.run
     values = {"seqs": sorted(seqs), "node": node}
@@ -47,5 +58,5 @@ def withdraw(database: Database, connection: Connection, seqs: Iterable[int], *,
     if admitted:
         run(connection, statements.WITHDRAW_JOBS, {"seqs": admitted})
         run(connection, statements.WITHDRAW_READY, {"seqs": admitted})
-        run(connection, statements.JOB_EVENTS, {"seqs": admitted, "kind": "withdraw", "node": None})
+        run(connection, statements.JOB_EVENTS, {"seqs": admitted, "kind": "withdraw", "node": None, "epoch": epoch})
     return admitted

@@ -16,7 +16,7 @@ from typing import Any, Final
 _SQLITE_NOW: Final = "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
 _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _PLACEHOLDERS: Final = {"mysql": "%s", "sqlite": "?"}
-_NOTHING: Final = "SELECT 1 FROM (SELECT 1) nothing WHERE 1 = 0"
+_NOTHING: Final = "SELECT 1 FROM (SELECT 1) no_row WHERE 1 = 0"
 
 
 class Sql:

@@ -78,19 +78,21 @@ INSERT_LEASE: Final = Sql(
 )
 DELETE_LEASE: Final = Sql("DELETE FROM orchestrator_leases WHERE id = :lease_id")
 TAKE_EXCLUSIVE: Final = Sql(
-    "UPDATE orchestrator_gpus SET exclusive_lease_id = :lease_id"
-    " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL AND reserved_mib = 0",
+    "UPDATE orchestrator_gpus SET exclusive_lease_id = :lease_id, last_lease_id = :lease_id, turn = turn + 1"
+    " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL AND reserved_mib = 0"
+    " AND last_lease_id < :lease_id",
     "uuids",
 )
 TAKE_SHARED: Final = Sql(
-    "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib + :mib"
+    "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib + :mib, last_lease_id = :lease_id, turn = turn + 1"
     " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL"
-    " AND reserved_mib + :mib <= memory_mib",
+    " AND reserved_mib + :mib <= memory_mib AND last_lease_id < :lease_id",
     "uuids",
 )
-INSERT_LEASE_GPU: Final = Sql(
-    "INSERT INTO orchestrator_lease_gpus (lease_id, gpu_uuid, live_exclusive) VALUES (:lease_id, :uuid,"
-    " :live_exclusive)"
+INSERT_LEASE_GPUS: Final = Sql(
+    "INSERT INTO orchestrator_lease_gpus (lease_id, gpu_uuid, live_exclusive, taken_turn)"
+    " SELECT :lease_id, uuid, :live_exclusive, turn FROM orchestrator_gpus WHERE uuid IN :uuids",
+    "uuids",
 )
 LIVE_LEASES: Final = Sql(
     "SELECT id FROM orchestrator_leases"
@@ -201,19 +203,21 @@ CLOSE_ATTEMPTS: Final = Sql(
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
     " a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
 )
-# Most attempts succeed, and of these only a few columns differ.
+# Most attempts succeed, and of these only a few columns differ. The attempt is named with its lease: a success under
+# another token than the claim's would leave the attempt open, and the history shows it.
 CLOSE_SUCCEEDED: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds"
     " FROM (SELECT json_extract(value, '$.q') AS seq, json_extract(value, '$.n') AS number,"
     " json_extract(value, '$.e') AS ended_at, json_extract(value, '$.s') AS started_at,"
     " json_extract(value, '$.p') AS pid, json_extract(value, '$.m') AS peak_memory_mib,"
-    " json_extract(value, '$.g') AS gpu_seconds FROM json_each(:rows)) AS r"
-    " WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number",
+    " json_extract(value, '$.g') AS gpu_seconds, json_extract(value, '$.l') AS lease_id FROM json_each(:rows)) AS r"
+    " WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number"
+    " AND orchestrator_attempts.lease_id = r.lease_id",
     mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.q',"
     " number INT PATH '$.n', ended_at DATETIME(6) PATH '$.e', started_at DATETIME(6) PATH '$.s',"
-    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', gpu_seconds DOUBLE PATH '$.g')) r"
-    " ON a.job_seq = r.seq AND a.number = r.number"
+    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', gpu_seconds DOUBLE PATH '$.g', lease_id BIGINT PATH '$.l')) r"
+    " ON a.job_seq = r.seq AND a.number = r.number AND a.lease_id = r.lease_id"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = 'succeed',"
     " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
 )
@@ -225,12 +229,13 @@ SUCCEED_EVENTS: Final = Sql(
 )
 DELETE_ATTEMPT: Final = Sql("DELETE FROM orchestrator_attempts WHERE job_seq = :seq AND number = :number")
 END_EVENTS: Final = Sql(
-    "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id)"
+    "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id, epoch)"
     " SELECT {now}, json_extract(value, '$.outcome'), json_extract(value, '$.seq'), :node,"
-    " json_extract(value, '$.lease_id')"
+    " json_extract(value, '$.lease_id'), :epoch"
     " FROM json_each(:rows)",
-    mysql="INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id) SELECT {now}, r.kind, r.seq, :node,"
-    " r.lease_id FROM JSON_TABLE(:rows, '$[*]' COLUMNS (kind VARCHAR(16) PATH '$.outcome', seq BIGINT PATH '$.seq',"
+    mysql="INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id, epoch)"
+    " SELECT {now}, r.kind, r.seq, :node, r.lease_id, :epoch"
+    " FROM JSON_TABLE(:rows, '$[*]' COLUMNS (kind VARCHAR(16) PATH '$.outcome', seq BIGINT PATH '$.seq',"
     " lease_id BIGINT PATH '$.lease_id')) r",
 )
 
@@ -244,13 +249,18 @@ END_LEASES: Final = Sql(
     "UPDATE orchestrator_leases SET state = :state, ended_at = {now} WHERE id IN :ids AND state = 'active'", "ids"
 )
 FREE_EXCLUSIVE: Final = Sql(
-    "UPDATE orchestrator_gpus SET exclusive_lease_id = NULL WHERE exclusive_lease_id IN :ids", "ids"
+    "UPDATE orchestrator_gpus SET exclusive_lease_id = NULL, turn = turn + 1 WHERE exclusive_lease_id IN :ids", "ids"
 )
 FREE_SHARED: Final = Sql(
-    "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib - :mib WHERE uuid IN"
+    "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib - :mib, turn = turn + 1 WHERE uuid IN"
     " (SELECT gpu_uuid FROM orchestrator_lease_gpus WHERE lease_id = :lease_id)"
 )
-UNMARK_LEASE_GPUS: Final = Sql("UPDATE orchestrator_lease_gpus SET live_exclusive = NULL WHERE lease_id IN :ids", "ids")
+UNMARK_LEASE_GPUS: Final = Sql(
+    "UPDATE orchestrator_lease_gpus SET live_exclusive = NULL,"
+    " freed_turn = (SELECT g.turn FROM orchestrator_gpus g WHERE g.uuid = orchestrator_lease_gpus.gpu_uuid)"
+    " WHERE lease_id IN :ids",
+    "ids",
+)
 RENEW: Final = Sql(
     "UPDATE orchestrator_leases SET expires_at = {now_plus:ttl}, heartbeat_at = {now}, renewals = renewals + 1"
     " WHERE id IN :ids AND node = :node AND state = 'active' AND expires_at > {now}",
@@ -292,8 +302,8 @@ ADMIT_READY: Final = Sql(
     "seqs",
 )
 JOB_EVENTS: Final = Sql(
-    "INSERT INTO orchestrator_events (at, kind, job_seq, node) SELECT {now}, :kind, seq, :node FROM orchestrator_jobs"
-    " WHERE seq IN :seqs",
+    "INSERT INTO orchestrator_events (at, kind, job_seq, node, epoch) SELECT {now}, :kind, seq, :node, :epoch"
+    " FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 ENTRIES: Final = Sql(

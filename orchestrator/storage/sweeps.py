@@ -65,8 +65,10 @@ STRANDED: Final = Sql(
 )
 #: Most jobs that one pass withdraws.
 WITHDRAW_BATCH: Final = 1000
-NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :node)")
-LEASE_ENDED: Final = Sql("INSERT INTO orchestrator_events (at, kind, lease_id) VALUES ({now}, :kind, :lease_id)")
+NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node, epoch) VALUES ({now}, :kind, :node, :epoch)")
+LEASE_ENDED: Final = Sql(
+    "INSERT INTO orchestrator_events (at, kind, lease_id, epoch) VALUES ({now}, :kind, :lease_id, :epoch)"
+)
 CANDIDATES: Final = Sql(
     "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib FROM orchestrator_ready"
     " WHERE queue = :queue AND publish_at IS NULL ORDER BY `rank`, job_seq LIMIT :limit"
@@ -106,7 +108,7 @@ def fenced(database: Database, epoch: int, unit: Callable[[Connection], Result])
     return database.transaction(checked)
 
 
-def release_due(database: Database, connection: Connection, limit: int) -> int:
+def release_due(database: Database, connection: Connection, limit: int, *, epoch: int) -> int:
     """Move scheduled jobs whose time has come to pending; cancel waiting jobs past their deadline."""
     run = database.run
     due = list(run(connection, DUE_SCHEDULED, {"limit": limit}).scalars())
@@ -114,17 +116,19 @@ def release_due(database: Database, connection: Connection, limit: int) -> int:
         run(connection, RELEASE_JOBS, {"seqs": due})
         run(connection, statements.DELETE_SCHEDULED, {"seqs": due})
         run(connection, statements.READY_AGAIN, {"seqs": due})
-        run(connection, statements.JOB_EVENTS, {"seqs": due, "kind": JobEvent.RELEASE.value, "node": None})
+        released = {"seqs": due, "kind": JobEvent.RELEASE.value, "node": None, "epoch": epoch}
+        run(connection, statements.JOB_EVENTS, released)
     late = list(run(connection, PAST_DEADLINE, {"limit": limit}).scalars())
     if late:
         run(connection, EXPIRE_JOBS, {"seqs": late})
         run(connection, statements.DELETE_READY, {"seqs": late})
-        run(connection, statements.JOB_EVENTS, {"seqs": late, "kind": JobEvent.CANCEL.value, "node": None})
+        expired = {"seqs": late, "kind": JobEvent.CANCEL.value, "node": None, "epoch": epoch}
+        run(connection, statements.JOB_EVENTS, expired)
     return len(due) + len(late)
 
 
 def expire(
-    database: Database, connection: Connection, candidates: Sequence[tuple[int, int]], policy: LossPolicy
+    database: Database, connection: Connection, candidates: Sequence[tuple[int, int]], policy: LossPolicy, *, epoch: int
 ) -> int:
     """End leases that are still past their end with the same renewals; what ran under them is lost."""
     run = database.run
@@ -134,21 +138,22 @@ def expire(
         dead += run(connection, STILL_EXPIRED, values).scalars()
     ended = end_leases(database, connection, dead, "expired") if dead else []
     if ended:
-        lose_jobs(database, connection, ended, policy, FailureClass.LEASE_EXPIRED)
-        run(connection, LEASE_ENDED, [{"kind": "lease_expired", "lease_id": lease_id} for lease_id in ended])
+        lose_jobs(database, connection, ended, policy, FailureClass.LEASE_EXPIRED, epoch=epoch)
+        rows = [{"kind": "lease_expired", "lease_id": lease_id, "epoch": epoch} for lease_id in ended]
+        run(connection, LEASE_ENDED, rows)
     return len(ended)
 
 
-def lose_nodes(database: Database, connection: Connection, silent_for: timedelta) -> list[str]:
+def lose_nodes(database: Database, connection: Connection, silent_for: timedelta, *, epoch: int) -> list[str]:
     """Mark silent hosts as lost; withdraw what was admitted for hosts that take nothing, whatever the reason."""
     run = database.run
     names = sorted(run(connection, SILENT_NODES, {"silent": silent_for.total_seconds()}).scalars())
     if names:
         run(connection, MARK_LOST, {"names": names})
-        run(connection, NODE_EVENT, [{"kind": "node_lost", "node": name} for name in names])
+        run(connection, NODE_EVENT, [{"kind": "node_lost", "node": name, "epoch": epoch} for name in names])
     stranded = run(connection, STRANDED, {"limit": WITHDRAW_BATCH}).scalars().all()
     if stranded:
-        withdraw(database, connection, stranded)
+        withdraw(database, connection, stranded, epoch=epoch)
     return names
 
 

@@ -192,6 +192,8 @@ lease_gpus = Table(
     Column("lease_id", _Seq, ForeignKey("orchestrator_leases.id", ondelete="CASCADE"), nullable=False),
     Column("gpu_uuid", String(64), nullable=False),
     Column("live_exclusive", SmallInteger),  # 1 while an exclusive lease is active, else NULL
+    Column("taken_turn", BigInteger, nullable=False),  # the GPU's turn when it was taken, and when it was freed:
+    Column("freed_turn", BigInteger),  # who held it when, in the order of its row lock, whatever any clock says
     PrimaryKeyConstraint("lease_id", "gpu_uuid"),
     UniqueConstraint("gpu_uuid", "live_exclusive"),
     mysql_engine="InnoDB",
@@ -233,6 +235,8 @@ gpus = Table(
     Column("utilization", Integer),
     Column("reserved_mib", Integer, nullable=False, default=0),
     Column("exclusive_lease_id", BigInteger),
+    Column("last_lease_id", BigInteger, nullable=False, default=0),  # the largest token that ever held it
+    Column("turn", BigInteger, nullable=False, default=0),  # counts each time it is taken or freed
     _one_of("health", GpuHealth),
     CheckConstraint("reserved_mib >= 0 AND reserved_mib <= memory_mib", name="reserved_fits"),
     CheckConstraint("exclusive_lease_id IS NULL OR reserved_mib = 0", name="exclusive_or_shared"),
@@ -273,6 +277,7 @@ events = Table(
     Column("job_seq", BigInteger, index=True),
     Column("node", String(64)),
     Column("lease_id", BigInteger),
+    Column("epoch", BigInteger),  # of the leader that wrote it; NULL: anybody may
     Column("data", _Document),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",

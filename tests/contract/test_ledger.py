@@ -293,7 +293,10 @@ def test_the_database_itself_refuses_two_exclusive_holders(stores: Stores) -> No
     """The unique index stands behind the guarded updates."""
     stores.register("a", 1)
     _, lease = stores.start("a-0")
-    insert = text("INSERT INTO orchestrator_lease_gpus (lease_id, gpu_uuid, live_exclusive) VALUES (:lease, 'a-0', 1)")
+    insert = text(
+        "INSERT INTO orchestrator_lease_gpus (lease_id, gpu_uuid, live_exclusive, taken_turn)"
+        " VALUES (:lease, 'a-0', 1, 1)"
+    )
     with stores.database.engine.connect() as connection, pytest.raises(Exception, match=r"(?i)unique|duplicate"):
         connection.execute(insert, {"lease": lease})
 

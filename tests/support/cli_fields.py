@@ -33,4 +33,5 @@ FIELDS = {
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "admin verify": _words("database clean checked counts violations"),
 }

@@ -1,13 +1,12 @@
 """A cluster of real processes for tests: workers that play hosts, beat and api, on servers that the test gives."""
 
 import contextlib
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -21,27 +20,20 @@ from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.runtime import Runtime
 from orchestrator.services.submit import SubmitService
+from orchestrator.storage.engine import open_database
+from orchestrator.storage.history import SqlHistory
 from orchestrator.storage.schema import upgrade
+from orchestrator.testing import runner_dump
+from orchestrator.testing.history import Expectations, Report, verify
+from orchestrator.testing.runner_spans import load_spans
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 SOURCES = os.pathsep.join([str(ROOT), *(str(ROOT / name) for name in ("tasks", "beat", "cli"))])
 START_SECONDS = 40.0
 
-#: A program that writes down which GPUs it saw, and when, outside the system: a line at its start and one at its end.
-DUMP = """
-import json, os, sys, time
-def line(what):
-    fields = {"what": what, "at": time.clock_gettime(time.CLOCK_BOOTTIME), "pid": os.getpid(),
-              "job": os.environ["ORCHESTRATOR_JOB_ID"], "attempt": int(os.environ["ORCHESTRATOR_ATTEMPT"]),
-              "token": int(os.environ["ORCHESTRATOR_FENCING_TOKEN"]),
-              "gpus": [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]}
-    with open(sys.argv[1], "a") as file:
-        file.write(json.dumps(fields) + "\\n")
-line("start")
-time.sleep(float(sys.argv[2]))
-line("end")
-"""
+#: A program that writes down which GPUs it saw, and when, outside the system; takes the file and how long to run.
+DUMP = (sys.executable, runner_dump.__file__)
 
 
 @dataclass
@@ -180,7 +172,7 @@ class Cluster:
 
     def dump_job(self, file: Path, seconds: float, *, gpus: int) -> CommandRequest:
         """Return a command that writes down which GPUs it saw."""
-        return CommandRequest(argv=(sys.executable, "-c", DUMP, str(file), str(seconds)), cwd=str(self.home), gpus=gpus)
+        return CommandRequest(argv=(*DUMP, str(file), str(seconds)), cwd=str(self.home), gpus=gpus)
 
     def job(self, job_id: str) -> Job:
         """Return a job."""
@@ -214,9 +206,23 @@ class Cluster:
         """Return what a job printed."""
         return "".join(text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000).chunks)
 
+    def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = ()) -> Report:
+        """Check the history, what jobs dumped and what the guardians journaled against every invariant."""
+        spans = load_spans([*dumps, self.home / "journal"])
+        return verify_database(self.database_url, Expectations(spans, settled=settled, acknowledged=acknowledged))
+
     def logs(self) -> str:
         """Return the ends of all processes' logs."""
         return "\n".join(f"--- {process.name}\n{process.tail()}" for process in self.processes)
+
+
+def verify_database(url: str, expected: Expectations) -> Report:
+    """Check the history of the database at a URL."""
+    database = open_database(url)
+    try:
+        return SqlHistory(database).read(lambda view: verify(view, expected))
+    finally:
+        database.close()
 
 
 def family(pid: int) -> set[int]:
@@ -229,19 +235,3 @@ def family(pid: int) -> set[int]:
 def read_dumps(file: Path) -> list[dict[str, Any]]:
     """Return the lines that the dumping jobs wrote."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def overlaps(dumps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """Yield (gpu, job, other job) wherever two jobs saw a GPU at the same instant; needs both lines of each job."""
-    spans: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in dumps:
-        spans.setdefault((line["job"], line["attempt"]), {"gpus": line["gpus"]})[line["what"]] = line["at"]
-    by_gpu: dict[str, list[tuple[float, float, str]]] = {}
-    for (job, _attempt), span in spans.items():
-        for gpu in span["gpus"]:
-            by_gpu.setdefault(gpu, []).append((span["start"], span["end"], job))
-    for gpu, uses in by_gpu.items():
-        uses.sort()
-        for (_, end, job), (start, _, other) in itertools.pairwise(uses):
-            if start < end:
-                yield gpu, job, other

@@ -59,6 +59,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("job_seq", sa.BigInteger()),
         sa.Column("node", sa.String(length=64)),
         sa.Column("lease_id", sa.BigInteger()),
+        sa.Column("epoch", sa.BigInteger()),
         sa.Column("data", DOCUMENT),
         sa.PrimaryKeyConstraint("seq", name=conv("pk_orchestrator_events")),
     ),
@@ -75,6 +76,8 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("utilization", sa.Integer()),
         sa.Column("reserved_mib", sa.Integer(), nullable=False),
         sa.Column("exclusive_lease_id", sa.BigInteger()),
+        sa.Column("last_lease_id", sa.BigInteger(), nullable=False),
+        sa.Column("turn", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
             "health IN ('healthy', 'suspect', 'quarantined', 'lost')", name=conv("ck_orchestrator_gpus_health")
         ),
@@ -232,6 +235,8 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("lease_id", SEQ, nullable=False),
         sa.Column("gpu_uuid", sa.String(length=64), nullable=False),
         sa.Column("live_exclusive", sa.SmallInteger()),
+        sa.Column("taken_turn", sa.BigInteger(), nullable=False),
+        sa.Column("freed_turn", sa.BigInteger()),
         sa.ForeignKeyConstraint(
             ["lease_id"],
             ["orchestrator_leases.id"],
