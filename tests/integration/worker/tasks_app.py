@@ -11,6 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from orchestrator import current
 from orchestrator.install import install
+from orchestrator.testing.runner_dump import dumping
 from orchestrator.worker.gpu_task import GPUTask
 
 app = install(Celery("tasks_app", include=["orchestrator_tasks.command"]))
@@ -50,6 +51,14 @@ def nap(seconds: float) -> str:
     print("napping", os.getpid(), flush=True)
     time.sleep(seconds)
     return "rested"
+
+
+@app.task(base=GPUTask, name="t.dumped", gpus=1)
+def dumped(seconds: float) -> None:
+    """Write down which GPU it saw, and when, to the file that the worker's environment names."""
+    context = current()
+    with dumping(job=context.job_id, attempt=context.attempt, token=context.fencing_token, gpus=context.gpus):
+        time.sleep(seconds)
 
 
 @app.task(base=GPUTask, name="t.polite", gpus=1, soft_time_limit=1, time_limit=20)
