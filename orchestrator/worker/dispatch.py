@@ -299,6 +299,10 @@ class Dispatcher:
         for work in works:
             self._finish(work, give_back(work), _DONE)
 
+    def on_retiring(self, runner: RunnerProcess) -> None:
+        """A warm runner is to be replaced."""
+        self.lines.retire(runner)
+
     def on_free(self, runner: RunnerProcess) -> None:
         """A line ran empty."""
         self._dirty = True
