@@ -21,7 +21,7 @@ from orchestrator.storage.history import SqlHistory
 from orchestrator.testing.history import Expectations, verify
 from tests.contract.conftest import MEMORY_MIB, Stores
 
-ROUNDS = 60  # of each worker
+ROUNDS = 150  # of each worker
 NODES = ("a", "b")
 GPUS = 2
 POLICY = LossPolicy(max_lost=4, delay=timedelta(0), grace=timedelta(0))
