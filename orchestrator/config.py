@@ -17,16 +17,12 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from orchestrator.errors import InvalidSettings
+from orchestrator.home import default_home
 
 PREFIX = "ORCHESTRATOR_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-def default_home() -> Path:
-    """Return where the embedded stack keeps its data: ``ORCHESTRATOR_HOME``, else ``~/.orchestrator``."""
-    return Path(os.environ.get("ORCHESTRATOR_HOME") or Path.home() / ".orchestrator")
 
 
 class Settings(BaseSettings):
