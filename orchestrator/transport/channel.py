@@ -269,6 +269,10 @@ class Channel(stock.Channel):
         if self.reader is not None and self.reader.plan.queues:
             self.reader.send(busy)
 
+    def deliver_waiting(self) -> bool:
+        """Hand out one message that was read before; whether there was one."""
+        return self.reader is not None and self.reader.deliver_waiting()
+
     def forget_read(self) -> None:
         """The blocking connection is a new one: nothing is in flight on it."""
         self._in_poll = None
