@@ -172,6 +172,12 @@ class Channel(stock.Channel):
         else:
             self.commands.execute_command("XADD", stream, "*", MESSAGE_FIELD, fields[MESSAGE_FIELD])
 
+    def _put_off_expiry(self, queue: str) -> None:
+        with self.commands.pipeline(transaction=False) as pipe:
+            for each in self.streams(queue):
+                pipe.pexpire(each, self._expires[queue])
+            pipe.execute()
+
     # Queues
 
     def _stream(self, queue: str) -> str:
@@ -262,6 +268,8 @@ class Channel(stock.Channel):
             self.qos.append_credited(message, tag)
         else:
             self.qos.append(message, tag)
+        if entry.source.queue in self._expires:
+            self._put_off_expiry(entry.source.queue)
         return message
 
     def send_reads(self, busy: bool) -> None:

@@ -8,7 +8,6 @@ fixture, and writes a line of JSON for each test. No file of the suite is change
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES, resolve_transport
 from orchestrator.streams.client import broker_url
 from orchestrator.transport import SCHEMES, register
 from tests.conformance.runner_worker import RunnerWorker
+from tests.conformance.units import NO_POOL, POOLS
 from tests.support.servers import RedisServer
 
 RUNNER_POOL = "runner"
@@ -47,7 +47,7 @@ _stage: list[Stage] = []
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
     group.addoption("--conformance-transport", choices=["redis", "redis-streams"], default="redis")
-    group.addoption("--conformance-pool", choices=["prefork", "threads", RUNNER_POOL], default="prefork")
+    group.addoption("--conformance-pool", choices=[*POOLS, NO_POOL], default="prefork")
     group.addoption("--conformance-results", help="file that gets a line of JSON for each test")
     group.addoption("--conformance-shard", default="1/1", help="run every nth test: 2/4 is the second quarter")
     group.addoption("--conformance-alias", action="store_true", help="redis:// in the suite means the transport")
@@ -115,11 +115,10 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> An
 
 
 @pytest.fixture(autouse=True)
-def conformance_empty_server(request: pytest.FixtureRequest) -> Iterator[None]:
+def conformance_empty_server(request: pytest.FixtureRequest) -> None:
     """A memory transport starts empty for each test; what stands in for it has to as well."""
     if request.config.getoption("--conformance-memory"):
         _stage[0].server.clear()
-    yield
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.conformance import sources
 from tests.conformance.outcomes import Comparison, compare, judge, load_deviations, read_outcomes
-from tests.conformance.units import BASELINE_POOL, POOLS, SUITES, TRANSPORTS, Suite, Unit
+from tests.conformance.units import BASELINE_POOL, NO_POOL, POOLS, SUITES, TRANSPORTS, Suite, Unit
 
 HERE = Path(__file__).parent
 ROOT = sources.ROOT
@@ -172,7 +172,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", "--processes", type=int, default=2, help="how many suites run at once")
     parser.add_argument("--suite", action="append", choices=[suite.name for suite in SUITES], help="run this one")
-    parser.add_argument("--pool", action="append", choices=POOLS, help="run on this pool")
+    parser.add_argument("--pool", action="append", choices=[*POOLS, NO_POOL], help="run on this pool")
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--work", type=Path, default=ROOT / "build/conformance", help="where sources and results are")
     parser.add_argument("--output", type=Path, default=ROOT / "bench/results/conformance.json")

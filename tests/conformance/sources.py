@@ -1,4 +1,4 @@
-"""Celery's and kombu's own tests: the source distributions of the pinned versions, from wherever pip is told to look."""
+"""Celery's and kombu's own tests: the source distributions of the pinned versions, from where pip looks."""
 
 import os
 import re

@@ -6,6 +6,7 @@ from typing import Final, Literal
 Transport = Literal["redis", "redis-streams"]
 TRANSPORTS: Final[tuple[Transport, ...]] = ("redis", "redis-streams")
 POOLS: Final = ("prefork", "threads", "runner")
+NO_POOL: Final = "none"  # kombu's tests start no worker
 #: The baseline has no pool of ours: it is prefork there.
 BASELINE_POOL: Final = {"runner": "prefork"}
 
@@ -68,12 +69,14 @@ SUITES: Final = (
         "transport",
         "kombu",
         ("t/integration/test_redis.py", "t/integration/test_redis_brpop_qos.py"),
+        pools=(NO_POOL,),
         flags=("--conformance-alias",),
     ),
     Suite(
         "virtual",
         "kombu",
         ("t/unit/transport/test_memory.py", "t/unit/test_simple.py", "t/unit/test_pidbox.py"),
+        pools=(NO_POOL,),
         flags=("--conformance-memory",),
     ),
 )
