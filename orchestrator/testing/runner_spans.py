@@ -132,7 +132,7 @@ def check_tokens(
     leases: Mapping[int, LeaseRow],
     claimed: Mapping[tuple[str, int], int],
     *,
-    skew: timedelta,
+    skew: timedelta | None,
 ) -> Iterator[Violation]:
     """Yield runners that ran without the right to, or longer than it lasted.
 
@@ -140,7 +140,7 @@ def check_tokens(
         spans: What runners told; those of journals carry the first token of a runner that may have had several.
         leases: By token; what is not here any more was pruned, and is not judged.
         claimed: (job id, attempt) -> the lease that it was claimed under.
-        skew: Most by which the hosts' wall clocks and the database's may differ.
+        skew: Most by which the hosts' wall clocks and the database's may differ; None: instants are not compared.
     """
     for span in spans:
         if span.job_id is None or span.attempt is None:
@@ -156,10 +156,13 @@ def check_tokens(
         if set(span.gpus) != set(lease.gpus):
             seen = f"saw GPUs {sorted(span.gpus)}; lease {lease.id} has {sorted(lease.gpus)}"
             yield Violation("runner-under-lease", subject, seen, span.source)
-        if span.start_wall is not None and span.start_wall < lease.granted_at - skew:
-            seen = f"began at {span.start_wall.isoformat()}, before lease {lease.id} was granted"
-            yield Violation("runner-under-lease", subject, seen, span.source)
-        last = span.end_wall or span.start_wall
-        if last is not None and lease.ended_at is not None and last > lease.ended_at + skew:
-            seen = f"was alive at {last.isoformat()}; lease {lease.id} had ended at {lease.ended_at.isoformat()}"
-            yield Violation("runner-under-lease", subject, seen, span.source)
+        if skew is not None and span.start_wall is not None:
+            for seen in _untimely(span.start_wall, span.end_wall or span.start_wall, lease, skew):
+                yield Violation("runner-under-lease", subject, seen, span.source)
+
+
+def _untimely(began: datetime, last: datetime, lease: LeaseRow, skew: timedelta) -> Iterator[str]:
+    if began < lease.granted_at - skew:
+        yield f"began at {began.isoformat()}, before lease {lease.id} was granted"
+    if lease.ended_at is not None and last > lease.ended_at + skew:
+        yield f"was alive at {last.isoformat()}; lease {lease.id} had ended at {lease.ended_at.isoformat()}"

@@ -212,10 +212,15 @@ class Cluster:
         """Return what a job printed."""
         return "".join(text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000).chunks)
 
-    def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = ()) -> Report:
-        """Check the history, what jobs dumped and what the guardians journaled against every invariant."""
+    def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = (), **more: Any) -> Report:
+        """Check the history, what jobs dumped and what the guardians journaled against every invariant.
+
+        ``more`` are further expectations: ``skew=None`` where a guardian was stopped, ``overdue`` where a leader leads.
+        """
         spans = load_spans([path for path in (*dumps, self.home / "journal") if path.exists()])
-        return verify_database(self.database_url, Expectations(spans, settled=settled, acknowledged=acknowledged))
+        return verify_database(
+            self.database_url, Expectations(spans, settled=settled, acknowledged=acknowledged, **more)
+        )
 
     def logs(self) -> str:
         """Return the ends of all processes' logs."""
