@@ -72,7 +72,7 @@ def list_jobs(
     cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
 ) -> Any:
     """List jobs, newest first; ``next`` is the cursor of the following page."""
-    wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)
+    wanted = JobFilter(frozenset(state) if state else None, queue, name=name, before_seq=cursor, limit=limit)
     found = given.runtime.jobs.list_jobs(wanted)
     following = found[-1].seq if len(found) == limit else None
     return {"jobs": [job_document(job) for job in found], "next": following}
