@@ -46,6 +46,7 @@ class JobFilter:
     before_seq: int | None = None  # keyset cursor
     root_id: str | None = None  # of a canvas; a job alone is the root of its own
     group_id: str | None = None
+    ids: frozenset[str] | None = None
     limit: int = 100
 
 

@@ -84,6 +84,8 @@ class SqlJobStore:
                 query = query.where(column == value)
         if wanted.states is not None:
             query = query.where(columns.state.in_(sorted(state.value for state in wanted.states)))
+        if wanted.ids is not None:
+            query = query.where(columns.id.in_(sorted(wanted.ids)))
         if wanted.root_id is not None:
             query = query.where((columns.root_id == wanted.root_id) | (columns.id == wanted.root_id))
         if wanted.before_seq is not None:

@@ -1,6 +1,7 @@
 """JobStore and canvases: jobs that wait for the tasks before them, and canvases that end as a whole."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def chain_of(length: int, *, root: str | None = None) -> list[NewJob]:
     """Return jobs of which each needs the one before it; the first is the root."""
     ids = [uuid7(datetime.now(UTC)) for _ in range(length)]
     jobs = [new_job(id=ids[0], root_id=root or ids[0])]
-    for before, own in zip(ids, ids[1:], strict=False):
+    for before, own in pairwise(ids):
         jobs.append(new_job(id=own, root_id=root or ids[0], parent_id=before, needs=(before,)))
     return jobs
 
