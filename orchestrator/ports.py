@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
@@ -57,23 +58,6 @@ class CancelOutcome:
     job: Job
     cancelled: bool
     stopping: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CanvasCancelled:
-    """Which jobs of a canvas or group were cancelled, and which run and were asked to end; by id."""
-
-    canvas_id: str  # the root or the group
-    cancelled: tuple[str, ...]
-    stopping: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something that a blocked job waits for: a job, or a plain task, whose state nobody records."""
-
-    id: str
-    state: JobState | None
 
 
 @dataclass(frozen=True, slots=True)

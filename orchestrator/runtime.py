@@ -14,6 +14,7 @@ from orchestrator.ports import (
     StreamPublisher,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

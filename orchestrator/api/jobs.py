@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from orchestrator.api import problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.schemas import SubmitBody, attempt_document, event_document, job_document, submitted_document
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job, JobState
 from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import InvalidRequest, UnknownJob
-from orchestrator.ports import JobFilter, Need
+from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
 from orchestrator.services.why import explain
 

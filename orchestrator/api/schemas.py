@@ -7,10 +7,11 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.size import parse_mebibytes
-from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, Need, NodeRecord, Submitted
+from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
 
 Text = Annotated[str, Field(max_length=4096)]
 

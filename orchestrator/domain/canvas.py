@@ -8,12 +8,31 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from orchestrator.domain.job import JobState
+
 Signature: TypeAlias = Mapping[str, Any]
 #: Ids of the calls whose ends let what comes next begin.
 Ends: TypeAlias = tuple[str, ...]
 
 #: Calls of one message's canvas that are looked at; a larger canvas keeps its later members to itself until then.
 MOST_CALLS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasCancelled:
+    """Which jobs of a canvas or group were cancelled, and which run and were asked to end; by id."""
+
+    canvas_id: str  # the root or the group
+    cancelled: tuple[str, ...]
+    stopping: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a blocked job waits for: a job, or a plain task, whose state nobody records."""
+
+    id: str
+    state: JobState | None
 
 
 @dataclass(frozen=True, slots=True)

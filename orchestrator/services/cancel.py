@@ -2,8 +2,9 @@
 
 import logging
 
+from orchestrator.domain.canvas import CanvasCancelled
 from orchestrator.errors import StreamUnavailable
-from orchestrator.ports import CancelOutcome, CanvasCancelled
+from orchestrator.ports import CancelOutcome
 from orchestrator.runtime import Runtime
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import TERMINAL_STATES, Job, JobState
 from orchestrator.errors import UnknownJob
-from orchestrator.ports import Need, NodeRecord
+from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Policy, plan
 

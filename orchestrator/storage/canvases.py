@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from orchestrator.domain.canvas import dependents
+from orchestrator.domain.canvas import CanvasCancelled, Need, dependents
 from orchestrator.domain.job import JobState, NewJob
 from orchestrator.errors import UnknownJob
-from orchestrator.ports import CanvasCancelled, Need
 from orchestrator.storage import statements
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump

@@ -8,20 +8,11 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
 from orchestrator.errors import StoreUnavailable, UnknownJob, UnknownQueue
-from orchestrator.ports import (
-    Attempt,
-    CancelOutcome,
-    CanvasCancelled,
-    HistoryEvent,
-    JobFilter,
-    LogPage,
-    Need,
-    SubmitOutcome,
-    Submitted,
-)
+from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
 from orchestrator.storage import canvases, statements, tables
 from orchestrator.storage.engine import MOST_TRIES, Database
 from orchestrator.storage.job_names import Name, names_of, refuse_other_request, stored_by_name

@@ -296,6 +296,20 @@ leadership = Table(
     mysql_collate=COLLATION,
 )
 
+#: The latest firing of each entry of beat's schedule, noted before it is sent.
+firings = Table(
+    "orchestrator_firings",
+    metadata,
+    Column("name", String(191), primary_key=True),
+    Column("fired_at", _Instant, nullable=False),
+    Column("task_id", String(155)),  # NULL: it has not fired yet
+    Column("is_sent", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
 events = Table(
     "orchestrator_events",
     metadata,

@@ -6,7 +6,7 @@ Each fake keeps the rules of its port as far as services rely on them, and can b
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from orchestrator.config import Settings
@@ -24,6 +24,7 @@ from orchestrator.ports import (
     WakeListener,
 )
 from orchestrator.runtime import Runtime
+from orchestrator.schedule_ports import Firing
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
 from orchestrator.testing.memory_jobs import MemoryJobs
@@ -143,6 +144,42 @@ class MemoryLeadership:
         """Fence a write; the row counts, live or not."""
         if self._row is None or self._row[1] != epoch:
             raise NotLeading(epoch)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnavailable("down")
+
+
+class MemoryFirings:
+    """``Firings`` in memory."""
+
+    def __init__(self, leadership: MemoryLeadership) -> None:
+        self._leadership = leadership
+        self.known: dict[str, Firing] = {}
+        self.down = False
+
+    def load(self) -> Mapping[str, Firing]:
+        """Return what is known."""
+        self._answer()
+        return dict(self.known)
+
+    def begin(self, names: Mapping[str, datetime], *, epoch: int) -> None:
+        """Note where entries begin."""
+        self._answer()
+        self._leadership.check(epoch)
+        self.known = {name: Firing(at, None, is_sent=True) for name, at in names.items()} | self.known
+
+    def fire(self, name: str, fired_at: datetime, task_id: str, *, epoch: int) -> None:
+        """Note a firing."""
+        self._answer()
+        self._leadership.check(epoch)
+        self.known[name] = Firing(fired_at, task_id, is_sent=False)
+
+    def sent(self, name: str, task_id: str) -> None:
+        """Note that it was sent."""
+        self._answer()
+        if self.known[name].task_id == task_id:
+            self.known[name] = replace(self.known[name], is_sent=True)
 
     def _answer(self) -> None:
         if self.down:
@@ -276,6 +313,7 @@ class MemoryWorld:
     streams: MemoryStreams
     wake: MemoryWake
     runtime: Runtime
+    firings: MemoryFirings
 
 
 def memory_world(**settings: Any) -> MemoryWorld:
@@ -286,6 +324,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
     leadership = MemoryLeadership(clock)
     admission = MemoryAdmission(leadership)
     streams, wake = MemoryStreams(), MemoryWake()
+    firings = MemoryFirings(leadership)
     runtime = Runtime(
         settings=Settings(**settings),
         clock=clock,
@@ -294,8 +333,9 @@ def memory_world(**settings: Any) -> MemoryWorld:
         cluster=cast("Any", cluster),
         admission=cast("Any", admission),
         leadership=leadership,
+        firings=firings,
         publisher=streams,
         wake=wake,
         close=lambda: None,
     )
-    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime)
+    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime, firings)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.domain.canvas import CanvasCancelled
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import TERMINAL_STATES, Job, JobState, NewJob
 from orchestrator.errors import IdempotencyConflict, StoreUnavailable, UnknownJob, UnknownQueue
-from orchestrator.ports import CancelOutcome, CanvasCancelled, SubmitOutcome, Submitted
+from orchestrator.ports import CancelOutcome, SubmitOutcome, Submitted
 from orchestrator.testing.clock import FakeClock
 
 

@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.ids import uuid7
 from orchestrator.domain.job import JobEvent, JobState, NewJob, Resources
 from orchestrator.errors import UnknownJob
-from orchestrator.ports import JobFilter, LossPolicy, Need
+from orchestrator.ports import JobFilter, LossPolicy
 from orchestrator.storage.history import SqlHistory
 from orchestrator.testing.history import Expectations, verify
 from tests.contract.conftest import Stores, new_job

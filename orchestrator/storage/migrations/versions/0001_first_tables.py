@@ -77,6 +77,15 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.PrimaryKeyConstraint("seq", name=conv("pk_orchestrator_events")),
     ),
     (
+        "orchestrator_firings",
+        sa.Column("name", sa.String(length=191), nullable=False),
+        sa.Column("fired_at", INSTANT, nullable=False),
+        sa.Column("task_id", sa.String(length=155)),
+        sa.Column("is_sent", sa.SmallInteger(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=conv("pk_orchestrator_firings")),
+    ),
+    (
         "orchestrator_gpus",
         sa.Column("uuid", sa.String(length=64), nullable=False),
         sa.Column("node", sa.String(length=64), nullable=False),
