@@ -267,6 +267,10 @@ class AdmissionStore(Protocol):
 
     def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]: ...
 
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """End blocked jobs that wait for what ended otherwise than well, whoever failed to tell them."""
+        ...
+
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""
         ...

@@ -283,6 +283,11 @@ class MemoryAdmission:
         self.ended_leases += ended
         return len(ended)
 
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """Nobody is forgotten."""
+        self._call("end_forgotten", epoch)
+        return 0
+
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """No host is silent."""
         self._call("lose_nodes", epoch)

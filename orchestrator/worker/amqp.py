@@ -37,8 +37,8 @@ class JobAMQP(AMQP):
                 return self._submit(task, name, message, options)
             if message.headers.get("id") == resubmission.running() is not None:
                 resubmission.note_replaced()
-            embed = message.body[2] if isinstance(message.body, tuple) else None
-            if not leads_on(embed) or not self._submit_blocked(message.headers, _plain(embed)):
+            embed: Any = message.body[2] if isinstance(message.body, tuple) else None
+            if not leads_on(embed) or not self._submit_blocked(message.headers, embed):
                 return send_plain(producer, name, message, **options)
             try:
                 return send_plain(producer, name, message, **options)

@@ -54,7 +54,7 @@ def blocked_requests(
     Args:
         tasks: Of the app, by name.
         headers: Of the message.
-        embed: Of the message, in plain types.
+        embed: Of the message; what is no job in it may be of types that only its own serializer knows.
         plain: Returns a document in plain JSON types.
         queue_name: Returns the queue of a call, given what it asks for and its task.
         running: The job that publishes the message.

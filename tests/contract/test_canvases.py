@@ -10,6 +10,7 @@ from orchestrator.domain.ids import uuid7
 from orchestrator.domain.job import JobEvent, JobState, NewJob, Resources
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import JobFilter, LossPolicy
+from orchestrator.storage import tables
 from orchestrator.storage.history import SqlHistory
 from orchestrator.testing.history import Expectations, verify
 from tests.contract.conftest import Stores, new_job
@@ -233,3 +234,38 @@ def test_what_a_job_calls_belongs_to_its_canvas_whatever_root_celery_names(store
     assert [job.id for job in found] == [spawned.id, alone.id]
     whole = stores.jobs.cancel_canvas(alone.id, whole=True, by="me", reason="x")
     assert set(whole.cancelled) == {alone.id, spawned.id}
+
+
+def test_the_leader_ends_what_nobody_told_that_its_need_had_failed(stores: Stores) -> None:
+    """Whoever ends a job tells what waits for it in the same transaction; a hand in the database does not."""
+    epoch = stores.lead()
+    jobs = chain_of(3)
+    stores.jobs.submit(jobs)
+    assert stores.admission.end_forgotten(limit=10, epoch=epoch) == 0
+    hidden, seq = "99999999-9999-4999-8999-999999999999", stores.job(jobs[1].id).seq
+    rename_need(stores, seq, hidden)
+    stores.jobs.request_cancel(jobs[0].id, by="me", reason="x")
+    assert stores.job(jobs[1].id).state is JobState.BLOCKED
+    rename_need(stores, seq, jobs[0].id)
+
+    assert stores.admission.end_forgotten(limit=10, epoch=epoch) == 2
+    assert states(stores, jobs) == [JobState.CANCELLED] * 3
+    assert stores.admission.end_forgotten(limit=10, epoch=epoch) == 0
+
+
+def rename_need(stores: Stores, seq: int, needs_id: str) -> None:
+    """Have a blocked job wait for something else."""
+    statement = tables.needs.update().where(tables.needs.c.job_seq == seq).values(needs_id=needs_id)
+    stores.database.transaction(lambda connection: connection.execute(statement))
+
+
+def test_canvases_that_were_cancelled_long_ago_are_forgotten(stores: Stores) -> None:
+    epoch = stores.lead()
+    job = new_job(root_id=ROOT)
+    stores.jobs.submit([job])
+    stores.jobs.cancel_canvas(ROOT, whole=True, by="me", reason="x")
+    stores.admission.prune(older_than=timedelta(days=1), limit=10, epoch=epoch)
+    assert stores.count("cancelled_canvases") == 1
+    stores.admission.prune(older_than=timedelta(seconds=-1), limit=10, epoch=epoch)
+
+    assert (stores.count("cancelled_canvases"), stores.count("jobs")) == (0, 0)

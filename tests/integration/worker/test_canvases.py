@@ -12,6 +12,7 @@ from celery.exceptions import TaskRevokedError
 from orchestrator.domain.job import Job, JobState
 from orchestrator.ports import JobFilter
 from tests.support.cluster import Cluster, Process
+from tests.support.servers import MariaDBServer, RedisServer
 from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
@@ -19,29 +20,42 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:Task name:UserWarning")
 
 
-@pytest.fixture
-def tasks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, mariadb_server: MariaDBServer, redis_server: RedisServer
+) -> Iterator[Cluster]:
+    """One cluster for all these tests: starting its workers takes longer than most of them."""
+    redis_server.clear()
+    name = mariadb_server.create_database()
+    with Cluster(tmp_path_factory.mktemp("canvases"), mariadb_server.url(name), redis_server.url) as made:
+        yield made
+    mariadb_server.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def tasks(cluster: Cluster) -> Iterator[Any]:
     """The user's module in this process, a producer on the cluster's servers."""
-    for name, value in cluster.environment(node="producer").items():
-        if name.startswith("ORCHESTRATOR_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(str(HERE))
-    for name in [name for name in sys.modules if name in ("canvas_app", "orchestrator_tasks.command")]:
-        del sys.modules[name]
-    import canvas_app
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment(node="producer").items():
+            if name.startswith("ORCHESTRATOR_"):
+                patch.setenv(name, value)
+        patch.syspath_prepend(str(HERE))
+        for name in [name for name in sys.modules if name in ("canvas_app", "orchestrator_tasks.command")]:
+            del sys.modules[name]
+        import canvas_app
 
-    yield canvas_app
-    canvas_app.app.close()
-    del sys.modules["canvas_app"]
+        yield canvas_app
+        canvas_app.app.close()
+        del sys.modules["canvas_app"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workers(cluster: Cluster, tasks: Any) -> list[Process]:
     """A worker for jobs, and one of Celery's prefork pool for plain tasks."""
-    jobs = cluster.worker("a", gpus=1, slots=2, app="canvas_app", queues="gpu", path=HERE)
     command = ["celery", "-A", "canvas_app", "worker", "-P", "processes", "-Q", "default", "-c", "2", "-l", "INFO"]
     plain = cluster.spawn("plain", [*command, "-n", "plain@a"], path=HERE, node="plain")
-    wait_for(lambda: "plain@a ready" in plain.tail(), within_seconds=60, describe=plain.tail)
+    jobs = cluster.worker("a", gpus=1, slots=2, app="canvas_app", queues="gpu", path=HERE)
+    wait_for(lambda: "plain@a ready" in plain.log.read_text(), within_seconds=60, describe=plain.tail)
     return [jobs, plain]
 
 
@@ -66,6 +80,7 @@ def test_jobs_and_plain_tasks_run_in_canvases_of_every_shape(
 ) -> None:
     """Every job that a canvas shows is one that runs: Celery keeps the ids that it chose."""
     t, notes = tasks, tmp_path / "notes"
+    others = {job.id for job in all_jobs(cluster)}
     mixed = chain(t.add.s(1, 2), t.plain_add.s(3), t.add.s(4), t.plain_add.s(5), t.add.s(6))()
     results = [
         (mixed, 21),
@@ -80,9 +95,9 @@ def test_jobs_and_plain_tasks_run_in_canvases_of_every_shape(
     for result, expected in results:
         assert result.get(timeout=60) == expected, cluster.logs()
     wait_for(lambda: notes.exists() and notes.read_text() == "job\n", within_seconds=20, describe=cluster.logs)
-    jobs = all_jobs(cluster)
+    jobs = [job for job in all_jobs(cluster) if job.id not in others]
     cluster.wait_for_end([job.id for job in jobs])
-    ended = all_jobs(cluster)
+    ended = [job for job in all_jobs(cluster) if job.id not in others]
 
     assert {job.id for job in ended} == {job.id for job in jobs}
     assert {job.state for job in ended} == {JobState.SUCCEEDED}, [job for job in ended if job.state != "succeeded"]
