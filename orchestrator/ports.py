@@ -6,7 +6,7 @@ every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -112,6 +112,9 @@ class NodeRecord:
     live: bool  # the heartbeat is fresh, by the database's clock
     gpus: tuple["GpuRecord", ...]
     tasks: tuple[str, ...] = ()  # that its worker's app knows
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int = 0  # that jobs may ask for
+    memory_mib: int = 0  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,8 @@ class GpuRecord:
     reserved_mib: int
     exclusive_lease_id: int | None
     utilization_percent: int | None
+    temperature_celsius: int | None = None
+    power_watts: int | None = None
 
 
 class JobStore(Protocol):

@@ -31,6 +31,8 @@ class LeaseGrant:
     gpus: tuple[str, ...]  # uuids; empty for a CPU-only job
     mode: LeaseMode
     memory_mib: int | None  # per GPU, for shared leases
+    cpus: int = 0  # of the host, counted against what it offers
+    host_memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)

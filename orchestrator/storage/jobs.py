@@ -185,7 +185,7 @@ class SqlJobStore:
             state = JobState.PENDING
             if job.run_at is not None:
                 state = JobState.SCHEDULED
-            elif open_slots[job.queue] > 0:
+            elif open_slots[job.queue] > 0 and job.resources.wants is None:  # else a pass finds the host that suits
                 state = JobState.QUEUED
                 open_slots[job.queue] -= 1
             queued_at = now if state is JobState.QUEUED else None

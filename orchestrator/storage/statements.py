@@ -22,23 +22,24 @@ QUEUE_WINDOWS: Final = Sql(
 INSERT_JOB: Final = Sql(
     "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
     " payload, headers, digest,"
-    " gpus, gpu_memory_mib, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
+    " gpus, gpu_memory_mib, wants, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
     " run_at, deadline,"
     " idempotency_key, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
-    " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
+    " :gpus, :gpu_memory_mib, :wants, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
     " :lost_count, :run_at, :deadline,"
     " :idempotency_key, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
 INSERT_ADMITTED: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline,"
-    " created_at, publish_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now, :publish_at)"
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants,"
+    " deadline, created_at, publish_at)"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now, :publish_at)"
 )
 INSERT_READY: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now)"
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
+    " created_at)"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now)"
 )
 INSERT_SCHEDULED: Final = Sql("INSERT INTO orchestrator_scheduled (run_at, job_seq) VALUES (:run_at, :seq)")
 SUBMIT_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq) VALUES (:now, :kind, :seq)")
@@ -73,8 +74,9 @@ DELETE_SCHEDULED: Final = Sql("DELETE FROM orchestrator_scheduled WHERE job_seq 
 # Claiming: the stream chooses when, the database whether
 
 INSERT_LEASE: Final = Sql(
-    "INSERT INTO orchestrator_leases (node, mode, memory_mib, state, renewals, granted_at, heartbeat_at, expires_at)"
-    " VALUES (:node, :mode, :memory_mib, 'active', 0, {now}, {now}, {now_plus:ttl})"
+    "INSERT INTO orchestrator_leases (node, mode, memory_mib, cpus, host_memory_mib, state, renewals, granted_at,"
+    " heartbeat_at, expires_at)"
+    " VALUES (:node, :mode, :memory_mib, :cpus, :host_memory_mib, 'active', 0, {now}, {now}, {now_plus:ttl})"
 )
 DELETE_LEASE: Final = Sql("DELETE FROM orchestrator_leases WHERE id = :lease_id")
 TAKE_EXCLUSIVE: Final = Sql(
@@ -103,6 +105,7 @@ TAKE_READY: Final = Sql(
     "DELETE FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NOT NULL AND (node IS NULL OR"
     " node = :node)"
     " AND (deadline IS NULL OR deadline > {now}) AND gpus = :gpus AND COALESCE(gpu_memory_mib, 0) = :mib"
+    " AND COALESCE(wants, '') = :wants"
     " RETURNING job_seq",
     "seqs",
 )
@@ -177,9 +180,10 @@ SCHEDULE_JOBS: Final = Sql(
     "seqs",
 )
 READY_AGAIN: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at)"
-    " SELECT seq, queue, 9 - priority, tenant, gpus, gpu_memory_mib, deadline, created_at FROM orchestrator_jobs"
-    " WHERE seq IN :seqs",
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
+    " created_at)"
+    " SELECT seq, queue, 9 - priority, tenant, gpus, gpu_memory_mib, wants, deadline, created_at"
+    " FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 CLOSE_ATTEMPTS: Final = Sql(
@@ -307,9 +311,9 @@ JOB_EVENTS: Final = Sql(
     "seqs",
 )
 ENTRIES: Final = Sql(
-    "SELECT j.seq, j.id, j.task, j.queue, j.tenant, j.kind, j.priority, j.gpus, j.gpu_memory_mib, j.headers, r.node,"
-    " r.entry_id FROM orchestrator_ready r JOIN orchestrator_jobs j ON j.seq = r.job_seq WHERE r.job_seq IN :seqs"
-    " ORDER BY r.`rank`, r.job_seq",
+    "SELECT j.seq, j.id, j.task, j.queue, j.tenant, j.kind, j.priority, j.gpus, j.gpu_memory_mib, j.wants, j.headers,"
+    " r.node, r.entry_id FROM orchestrator_ready r JOIN orchestrator_jobs j ON j.seq = r.job_seq"
+    " WHERE r.job_seq IN :seqs ORDER BY r.`rank`, r.job_seq",
     "seqs",
 )
 ADMITTED_FOR_UPDATE: Final = Sql(
