@@ -5,7 +5,7 @@ transaction up after bounded retries; then nothing of it took effect, except whe
 every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,6 +14,7 @@ from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.usage import LeaseUse
 from orchestrator.scheduling.snapshot import Snapshot
 
 
@@ -73,6 +74,7 @@ class Attempt:
     error: str | None
     peak_memory_mib: int | None
     gpu_seconds: float
+    gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,18 @@ class ClusterStore(Protocol):
 
     def queues(self) -> Mapping[str, bool]:
         """Name and whether it is paused."""
+        ...
+
+
+class UsageStore(Protocol):
+    """What accounting reads."""
+
+    def now(self) -> datetime:
+        """Return the database's clock."""
+        ...
+
+    def leases(self, *, since: datetime, until: datetime) -> Iterator[LeaseUse]:
+        """Yield the leases of GPUs that overlap the window, with what ran under them."""
         ...
 
 

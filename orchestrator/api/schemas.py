@@ -164,6 +164,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "error": attempt.error,
         "peak_memory_mib": attempt.peak_memory_mib,
         "gpu_seconds": attempt.gpu_seconds,
+        "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }
 
 

@@ -98,6 +98,7 @@ class Finish:
     delay_seconds: float = 0.0  # for RETRY and LOSE
     payload: Document | None = None  # a retry's changed arguments
     gpu_seconds: float = 0.0
+    gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ class SqlJobStore:
                 error=row["error"],
                 peak_memory_mib=row["peak_memory_mib"],
                 gpu_seconds=row["gpu_seconds"],
+                gpu_busy_seconds=row["gpu_busy_seconds"],
             )
             for row in rows
         ]

@@ -159,6 +159,7 @@ attempts = Table(
     Column("error", _Document),
     Column("peak_memory_mib", Integer),
     Column("gpu_seconds", Float, nullable=False, default=0.0),
+    Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),
     Index(None, "lease_id"),
     mysql_engine="InnoDB",

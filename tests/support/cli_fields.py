@@ -12,6 +12,7 @@ _JOB = _words(
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
+    " gpu_busy_seconds"
 )
 _SCHEMA = frozenset({"version", "head", "database"})
 
@@ -31,6 +32,7 @@ FIELDS = {
         " temperature_celsius power_watts mig_profile parent_uuid"
     ),
     "queues": frozenset({"name", "paused", "jobs"}),
+    "usage": _words("by since until usage left_out total"),
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
