@@ -33,6 +33,7 @@ FIELDS = {
     ),
     "queues": frozenset({"name", "paused", "jobs"}),
     "usage": _words("by since until usage left_out total"),
+    "usage line": _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds"),
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
