@@ -5,8 +5,8 @@ transaction up after bounded retries; then nothing of it took effect, except whe
 every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.usage import LeaseUse
 from orchestrator.scheduling.snapshot import Snapshot
 
 
@@ -77,6 +78,7 @@ class Attempt:
     error: str | None
     peak_memory_mib: int | None
     gpu_seconds: float
+    gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,9 @@ class NodeRecord:
     live: bool  # the heartbeat is fresh, by the database's clock
     gpus: tuple["GpuRecord", ...]
     tasks: tuple[str, ...] = ()  # that its worker's app knows
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int = 0  # that jobs may ask for
+    memory_mib: int = 0  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,8 @@ class GpuRecord:
     reserved_mib: int
     exclusive_lease_id: int | None
     utilization_percent: int | None
+    temperature_celsius: int | None = None
+    power_watts: int | None = None
 
 
 class JobStore(Protocol):
@@ -228,6 +235,18 @@ class ClusterStore(Protocol):
 
     def queues(self) -> Mapping[str, bool]:
         """Name and whether it is paused."""
+        ...
+
+
+class UsageStore(Protocol):
+    """What accounting reads."""
+
+    def now(self) -> datetime:
+        """Return the database's clock."""
+        ...
+
+    def leases(self, *, since: datetime, until: datetime) -> Iterator[LeaseUse]:
+        """Yield the leases of GPUs that overlap the window, with what ran under them."""
         ...
 
 

@@ -12,6 +12,7 @@ from orchestrator.ports import (
     Leadership,
     LedgerStore,
     StreamPublisher,
+    UsageStore,
     Wake,
 )
 from orchestrator.schedule_ports import Firings
@@ -29,6 +30,7 @@ class Runtime:
     admission: AdmissionStore
     leadership: Leadership
     firings: Firings
+    usage: UsageStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

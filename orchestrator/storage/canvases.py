@@ -37,7 +37,7 @@ NEEDS: Final = Sql(
 RELEASE: Final = Sql(
     "UPDATE orchestrator_jobs SET state = :state, name = :name, task = :task, queue = :queue, tenant = :tenant,"
     " submitted_by = :submitted_by, priority = :priority, payload = :payload, headers = :headers, digest = :digest,"
-    " gpus = :gpus, gpu_memory_mib = :gpu_memory_mib, time_limit_s = :time_limit_s,"
+    " gpus = :gpus, gpu_memory_mib = :gpu_memory_mib, wants = :wants, time_limit_s = :time_limit_s,"
     " soft_time_limit_s = :soft_time_limit_s, grace_s = :grace_s, max_attempts = :max_attempts, run_at = :run_at,"
     " deadline = :deadline, idempotency_key = :idempotency_key, parent_id = COALESCE(:parent_id, parent_id),"
     " request_hash = :request_hash, queued_at = :queued_at, reason = NULL"

@@ -111,6 +111,7 @@ class SqlJobStore:
                 error=row["error"],
                 peak_memory_mib=row["peak_memory_mib"],
                 gpu_seconds=row["gpu_seconds"],
+                gpu_busy_seconds=row["gpu_busy_seconds"],
             )
             for row in rows
         ]
@@ -342,7 +343,7 @@ def _first_state(job: NewJob, open_slots: dict[str, int]) -> JobState:
     """Return where a job that waits for nothing begins; one that is admitted takes a slot."""
     if job.run_at is not None:
         return JobState.SCHEDULED
-    if open_slots[job.queue] <= 0:
+    if open_slots[job.queue] <= 0 or job.resources.wants is not None:  # a pass finds the host that suits
         return JobState.PENDING
     open_slots[job.queue] -= 1
     return JobState.QUEUED

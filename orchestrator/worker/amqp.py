@@ -13,11 +13,10 @@ from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
 from orchestrator.domain.request import TaskRequest
-from orchestrator.domain.size import parse_mebibytes
 from orchestrator.services.submit import SubmitService
 from orchestrator.worker import resubmission
 from orchestrator.worker.canvas import blocked_requests, leads_on, place_of
-from orchestrator.worker.gpu_task import GPUTask, job_options
+from orchestrator.worker.gpu_task import GPUTask, job_options, request_fields
 
 #: Headers that describe the message rather than the call; the entry has its own.
 _NOT_STORED = frozenset({"argsrepr", "kwargsrepr"})
@@ -97,21 +96,16 @@ def task_request(
         headers=_plain({key: value for key, value in headers.items() if key not in _NOT_STORED}),
         id=headers["id"],
         queue=_queue_name(options.get("queue"), task, default_queue),
-        gpus=wanted["gpus"] if wanted["gpu_memory"] is None else 1,
-        gpu_memory_mib=parse_mebibytes(wanted["gpu_memory"]),
         priority=options.get("priority"),
         time_limit_seconds=hard or task.time_limit,
         soft_time_limit_seconds=soft or task.soft_time_limit,
-        grace_seconds=wanted["grace"],
-        max_attempts=wanted["max_attempts"],
         run_at=_instant(headers.get("eta")),
         deadline=_instant(headers.get("expires")),
-        key=wanted["key"],
-        tenant=wanted["tenant"],
         submitted_by=str(headers.get("origin") or "celery"),
         root_id=place.root_id,
         parent_id=place.parent_id,
         group_id=place.group_id,
+        **request_fields(wanted),
     )
 
 

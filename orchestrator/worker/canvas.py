@@ -6,9 +6,8 @@ from typing import Any, Final
 
 from orchestrator.domain.canvas import Call, calls_behind, group_of, nearest_needs
 from orchestrator.domain.request import LONGEST_TASK_ID, TaskRequest
-from orchestrator.domain.size import parse_mebibytes
 from orchestrator.errors import InvalidRequest
-from orchestrator.worker.gpu_task import GPUTask, job_options
+from orchestrator.worker.gpu_task import GPUTask, job_options, request_fields
 
 #: What of a message's embedding can lead to further calls.
 _LEADS_ON: Final = ("chain", "chord", "callbacks")
@@ -85,20 +84,15 @@ def _blocked(
         headers={"id": call.id, "root_id": root_id, "parent_id": parent_id, "group": call.group_id},
         id=call.id,
         queue=queue_name(options.get("queue"), task),
-        gpus=wanted["gpus"] if wanted["gpu_memory"] is None else 1,
-        gpu_memory_mib=parse_mebibytes(wanted["gpu_memory"]),
         priority=options.get("priority"),
         time_limit_seconds=options.get("time_limit") or task.time_limit,
         soft_time_limit_seconds=options.get("soft_time_limit") or task.soft_time_limit,
-        grace_seconds=wanted["grace"],
-        max_attempts=wanted["max_attempts"],
-        key=wanted["key"],
-        tenant=wanted["tenant"],
         submitted_by="canvas",
         root_id=root_id,
         parent_id=parent_id,
         group_id=_usable(call.group_id),
         needs=tuple(need for need in call.needs if _usable(need)),
+        **request_fields(wanted),
     )
 
 
