@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from celery import states
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 #: How often, and about how many at a time, the database is asked for results that do not come.
 LOOK_SECONDS: Final = 2.0
 LOOK_BATCH: Final = 500
+#: The result of a job that ended so recently is on its way, with more in it than the database knows.
+SETTLING: Final = timedelta(seconds=2)
 
 _CELERY_STATES = {
     JobState.SUCCEEDED: states.SUCCESS,
@@ -132,11 +135,14 @@ class JobBackend(RedisBackend):
         if open_runtime is None:
             return meta
         try:
-            job = open_runtime().jobs.get(task_id)
+            runtime = open_runtime()
+            job = runtime.jobs.get(task_id)
         except StoreUnavailable as error:
             logger.warning("cannot ask the database for job %s: %s", task_id, error)
             return meta
-        return meta if job is None else _meta_of(job, meta)
+        if job is None or (job.finished_at is not None and runtime.clock.now() - job.finished_at < SETTLING):
+            return meta
+        return _meta_of(job, meta)
 
 
 def _meta_of(job: Job, unknown: dict[str, Any]) -> dict[str, Any]:

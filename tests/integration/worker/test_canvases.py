@@ -51,12 +51,12 @@ def tasks(cluster: Cluster) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def workers(cluster: Cluster, tasks: Any) -> list[Process]:
-    """A worker for jobs, and one of Celery's prefork pool for plain tasks."""
+    """A worker for jobs, one of Celery's prefork pool for plain tasks, and a leader for further attempts."""
     command = ["celery", "-A", "canvas_app", "worker", "-P", "processes", "-Q", "default", "-c", "2", "-l", "INFO"]
     plain = cluster.spawn("plain", [*command, "-n", "plain@a"], path=HERE, node="plain")
     jobs = cluster.worker("a", gpus=1, slots=2, app="canvas_app", queues="gpu", path=HERE)
     wait_for(lambda: "plain@a ready" in plain.log.read_text(), within_seconds=60, describe=plain.tail)
-    return [jobs, plain]
+    return [jobs, plain, cluster.beat()]
 
 
 def members(cluster: Cluster, root_id: str) -> dict[str, Job]:
@@ -159,11 +159,26 @@ def test_what_stands_behind_a_failed_job_ends_with_its_name_and_its_errbacks_are
     assert by_task["c.mourn_job"].parent_id == by_task["c.fail"].id
 
 
+def test_a_job_is_replaced_by_a_task_but_not_by_a_canvas_of_its_own_id(
+    cluster: Cluster, tasks: Any, workers: list[Process]
+) -> None:
+    """What follows it follows the replacement, and the result is the replacement's."""
+    t = tasks
+    by_job = chain(t.becomes.s("a job"), t.add.s(10))()
+    by_task = chain(t.becomes.s("a plain task"), t.add.s(10))()
+    by_canvas = chain(t.becomes.s("a canvas"), t.add.s(10))()
+
+    assert by_job.get(timeout=60) == 13
+    assert (by_task.get(timeout=60), by_task.parent.get(timeout=60)) == (10.5, 0.5)
+    with pytest.raises(Exception, match="a job can be replaced by a task"):
+        by_canvas.get(timeout=60)
+    assert cluster.wait_for_state(by_canvas.id, JobState.CANCELLED).attempt == 0
+
+
 def test_a_failed_attempt_that_is_tried_again_is_no_failure_to_its_canvas(
     cluster: Cluster, tasks: Any, workers: list[Process], tmp_path: Path
 ) -> None:
     t, notes = tasks, tmp_path / "notes"
-    cluster.beat()
     chained = chain(t.second_try.s(str(tmp_path / "a")), t.add.s(1)).apply_async(link_error=t.mourn.si(str(notes)))
     joined = chord([t.second_try.s(str(tmp_path / "b")), t.add.s(1, 1)], t.total.s())()
 
