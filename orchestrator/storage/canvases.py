@@ -24,6 +24,9 @@ WORDS: Final = {"failed": "failed", "cancelled": "was cancelled", "dead_letter":
 # The caller of a job is locked: whoever cancels its canvas waits until what it calls is there to be seen, or is first.
 CALLERS: Final = Sql("SELECT id, root_id FROM orchestrator_jobs WHERE id IN :ids {for_share}", "ids")
 STOPPED: Final = Sql("SELECT id, reason FROM orchestrator_cancelled_canvases WHERE id IN :ids", "ids")
+# Locked whatever its state, which the WHERE must not name: rows that do not match are let go. So whoever ends a job at
+# this moment either sees those that wait for it, or is seen.
+NEEDED: Final = Sql("SELECT seq, state FROM orchestrator_jobs WHERE id IN :ids {for_share}", "ids")
 INSERT_NEED: Final = Sql(
     "INSERT INTO orchestrator_needs (job_seq, needs_id) VALUES (:seq, :needs_id) ON CONFLICT DO NOTHING",
     mysql="INSERT IGNORE INTO orchestrator_needs (job_seq, needs_id) VALUES (:seq, :needs_id)",
@@ -153,13 +156,8 @@ def block(database: Database, connection: Connection, needs: Mapping[int, Collec
         return
     database.run(connection, INSERT_NEED, rows)
     ids = sorted({needs_id for wanted in needs.values() for needs_id in wanted})
-    ended = database.run(connection, BADLY_ENDED, {"ids": ids}).scalars().all()
-    end_dependents(database, connection, list(ended))
-
-
-BADLY_ENDED: Final = Sql(
-    "SELECT seq FROM orchestrator_jobs WHERE id IN :ids AND state IN ('failed', 'cancelled', 'dead_letter')", "ids"
-)
+    found = database.run(connection, NEEDED, {"ids": ids}).all()
+    end_dependents(database, connection, [row.seq for row in found if row.state in WORDS])
 
 
 def needs_of(database: Database, connection: Connection, job_ids: Collection[str]) -> Mapping[str, Sequence[Need]]:
