@@ -15,7 +15,7 @@ from kombu.utils.json import dumps
 from orchestrator.domain.request import TaskRequest
 from orchestrator.services.submit import SubmitService
 from orchestrator.worker import resubmission
-from orchestrator.worker.canvas import blocked_requests, leads_on, place_of
+from orchestrator.worker.canvas import blocked_requests, leads_on, place_of, refuse_map
 from orchestrator.worker.gpu_task import GPUTask, job_options, request_fields
 
 #: Headers that describe the message rather than the call; the entry has its own.
@@ -36,7 +36,8 @@ class JobAMQP(AMQP):
                 return self._submit(task, name, message, options)
             if message.headers.get("id") == resubmission.running() is not None:
                 resubmission.note_replaced()
-            embed: Any = message.body[2] if isinstance(message.body, tuple) else None
+            _, kwargs, embed = message.body if isinstance(message.body, tuple) else (None, None, None)
+            refuse_map(tasks, name, kwargs)
             if not leads_on(embed) or not self._submit_blocked(message.headers, embed):
                 return send_plain(producer, name, message, **options)
             try:
