@@ -54,8 +54,16 @@ class JobAMQP(AMQP):
         payload |= {"embed": request.embed, "headers": request.headers}
         if resubmission.offer(request.id or "", payload, eta=message.headers.get("eta")):
             return
-        blocked = self._blocked(message.headers, request.embed) if leads_on(request.embed) else []
-        self._submits().submit([request, *blocked])
+        if not leads_on(request.embed):
+            self._submits().submit([request])
+            return
+        if request.parent_id is not None:
+            # Most often a canvas goes on, and what follows is stored: a long chain is not gone through at each step.
+            (submitted,) = self._submits().submit([request])
+            if submitted.created:
+                self._submit_blocked(message.headers, request.embed)
+            return
+        self._submits().submit([request, *self._blocked(message.headers, request.embed)])
 
     def _submit_blocked(self, headers: Mapping[str, Any], embed: Mapping[str, Any]) -> bool:
         """Store the jobs that follow a plain task; returns whether there are any."""
