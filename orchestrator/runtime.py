@@ -15,6 +15,7 @@ from orchestrator.ports import (
     UsageStore,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
     usage: UsageStore
     publisher: StreamPublisher
     wake: Wake

@@ -22,6 +22,7 @@ ROUTES = {
     ("GET", "/jobs"): True,
     ("GET", "/jobs/{job_id}"): True,
     ("POST", "/jobs/{job_id}/cancel"): True,
+    ("POST", "/jobs/cancel"): True,
     ("GET", "/jobs/{job_id}/logs"): True,
     ("GET", "/jobs/{job_id}/why"): True,
     ("GET", "/jobs/{job_id}/events"): True,
