@@ -33,7 +33,7 @@ class RunnerWorker:
         environment = os.environ | {
             "CONFORMANCE_BROKER": self._broker,
             "ORCHESTRATOR_HOME": str(self._home),
-            "ORCHESTRATOR_NODE": self.hostname,
+            "ORCHESTRATOR_NODE": self.hostname.partition("@")[0],
             "ORCHESTRATOR_DATABASE_URL": database,
             "ORCHESTRATOR_REDIS_URL": self._server.url,
             "ORCHESTRATOR_SIMULATED_GPUS": str(cards),
