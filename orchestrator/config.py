@@ -17,16 +17,12 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from orchestrator.errors import InvalidSettings
+from orchestrator.home import default_home
 
 PREFIX = "ORCHESTRATOR_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-def default_home() -> Path:
-    """Return where the embedded stack keeps its data: ``ORCHESTRATOR_HOME``, else ``~/.orchestrator``."""
-    return Path(os.environ.get("ORCHESTRATOR_HOME") or Path.home() / ".orchestrator")
 
 
 class Settings(BaseSettings):
@@ -72,6 +68,12 @@ class Settings(BaseSettings):
     log_tail_bytes: Count = Field(default=1 << 20, description="Output kept from the end of an attempt.")
     default_grace: Seconds = Field(default=10, description="From TERM to KILL when a job is ended.")
     runner_idle: Seconds = Field(default=60, description="A warm runner without a job is ended after so long.")
+    runner_max_jobs: int = Field(default=0, ge=0, description="A warm runner is ended after so many jobs; 0: never.")
+    runner_max_memory_mib: int = Field(
+        default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
+    )
+    idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
+    idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
     lock_dir: Path | None = Field(default=None, description="Device locks; default: /run/orchestrator, else the home.")
     allowed_cwd: tuple[Path, ...] = Field(default=(), description="If set, commands may run only below these.")
 
@@ -181,6 +183,7 @@ _OTHER_VARIABLES = {
     "JOB_ID",
     "ATTEMPT",
     "FENCING_TOKEN",
+    "GPU_MEMORY_MIB",
     "RUNNER_ID",
     "RUNNER_APP",
     "RUNNER_HOSTNAME",

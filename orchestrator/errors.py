@@ -10,6 +10,7 @@ OrchestratorError
 │   ├── UnknownJob
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
+│   ├── ModelDoesNotFit         larger than the lease's memory, or than what models in use leave of it
 │   ├── Unauthenticated
 │   └── Forbidden
 ├── Conflict                reload, then decide again
@@ -131,6 +132,12 @@ class PayloadTooLarge(InvalidRequest):
 
     def __str__(self) -> str:
         return f"the payload is {self.size_bytes} bytes; the limit is {self.limit_bytes}"
+
+
+class ModelDoesNotFit(InvalidRequest):
+    """A model is larger than what the runner's lease has memory for."""
+
+    code = "model-does-not-fit"
 
 
 class Unauthenticated(InvalidRequest):

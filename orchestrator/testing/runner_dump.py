@@ -1,8 +1,9 @@
 """What a runner writes about itself, outside the system: when it ran, under which token, which GPUs it saw.
 
-One JSON object a line, appended to the file that ``ORCHESTRATOR_RUNNER_DUMP`` or the first argument names. As a program
-it runs for the seconds of its second argument: ``python runner_dump.py FILE SECONDS``. It needs nothing but Python, so
-that it starts fast and works in any environment; ``orchestrator.testing.runner_spans`` reads what it wrote.
+One JSON object a line, appended to a file. Tasks use ``dumping``, which writes to the file that
+``RUNNER_DUMP_FILE`` names; a command job runs this as a program for so many seconds,
+``python runner_dump.py FILE SECONDS``. It needs nothing but Python: it starts fast, and works in any environment.
+``orchestrator.testing.runner_spans`` reads what was written.
 """
 
 import json
@@ -13,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Names the file; only tests set it.
-VARIABLE = "ORCHESTRATOR_RUNNER_DUMP"
+#: Names the file; only tests set it. Not one of the settings' variables: a worker refuses those that it does not know.
+VARIABLE = "RUNNER_DUMP_FILE"
 
 
 @contextmanager
 def dumping(
-    path: Path,
+    path: Path | None = None,
     *,
     job: str | None = None,
     attempt: int | None = None,
@@ -28,10 +29,17 @@ def dumping(
 ) -> Iterator[None]:
     """Write a line when the block begins and one when it ends; what is not given is read from the environment.
 
+    Nothing is written when neither argument nor variable names a file.
+
     After its own first line a runner looks for others that began on one of its GPUs, did not end and are alive: of two
     that overlap at least one sees the other, also when both are killed later.
     """
     environment = os.environ
+    if path is None:
+        if VARIABLE not in environment:
+            yield
+            return
+        path = Path(environment[VARIABLE])
     gpus = environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus is None else gpus
     fields = {
         "job": environment["ORCHESTRATOR_JOB_ID"] if job is None else job,

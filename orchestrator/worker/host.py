@@ -49,6 +49,7 @@ class Line:
     ahead_seconds: float = 0.0  # expected work of the jobs in the line
     claiming: bool = False  # its first claim is on its way
     closed: bool = False  # takes no further job
+    retiring: bool = False  # its runner is to be replaced: takes no further job either
     trusted_until: float = 0.0  # monotonic
 
 
@@ -98,6 +99,11 @@ class Host:
             use.usable = sample.health is GpuHealth.HEALTHY
         for uuid in self._gpus.keys() - seen.keys():
             self._gpus[uuid].usable = False
+
+    def memory_of(self, gpus: Iterable[str]) -> int | None:
+        """Return the memory of these GPUs in MiB, all together; None for no GPU."""
+        sizes = [self._gpus[uuid].memory_mib for uuid in gpus]
+        return sum(sizes) if sizes else None
 
     def free_gpus(self) -> int:
         """Count the GPUs that an exclusive lease could take now."""
@@ -227,8 +233,7 @@ class Host:
         lines = [
             line
             for line in self._lines.values()
-            if not line.closed
-            and not line.claiming
+            if not (line.closed or line.retiring or line.claiming)
             and line.shape.resources == shape.resources
             and line.shape.tenant == shape.tenant
             and line.shape.kind is JobKind.TASK

@@ -8,6 +8,7 @@ from orchestrator.domain.job import JobKind
 from orchestrator.domain.lease import ClaimedJob
 from orchestrator.guardian.messages import RunnerSpec
 from orchestrator.job_context import ATTEMPT, FENCING_TOKEN, JOB_ID
+from orchestrator.model_cache import GPU_MEMORY_MIB
 from orchestrator.worker.processes import RunnerKey
 from orchestrator.worker.runner import APP, HOSTNAME
 
@@ -23,7 +24,7 @@ def task_runner_spec(
 ) -> RunnerSpec:
     """Describe a runner for Celery tasks: the operator's own app, with the worker's environment."""
     environment = (
-        dict(inherited) | _gpu_environment(key.gpus) | {APP: app, HOSTNAME: hostname, FENCING_TOKEN: str(token)}
+        dict(inherited) | _gpu_environment(key) | {APP: app, HOSTNAME: hostname, FENCING_TOKEN: str(token)}
     )
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return RunnerSpec(
@@ -48,7 +49,7 @@ def command_runner_spec(
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
     environment |= {"PYTHONUNBUFFERED": "1"}
     environment |= {str(name): str(value) for name, value in (payload.get("env") or {}).items()}
-    environment |= _gpu_environment(key.gpus)
+    environment |= _gpu_environment(key)
     environment |= {JOB_ID: claimed.id, ATTEMPT: str(claimed.attempt), FENCING_TOKEN: str(token)}
     return RunnerSpec(
         runner_id=runner_id,
@@ -91,5 +92,7 @@ def _importable(name: str) -> str:
     return spec.name if spec is not None else name
 
 
-def _gpu_environment(gpus: tuple[str, ...]) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) or "void"}
+def _gpu_environment(key: RunnerKey) -> dict[str, str]:
+    gpus = ",".join(key.gpus)
+    memory = {} if key.gpu_memory_mib is None else {GPU_MEMORY_MIB: str(key.gpu_memory_mib)}
+    return {"CUDA_VISIBLE_DEVICES": gpus, "NVIDIA_VISIBLE_DEVICES": gpus or "void"} | memory

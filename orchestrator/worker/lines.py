@@ -83,6 +83,12 @@ class Lines:
                 if runner is not None and self._pool.runners is not None:
                     self._pool.runners.end(runner, grace_seconds=0)
 
+    def retire(self, runner: RunnerProcess) -> None:
+        """Put nothing more behind what runs in this runner."""
+        for line in self._pool.host.lines.values():
+            if self._runner_of.get(line.key) is runner:
+                line.retiring = True
+
     def close_empty(self) -> list[Line]:
         """Close the lines without jobs and return them; their leases are to be released."""
         empty = [line for line in self._pool.host.lines.values() if not line.jobs and not line.claiming]
@@ -134,13 +140,18 @@ class Lines:
     def _runner_for(self, line: Line, job: JobWork) -> RunnerProcess:
         runners = self._pool.runners
         assert runners is not None
-        key = RunnerKey(line.grant.gpus, job.claimed.tenant, line.grant.mode is LeaseMode.EXCLUSIVE)
+        key = self._key(line, job)
         if is_command(job.claimed):
             runners.evict(key.gpus, keep=None)
             spec = command_runner_spec(runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ)
             return runners.start(replace(spec, deadline=line.trusted_until), key)
         runners.evict(key.gpus, keep=key)
         return runners.find_idle(key) or self._pool.start_task_runner(key, token=job.lease_id)
+
+    def _key(self, line: Line, job: JobWork) -> RunnerKey:
+        grant = line.grant
+        memory = grant.memory_mib if grant.memory_mib is not None else self._pool.host.memory_of(grant.gpus)
+        return RunnerKey(grant.gpus, job.claimed.tenant, grant.mode is LeaseMode.EXCLUSIVE, memory)
 
 
 def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -> Message:

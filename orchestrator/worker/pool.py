@@ -28,7 +28,7 @@ from orchestrator.worker.launch import find_app_path, task_runner_spec
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
 from orchestrator.worker.remote_error import remote_error
 from orchestrator.worker.run_times import RunTimes
-from orchestrator.worker.runners import Runners, WorkListener, callbacks_from
+from orchestrator.worker.runners import RunnerBounds, Runners, WorkListener, callbacks_from
 from orchestrator.worker.work import Callbacks, Ended, Work
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ class RunnerPool(BasePool):
             guardian,
             self,
             clock=self.clock,
-            idle_seconds=settings.runner_idle,
             grace_seconds=settings.default_grace,
+            bounds=RunnerBounds(settings.runner_idle, settings.runner_max_jobs, settings.runner_max_memory_mib),
         )
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -205,6 +205,10 @@ class RunnerPool(BasePool):
             self._plain.appendleft(work)
         if jobs and self.jobs is not None:
             self.jobs.on_unstarted(runner, jobs)
+
+    def on_retiring(self, runner: RunnerProcess) -> None:
+        if self.jobs is not None:
+            self.jobs.on_retiring(runner)
 
     def on_free(self, runner: RunnerProcess) -> None:
         if self.jobs is not None:

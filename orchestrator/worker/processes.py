@@ -26,6 +26,7 @@ class RunnerKey:
     gpus: tuple[str, ...]
     tenant: str
     exclusive: bool
+    gpu_memory_mib: int | None = None  # what its leases have of its GPUs' memory, all together; None: not known
 
 
 class RunnerProcess:
@@ -55,6 +56,8 @@ class RunnerProcess:
         self.pid: int | None = None
         self.line: deque[Work] = deque()
         self.idle_since = 0.0
+        self.jobs_done = 0
+        self.retiring = False  # to end when its line is empty: it has served enough, or has grown too large
         self.ending = False  # told to end, or ended
         self.gone = False  # with everything it started
         self._nonce = "\x00" + secrets.token_hex(8) + ":"

@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from orchestrator.clock import Clock
@@ -43,6 +44,10 @@ class WorkListener(Protocol):
         """The runner ended, or its line stalls, before it started these."""
         ...
 
+    def on_retiring(self, runner: RunnerProcess) -> None:
+        """The runner ends when its line is empty: it is to be given nothing more."""
+        ...
+
     def on_free(self, runner: RunnerProcess) -> None:
         """The runner's line is empty."""
         ...
@@ -60,14 +65,29 @@ class WorkListener(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerBounds:
+    """How long a warm runner is kept; 0 means without bound, but for ``idle_seconds``."""
+
+    idle_seconds: float
+    max_jobs: int = 0
+    max_memory_mib: int = 0  # peak resident memory of the process
+
+    def is_spent(self, jobs: int, memory_mib: int) -> bool:
+        """Tell whether a runner that has done so many jobs and grown so large is to be replaced."""
+        return bool(
+            (self.max_jobs and jobs >= self.max_jobs) or (self.max_memory_mib and memory_mib > self.max_memory_mib)
+        )
+
+
 class Runners:
     """All runner processes of the worker."""
 
     def __init__(
-        self, guardian: Guardian, listener: WorkListener, *, clock: Clock, idle_seconds: float, grace_seconds: float
+        self, guardian: Guardian, listener: WorkListener, *, clock: Clock, grace_seconds: float, bounds: RunnerBounds
     ) -> None:
         self._guardian, self._listener, self._clock = guardian, listener, clock
-        self._idle_seconds, self._grace_seconds = idle_seconds, grace_seconds
+        self._bounds, self._grace_seconds = bounds, grace_seconds
         self._runners: dict[str, RunnerProcess] = {}
         self._numbers = itertools.count(1)
         self._hub: Any = None
@@ -105,7 +125,7 @@ class Runners:
     def find_idle(self, key: RunnerKey) -> RunnerProcess | None:
         """Return a warm runner without work."""
         for runner in self._runners.values():
-            if runner.key == key and not runner.line and not runner.ending and not runner.command:
+            if runner.key == key and not runner.line and not (runner.ending or runner.retiring or runner.command):
                 return runner
         return None
 
@@ -165,7 +185,7 @@ class Runners:
             work = runner.front
             if work is not None and work.begun_at is not None:
                 self._keep_limits(runner, work, now - work.begun_at)
-            elif work is None and not runner.ending and now - runner.idle_since > self._idle_seconds:
+            elif work is None and not runner.ending and now - runner.idle_since > self._bounds.idle_seconds:
                 self.end(runner, grace_seconds=1)
 
     def _keep_limits(self, runner: RunnerProcess, work: Work, seconds: float) -> None:
@@ -205,13 +225,26 @@ class Runners:
         if work is None:
             logger.error("runner %s reported %s, which it was not running", runner.id, report.get("id"))
             return
+        self._retire_spent(runner, report)
         if runner.line:
             runner.send_unsent()
             self._begin(runner)
         self._listener.on_report(runner, work, report)
         if not runner.line:
             runner.idle_since = self._clock.monotonic()
+            if runner.retiring and not runner.ending:
+                self.end(runner, grace_seconds=1)
             self._listener.on_free(runner)
+
+    def _retire_spent(self, runner: RunnerProcess, report: Message) -> None:
+        """Have a runner end that has served enough; what it has not begun goes to another one."""
+        runner.jobs_done += 1
+        memory = report.get("rss_mib")
+        if not runner.retiring and self._bounds.is_spent(runner.jobs_done, memory if isinstance(memory, int) else 0):
+            logger.info("runner %s has done %d jobs and is replaced", runner.id, runner.jobs_done)
+            runner.retiring = True
+            self._listener.on_retiring(runner)
+            self.stall(runner)
 
     def _spawned(self, runner_id: str, pid: int) -> None:
         runner = self._runners.get(runner_id)
@@ -247,8 +280,9 @@ class Runners:
         started = list(runner.line)
         runner.line.clear()
         runner.forget()
-        if not started and unstarted and ended.cause == "start":
-            started = [unstarted.pop(0)]  # it is this work that cannot be started
+        is_stillborn = ended.cause == "start" or (ended.cause == "exit" and not runner.jobs_done)
+        if not started and unstarted and is_stillborn:
+            started = [unstarted.pop(0)]  # it is this work that cannot be started; given back, it would come at once
         if unstarted:
             self._listener.on_unstarted(runner, unstarted)
         for work in started:

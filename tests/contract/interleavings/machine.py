@@ -95,7 +95,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(
         gpus=st.integers(0, 2),
         delay=st.sampled_from([None, None, None, 2.0]),
-        deadline=st.sampled_from([None, None, 20.0]),
+        deadline=st.sampled_from([None, None, 3.0, 20.0]),
     )
     def submit(self, gpus: int, delay: float | None, deadline: float | None) -> None:
         run_at = None if delay is None else self.model.now + delay
@@ -108,9 +108,9 @@ class Interleavings(RuleBasedStateMachine):
         self.model.jobs[told.seq] = ModelJob(told.seq, told.id, gpus, state, run_at, ends)
         assert told.state is state
 
-    @rule(which=pick)
-    def cancel(self, which: int) -> None:
-        if job := self._job(which):
+    @rule(which=pick, state=st.sampled_from([None, JobState.RUNNING, JobState.RUNNING]))
+    def cancel(self, which: int, state: JobState | None) -> None:
+        if job := self._job(which, state):
             self.stores.jobs.request_cancel(job.id, by="me", reason="x")
             self.model.cancel(job)
 
@@ -268,10 +268,20 @@ class Interleavings(RuleBasedStateMachine):
         )
 
     @rule(host=node)
+    def renew_behind_a_leaders_back(self, host: str) -> None:
+        """A leader looks and is paused; the holder renews; the leader acts on what it saw."""
+        self.wait(10.0)
+        self.look("x")
+        self.renew(host)
+        self.wait(1.0)
+        if self.looks[-1]:
+            self.expire("whoever leads", 0)
+
+    @rule(host=node)
     def lose_a_worker(self, host: str) -> None:
-        """One host goes on renewing; the other's worker is dead for as long as a leader needs to see it."""
+        """One host goes on renewing; the other's worker is dead for TTL and grace, and a leader sees it."""
         for _ in range(3):
-            self.wait((TTL + GRACE) / 3 + 1)
+            self.wait(8.0)
             self.renew(host)
         self.look("x")
         if self.looks[-1]:
@@ -306,6 +316,7 @@ class Interleavings(RuleBasedStateMachine):
         assert self.terms[name] != self.model.epoch
 
     def prune(self, name: str) -> None:
+        self.wait(RETENTION + 1)
         age = timedelta(seconds=RETENTION)
         self._sweep(
             name,

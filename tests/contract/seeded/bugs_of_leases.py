@@ -14,6 +14,8 @@ from sqlalchemy import Connection
 from orchestrator.domain.job import JobEvent, LeaseMode, Resources
 from orchestrator.domain.lease import Finish, LeaseGrant, LogChunk
 from orchestrator.errors import NotLeading
+from orchestrator.guardian.messages import Spawned, SpawnFailed
+from orchestrator.guardian.settings import GuardianSettings
 from orchestrator.ports import Term
 from orchestrator.storage import endings, leadership, ledger, statements, sweeps
 from orchestrator.storage.engine import Database
@@ -34,6 +36,7 @@ from tests.contract.seeded.world import (
     rewritten,
     together,
 )
+from tests.support.guardian import Host
 from tests.support.waiting import wait_for
 
 FAR = "'2099-01-01 00:00:00.000000'"  # what a host whose clock is wrong takes for now
@@ -302,7 +305,7 @@ def release_before_the_runner_is_dead(world: World) -> None:
     second = world.start("a-0")
     assert _run(file, second.id, world.lease_of(second), "0").wait(20) == 0
     _end(runner)
-    world.expect(spans=load_spans([file]), skew=timedelta(days=36500))  # the database's clock is a script's
+    world.expect(spans=load_spans([file]), skew=None)  # the database's clock is a script's
 
 
 def _run(file: Any, job: str, token: int, seconds: str) -> subprocess.Popen[bytes]:
@@ -314,6 +317,19 @@ def _run(file: Any, job: str, token: int, seconds: str) -> subprocess.Popen[byte
 def _end(runner: subprocess.Popen[bytes]) -> None:
     runner.kill()
     runner.wait(20)
+
+
+@bug("runner-exclusive", lambda patch: patch.setitem(OUTSIDE, "armed", True))
+def start_without_the_device_lock(world: World) -> None:
+    """Two workers play one host, and their guardians do not look at the same lock: both start a runner on one GPU."""
+    with contextlib.ExitStack() as started:
+        for name in ("one", "two"):
+            locks = world.directory / (name if OUTSIDE["armed"] else "locks")
+            host = Host(GuardianSettings(node=name, home=world.directory, lock_dir=locks, lock_wait_seconds=0.2))
+            started.callback(host.close)
+            host.spawn(argv=("sleep", "600"), gpus=("g",))
+            host.expect(Spawned if name == "one" or OUTSIDE["armed"] else SpawnFailed)
+    world.expect(spans=load_spans([world.directory / "journal"]))
 
 
 @bug("runner-under-lease", lambda patch: patch.setitem(OUTSIDE, "armed", True))

@@ -1,7 +1,7 @@
 """The checker is checked: each seeded bug is caught by the invariant that names it, and its script alone is clean.
 
 A checker that never failed proves nothing. No flag of production code arms a bug: the tests replace statements and
-functions of the real storage and transport, in their own process.
+functions of the real storage and transport in their own process, or give processes what keeps them apart.
 """
 
 from collections.abc import Iterator

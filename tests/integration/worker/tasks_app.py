@@ -9,8 +9,9 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
-from orchestrator import current
+from orchestrator import current, model_cache
 from orchestrator.install import install
+from orchestrator.testing.runner_dump import dumping
 from orchestrator.worker.gpu_task import GPUTask
 
 app = install(Celery("tasks_app", include=["orchestrator_tasks.command"]))
@@ -52,6 +53,14 @@ def nap(seconds: float) -> str:
     return "rested"
 
 
+@app.task(base=GPUTask, name="t.dumped", gpus=1)
+def dumped(seconds: float) -> None:
+    """Write down which GPU it saw, and when, to the file that the worker's environment names."""
+    context = current()
+    with dumping(job=context.job_id, attempt=context.attempt, token=context.fencing_token, gpus=context.gpus):
+        time.sleep(seconds)
+
+
 @app.task(base=GPUTask, name="t.polite", gpus=1, soft_time_limit=1, time_limit=20)
 def polite() -> str:
     try:
@@ -81,6 +90,14 @@ def seen(self: Any) -> dict[str, Any]:
         "id": self.request.id,
         "pid": os.getpid(),
     }
+
+
+@app.task(base=GPUTask, name="t.warm", gpus=1)
+def warm() -> dict[str, Any]:
+    with model_cache.use("model", lambda: {"uses": 0}, size_mib=100) as model:
+        model["uses"] += 1
+        time.sleep(0.03)  # a few jobs wait in the line, and the worker hears of each before the next but one begins
+        return {"pid": os.getpid(), "uses": model["uses"], "memory_mib": model_cache.cache().capacity_mib}
 
 
 @app.task(name="t.plain")

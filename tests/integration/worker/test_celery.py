@@ -15,6 +15,7 @@ from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 
 from orchestrator.domain.job import FailureClass, JobState
+from orchestrator.testing.runner_dump import VARIABLE
 from tests.support.cluster import Cluster, Process
 from tests.support.servers import free_port
 from tests.support.waiting import wait_for
@@ -72,6 +73,24 @@ def test_a_task_knows_its_lease_and_its_runner_stays_warm(cluster: Cluster, work
     assert again["pid"] == seen["pid"]
     assert again["token"] > seen["token"]
     assert cluster.job(first.id).progress == {"done": 1, "total": 2, "message": "half way"}
+
+
+def test_what_warm_runners_tell_of_themselves_agrees_with_the_history(
+    cluster: Cluster, app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, several leases: each task runs under the token of its own claim."""
+    import tasks_app as t
+
+    dumps = tmp_path / "dumps.jsonl"
+    monkeypatch.setenv(VARIABLE, str(dumps))
+    cluster.worker("a", gpus=2, app="tasks_app", queues="gpu", path=HERE)
+    results = [t.dumped.delay(seconds) for seconds in (0.05, 0.3, 0.05, 0.0, 0.1, 0.0)]
+    for result in results:
+        result.get(timeout=30)
+    report = cluster.verify(dumps, acknowledged=[result.id for result in results])
+
+    assert report.is_clean, str(report)
+    assert report.checked["runners"] >= len(results)
 
 
 def test_failures_reach_the_caller_and_the_row(cluster: Cluster, worker: Process, app: Any) -> None:

@@ -31,10 +31,7 @@ def host(node: str = "a", *, gpus: int = 2, busy: int = 0, look_ahead: int = 0, 
 
 
 def waiting(world: MemoryWorld, count: int, hosts: tuple[HostView, ...]) -> None:
-    jobs = tuple(
-        Candidate(seq, "gpu", "default", 5, Resources(1))
-        for seq in range(1, count + 1)
-    )
+    jobs = tuple(Candidate(seq, "gpu", "default", 5, Resources(1)) for seq in range(1, count + 1))
     world.admission.picture = Snapshot(hosts, (), jobs, (QueueView("gpu", paused=False),))
 
 
