@@ -71,10 +71,12 @@ class Run:
             *("--conformance-shard", f"{unit.shard[0]}/{unit.shard[1]}"),
             *("--conformance-results", str(self._lines(unit)), *unit.flags),
         ]
+        chosen = unit.tests or unit.files
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.sources[unit.project]), str(ROOT)])}
         with self._lines(unit).with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *options, *(unit.tests or unit.files)],
+                # The kernel ends it when this process ends, however that ends.
+                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "pytest", *options, *chosen],
                 cwd=self.sources[unit.project],
                 env=environment,
                 stdout=log,
