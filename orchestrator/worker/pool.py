@@ -90,6 +90,8 @@ class RunnerPool(BasePool):
                 simulated_gpus=settings.simulated_gpus,
                 preload=(self._app_path.partition(":")[0], "orchestrator.worker.runner"),
                 start_deadline_seconds=START_DEADLINE,
+                clean_wait_seconds=settings.gpu_clean_wait,
+                clean_memory_mib=settings.gpu_clean_memory_mib,
             )
         )
         self.runners = Runners(
@@ -229,10 +231,14 @@ class RunnerPool(BasePool):
             self.jobs.on_output(work)
 
     def on_gpus(self, report: GpuReport | GpuFault) -> None:
-        if isinstance(report, GpuReport):
-            self.host.update_gpus(report.samples)
         if self.jobs is not None:
             self.jobs.on_gpus(report)
+        elif isinstance(report, GpuReport):
+            self.host.update_gpus(report.samples)
+
+    def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
+        if self.jobs is not None:
+            self.jobs.on_unclean(gpus, reason)
 
     def on_stop(self) -> None:
         """Warm shutdown: let everything that runs end, with the event loop turning so that leases are renewed."""
