@@ -69,6 +69,8 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         if failure is FailureClass.LOST:
             return _lost(work, claimed, error=error, exit_code=code, **common)
         return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
+    if ended.unclean:
+        return give_back(work)  # it never started, and other GPUs will do
     if ended.cause == "start":
         error = f"it could not be started: {ended.reason}"
         if ended.reason.startswith("device"):

@@ -286,7 +286,7 @@ class Runners:
         runner.forget()
         is_stillborn = ended.cause == "start" or (ended.cause == "exit" and not runner.jobs_done)
         if not started and unstarted and is_stillborn:
-            # It is this work that cannot be started; given back, it would come at once. Elsewhere an unclean GPU's would.
+            # It is this work that cannot be started: given back, it would come at once. Not so if its GPUs are unclean.
             started = [] if ended.unclean else [unstarted.pop(0)]
         if ended.unclean:
             self._listener.on_unclean(ended.unclean, ended.reason)

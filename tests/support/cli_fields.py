@@ -29,8 +29,8 @@ FIELDS = {
     "why": frozenset({"id", "state", "reasons"}),
     "nodes": _words("name pid worker state live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
     "gpus": _words(
-        "uuid node index model memory_mib used_mib reserved_mib utilization_percent health lease driver_version"
-        " temperature_celsius power_watts mig_profile parent_uuid"
+        "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
+        " driver_version temperature_celsius power_watts mig_profile parent_uuid"
     ),
     "queues": frozenset({"name", "paused", "jobs"}),
     "usage": _words("by since until usage left_out total"),
