@@ -94,6 +94,10 @@ class Client:
         """Return a job's history."""
         return list(self._document("GET", f"/jobs/{_path(job_id)}/events")["events"])
 
+    def usage(self, **window: Any) -> dict[str, Any]:
+        """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
+        return self._document("GET", "/usage", params={k: v for k, v in window.items() if v is not None})
+
     def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> dict[str, Any]:
         """Return output after a cursor."""
         params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})

@@ -5,8 +5,8 @@ transaction up after bounded retries; then nothing of it took effect, except whe
 every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.usage import LeaseUse
 from orchestrator.scheduling.snapshot import Snapshot
 
 
@@ -73,6 +74,7 @@ class Attempt:
     error: str | None
     peak_memory_mib: int | None
     gpu_seconds: float
+    gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,9 @@ class NodeRecord:
     live: bool  # the heartbeat is fresh, by the database's clock
     gpus: tuple["GpuRecord", ...]
     tasks: tuple[str, ...] = ()  # that its worker's app knows
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int = 0  # that jobs may ask for
+    memory_mib: int = 0  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ class GpuRecord:
     reserved_mib: int
     exclusive_lease_id: int | None
     utilization_percent: int | None
+    temperature_celsius: int | None = None
+    power_watts: int | None = None
 
 
 class JobStore(Protocol):
@@ -202,6 +209,18 @@ class ClusterStore(Protocol):
 
     def queues(self) -> Mapping[str, bool]:
         """Name and whether it is paused."""
+        ...
+
+
+class UsageStore(Protocol):
+    """What accounting reads."""
+
+    def now(self) -> datetime:
+        """Return the database's clock."""
+        ...
+
+    def leases(self, *, since: datetime, until: datetime) -> Iterator[LeaseUse]:
+        """Yield the leases of GPUs that overlap the window, with what ran under them."""
         ...
 
 

@@ -12,6 +12,7 @@ from orchestrator.ports import (
     Leadership,
     LedgerStore,
     StreamPublisher,
+    UsageStore,
     Wake,
 )
 
@@ -27,6 +28,7 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    usage: UsageStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

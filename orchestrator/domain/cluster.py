@@ -31,6 +31,8 @@ class Gpu:
     model: str
     memory_mib: int
     driver_version: str
+    mig_profile: str | None = None  # of an instance, as 1g.10gb
+    parent_uuid: str | None = None  # the card of an instance
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """Jobs: their states, the one table of legal transitions, and what a request must satisfy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+from orchestrator.domain.wants import Wants
 from orchestrator.errors import IllegalTransition
 
 Document: TypeAlias = Mapping[str, Any]
@@ -116,11 +118,26 @@ class Resources:
 
     gpus: int = 0
     gpu_memory_mib: int | None = None
+    wants: Wants | None = None  # conditions on GPUs and host
+
+    @property
+    def options(self) -> tuple["Resources", ...]:
+        """What would do, in order of preference; each without further alternatives."""
+        return (self,) if self.wants is None or not self.wants.alternatives else _options(self)
 
     @property
     def mode(self) -> LeaseMode:
         """Whole GPUs are exclusive; a memory reservation shares its GPU."""
         return LeaseMode.EXCLUSIVE if self.gpu_memory_mib is None else LeaseMode.SHARED
+
+
+@lru_cache(maxsize=1024)
+def _options(resources: Resources) -> tuple[Resources, ...]:
+    wants = resources.wants
+    assert wants is not None
+    first = replace(wants, alternatives=())
+    others = [Resources(a.gpus, a.gpu_memory_mib, wants.for_alternative(a)) for a in wants.alternatives]
+    return (replace(resources, wants=first), *others)
 
 
 @dataclass(frozen=True, slots=True)

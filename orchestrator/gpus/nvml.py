@@ -91,7 +91,13 @@ class NvmlDriver:
             model=_text(self._nvml.nvmlDeviceGetName(card)),
             memory_mib=0 if memory is None else memory.total // MIB,
             driver_version=driver_version,
+            mig_profile=None if part is card else self._profile(part),
+            parent_uuid=None if part is card else _text(self._nvml.nvmlDeviceGetUUID(card)),
         )
+
+    def _profile(self, instance: Any) -> str:
+        """Return the profile of a MIG instance, which NVML tells as the last word of its name."""
+        return _text(self._nvml.nvmlDeviceGetName(instance)).rpartition(" ")[2].lower()
 
     def _instances(self, card: Any) -> tuple[Any, ...]:
         """Return the MIG instances of a card; none when it is not in MIG mode."""

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Resources
+from orchestrator.domain.wants import wants_from
 from orchestrator.ports import DueEntry, LossPolicy
 from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
 from orchestrator.storage import statements, sweeps, tables
@@ -112,8 +113,8 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
-            AdmittedView(seq, queue, Resources(gpus, memory), node, count)
-            for seq, count, queue, gpus, memory, node in admitted
+            AdmittedView(seq, queue, Resources(gpus, memory, wants_from(wants)), node, count)
+            for seq, count, queue, gpus, memory, wants, node in admitted
         ),
         candidates=tuple(_candidates(candidates)),
         queues=queues,
@@ -121,11 +122,11 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
 
 
 def _candidates(rows: Iterable[Any]) -> Iterator[Candidate]:
-    wants: dict[tuple[int, int | None], Resources] = {}  # most jobs ask for the same
-    for seq, queue, rank, tenant, gpus, memory in rows:
-        resources = wants.get((gpus, memory))
+    known: dict[tuple[int, int | None, str | None], Resources] = {}  # most jobs ask for the same
+    for seq, queue, rank, tenant, gpus, memory, wants in rows:
+        resources = known.get((gpus, memory, wants))
         if resources is None:
-            resources = wants[gpus, memory] = Resources(gpus, memory)
+            resources = known[gpus, memory, wants] = Resources(gpus, memory, wants_from(wants))
         yield Candidate(seq, queue, tenant, 9 - rank, resources)
 
 
@@ -143,6 +144,7 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
                     reserved_mib=row.reserved_mib,
                     exclusive=row.exclusive_lease_id is not None,
                     healthy=row.health == GpuHealth.HEALTHY.value,
+                    mig_profile=row.mig_profile,
                 )
             )
     return tuple(
@@ -154,6 +156,11 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
             cpu_slots=row.cpu_slots,
             cpu_jobs=row.cpu_jobs,
             look_ahead=row.look_ahead,
+            labels=tuple(sorted(load(row.labels).items())),
+            cpus=row.cpus,
+            cpus_taken=int(row.cpus_taken),
+            memory_mib=row.memory_mib,
+            memory_taken_mib=int(row.memory_taken_mib),
         )
         for row in nodes
     )

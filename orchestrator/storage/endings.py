@@ -193,6 +193,7 @@ def _success_row(finish: Finish) -> dict[str, Any]:
         "p": finish.pid,
         "m": finish.peak_memory_mib,
         "g": finish.gpu_seconds,
+        "b": finish.gpu_busy_seconds,
     }
 
 
@@ -210,4 +211,5 @@ def _attempt_row(finish: Finish) -> dict[str, Any]:
         "error": storable(finish.error),
         "peak_memory_mib": finish.peak_memory_mib,
         "gpu_seconds": finish.gpu_seconds,
+        "gpu_busy_seconds": finish.gpu_busy_seconds,
     }

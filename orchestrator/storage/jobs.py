@@ -104,6 +104,7 @@ class SqlJobStore:
                 error=row["error"],
                 peak_memory_mib=row["peak_memory_mib"],
                 gpu_seconds=row["gpu_seconds"],
+                gpu_busy_seconds=row["gpu_busy_seconds"],
             )
             for row in rows
         ]
@@ -185,7 +186,7 @@ class SqlJobStore:
             state = JobState.PENDING
             if job.run_at is not None:
                 state = JobState.SCHEDULED
-            elif open_slots[job.queue] > 0:
+            elif open_slots[job.queue] > 0 and job.resources.wants is None:  # else a pass finds the host that suits
                 state = JobState.QUEUED
                 open_slots[job.queue] -= 1
             queued_at = now if state is JobState.QUEUED else None

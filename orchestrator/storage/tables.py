@@ -29,6 +29,7 @@ from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
 from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
+from orchestrator.domain.wants import LONGEST_WANTS
 
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -70,6 +71,7 @@ jobs = Table(
     Column("digest", String(64), nullable=False),
     Column("gpus", Integer, nullable=False),
     Column("gpu_memory_mib", Integer),
+    Column("wants", String(LONGEST_WANTS)),  # conditions on GPUs and host, as ``domain.wants`` writes them
     Column("time_limit_s", Float),
     Column("soft_time_limit_s", Float),
     Column("grace_s", Float, nullable=False),
@@ -116,6 +118,7 @@ ready = Table(
     Column("tenant", String(64), nullable=False),
     Column("gpus", Integer, nullable=False),
     Column("gpu_memory_mib", Integer),
+    Column("wants", String(LONGEST_WANTS)),
     Column("deadline", _Instant),
     Column("created_at", _Instant, nullable=False),
     Column("node", String(64)),  # admitted for this host; NULL: any
@@ -157,6 +160,7 @@ attempts = Table(
     Column("error", _Document),
     Column("peak_memory_mib", Integer),
     Column("gpu_seconds", Float, nullable=False, default=0.0),
+    Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),
     Index(None, "lease_id"),
     mysql_engine="InnoDB",
@@ -172,6 +176,8 @@ leases = Table(
     Column("pid", Integer),
     Column("mode", String(10), nullable=False),
     Column("memory_mib", Integer),
+    Column("cpus", Integer, nullable=False, default=0),  # of the host, counted against what it offers
+    Column("host_memory_mib", Integer, nullable=False, default=0),
     Column("state", String(8), nullable=False),
     Column("renewals", Integer, nullable=False, default=0),
     Column("granted_at", _Instant, nullable=False),
@@ -213,6 +219,9 @@ nodes = Table(
     Column("queues", Text, nullable=False),
     Column("tasks", Text, nullable=False),
     Column("cpu_slots", Integer, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("cpus", Integer, nullable=False),  # that jobs may ask for
+    Column("memory_mib", Integer, nullable=False),  # likewise
     Column("look_ahead", Integer, nullable=False, default=0),
     Column("registered_at", _Instant, nullable=False),
     Column("heartbeat_at", _Instant, nullable=False),
@@ -231,9 +240,13 @@ gpus = Table(
     Column("model", String(128), nullable=False),
     Column("memory_mib", Integer, nullable=False),
     Column("driver_version", String(64), nullable=False),
+    Column("mig_profile", String(32)),  # of an instance
+    Column("parent_uuid", String(64)),  # the card of an instance
     Column("health", String(12), nullable=False),
     Column("used_mib", Integer, nullable=False, default=0),
     Column("utilization", Integer),
+    Column("temperature", Integer),
+    Column("power", Integer),
     Column("reserved_mib", Integer, nullable=False, default=0),
     Column("exclusive_lease_id", BigInteger),
     Column("last_lease_id", BigInteger, nullable=False, default=0),  # the largest token that ever held it

@@ -4,13 +4,14 @@ Each fake keeps the rules of its port as far as services rely on them, and can b
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from orchestrator.config import Settings
 from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
     NotLeading,
     StoreUnavailable,
@@ -264,6 +265,24 @@ class MemoryAdmission:
             self._leadership.check(epoch)
 
 
+class MemoryUsage:
+    """``UsageStore`` over a list."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.uses: list[LeaseUse] = []
+
+    def now(self) -> datetime:
+        """Return the clock."""
+        return self._clock.now()
+
+    def leases(self, *, since: datetime, until: datetime) -> Iterator[LeaseUse]:
+        """Yield those of the list that overlap the window."""
+        for use in self.uses:
+            if use.granted_at < until and (use.ended_at is None or use.ended_at > since):
+                yield use
+
+
 @dataclass(slots=True)
 class MemoryWorld:
     """Every fake, and the runtime that is made of them."""
@@ -294,6 +313,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         cluster=cast("Any", cluster),
         admission=cast("Any", admission),
         leadership=leadership,
+        usage=MemoryUsage(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,

@@ -12,6 +12,7 @@ from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
 from orchestrator.domain.request import TaskRequest
+from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
 from orchestrator.services.submit import SubmitService
 from orchestrator.worker import resubmission
@@ -67,6 +68,13 @@ def task_request(
         queue=_queue_name(options.get("queue"), task, default_queue),
         gpus=wanted["gpus"] if wanted["gpu_memory"] is None else 1,
         gpu_memory_mib=parse_mebibytes(wanted["gpu_memory"]),
+        gpu_type=wanted["gpu_type"],
+        min_memory_mib=parse_mebibytes(wanted["min_memory"]),
+        mig=wanted["mig"],
+        constraints=wanted["constraints"] or {},
+        cpus=wanted["cpus"],
+        memory_mib=parse_mebibytes(wanted["memory"]),
+        alternatives=tuple(alternative(other) for other in wanted["alternatives"]),
         priority=options.get("priority"),
         time_limit_seconds=hard or task.time_limit,
         soft_time_limit_seconds=soft or task.soft_time_limit,

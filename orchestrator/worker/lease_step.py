@@ -16,7 +16,7 @@ from celery import bootsteps
 from celery.signals import task_revoked, task_unknown
 from kombu.asynchronous import get_event_loop
 
-from orchestrator.domain.cluster import NodeState
+from orchestrator.domain.cluster import GpuSample, NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import GpuRecord, NodeRecord
@@ -174,7 +174,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher.on_first_gpus = None
         settings = self._runtime.settings
         gpus = tuple(
-            GpuRecord(sample.gpu, settings.node, sample.health, sample.used_mib, 0, None, sample.utilization_percent)
+            _gpu_record(sample, settings.node)
             for sample in dispatcher.samples
         )
         record = NodeRecord(
@@ -190,6 +190,9 @@ class LeaseStep(bootsteps.StartStopStep):
             live=True,
             gpus=gpus,
             tasks=tuple(sorted(name for name in consumer.app.tasks if not name.startswith("celery."))),
+            labels=settings.labels,
+            cpus=settings.cpus,
+            memory_mib=settings.memory_mib,
         )
         dispatcher.ledger.register(record)
 
@@ -248,6 +251,20 @@ class LeaseStep(bootsteps.StartStopStep):
                 execute(request)
 
         consumer.on_task_request = on_task_request
+
+
+def _gpu_record(sample: GpuSample, node: str) -> GpuRecord:
+    return GpuRecord(
+        gpu=sample.gpu,
+        node=node,
+        health=sample.health,
+        used_mib=sample.used_mib,
+        reserved_mib=0,
+        exclusive_lease_id=None,
+        utilization_percent=sample.utilization_percent,
+        temperature_celsius=sample.temperature_celsius,
+        power_watts=sample.power_watts,
+    )
 
 
 def _boot_id() -> str:

@@ -124,6 +124,7 @@ def _finish(work: Work, event: JobEvent, **fields: Any) -> Finish:
         lease_id=work.job.lease_id,
         event=event,
         gpu_seconds=max(0.0, seconds) * len(work.job.line.grant.gpus),
+        gpu_busy_seconds=work.busy_seconds,
         pid=work.pid,
         **fields,
     )

@@ -65,7 +65,12 @@ class RunnerPool(BasePool):
         self.run_times = RunTimes(
             look_ahead_seconds=self._settings.look_ahead, most_ahead=self._settings.max_look_ahead_jobs
         )
-        self.host = Host(cpu_slots=self.limit or 1, run_times=self.run_times)
+        self.host = Host(
+            cpu_slots=self.limit or 1,
+            run_times=self.run_times,
+            cpus=self._settings.cpus,
+            memory_mib=self._settings.memory_mib,
+        )
         self.runners: Runners | None = None
         self.clock = SystemClock()
         self._hostname = (self.options.get("initargs") or (None, ""))[1]

@@ -28,6 +28,7 @@ class Card:
     """One card of the double; a ``Code`` in place of a value is raised when the value is asked for."""
 
     uuid: str | bytes
+    name: str = "NVIDIA H100"
     memory: Any = 80 * 1024
     used: Any = 3
     reserved: int = 600
@@ -76,8 +77,8 @@ class Double:
     def nvmlDeviceGetUUID(self, card: Card) -> str | bytes:
         return card.uuid
 
-    def nvmlDeviceGetName(self, _card: Card) -> str:
-        return "NVIDIA H100"
+    def nvmlDeviceGetName(self, card: Card) -> str:
+        return card.name
 
     def nvmlDeviceGetMemoryInfo(self, card: Card, version: int | None = None) -> Any:
         used = self._answer(card.used)
@@ -256,12 +257,16 @@ def test_it_is_initialised_once_a_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_instances_stand_for_a_card_in_mig_mode() -> None:
-    """Each instance is a GPU with its own uuid and memory; empty places are passed over."""
-    instances = (Card("MIG-1", memory=10240), None, Card("MIG-2", memory=20480))
+    """Each instance is a GPU with its own uuid, memory and profile; empty places are passed over."""
+    names = "NVIDIA H100 MIG 1g.10gb", "NVIDIA H100 MIG 2g.20gb"
+    instances = (Card("MIG-1", names[0], memory=10240), None, Card("MIG-2", names[1], memory=20480))
     double = Double([Card("GPU-a", mig=[1, 1], instances=instances), Card("GPU-b", mig=[0, 0])])
 
-    found = [(sample.gpu.uuid, sample.gpu.index, sample.gpu.memory_mib) for sample in NvmlDriver(double).sample()]
-    assert found == [("MIG-1", 0, 10240), ("MIG-2", 0, 20480), ("GPU-b", 1, 80 * 1024)]
+    assert [sample.gpu for sample in NvmlDriver(double).sample()] == [
+        Gpu("MIG-1", 0, "NVIDIA H100", 10240, "570.1", "1g.10gb", "GPU-a"),
+        Gpu("MIG-2", 0, "NVIDIA H100", 20480, "570.1", "2g.20gb", "GPU-a"),
+        Gpu("GPU-b", 1, "NVIDIA H100", 80 * 1024, "570.1"),
+    ]
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])

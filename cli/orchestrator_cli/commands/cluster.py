@@ -1,10 +1,17 @@
 """Verbs about hosts, GPUs and queues."""
 
+from typing import Final
+
 import click
 
 from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.profile import open_client
+
+GPU_COLUMNS: Final = (
+    *("NODE", "GPU", "MODEL", "HEALTH", "LEASE", "USED MIB", "RESERVED", "TOTAL"),
+    *("UTIL", "TEMP", "POWER", "MIG", "UUID"),
+)
 
 
 @click.command()
@@ -17,7 +24,7 @@ def nodes(as_json: bool) -> None:
         show.as_json(found)
         return
     show.table(
-        ["NAME", "STATE", "LIVE", "PID", "GPUS", "FREE", "CPU SLOTS", "QUEUES", "HEARD OF"],
+        ["NAME", "STATE", "LIVE", "PID", "GPUS", "FREE", "CPU SLOTS", "CPUS", "MEM", "LABELS", "QUEUES", "HEARD OF"],
         (
             [
                 node["name"],
@@ -27,12 +34,15 @@ def nodes(as_json: bool) -> None:
                 len(node["gpus"]),
                 sum(1 for gpu in node["gpus"] if gpu["lease"] is None and not gpu["reserved_mib"]),
                 node["cpu_slots"],
+                node["cpus"],
+                f"{node['memory_mib'] / 1024:.0f}G",
+                ",".join(f"{name}={value}" for name, value in sorted(node["labels"].items())) or None,
                 ",".join(node["queues"]),
                 show.age(node["heartbeat_at"]),
             ]
             for node in found
         ),
-        can_go=("CPU SLOTS", "PID"),
+        can_go=("LABELS", "CPU SLOTS", "PID", "MEM", "CPUS"),
     )
 
 
@@ -46,7 +56,7 @@ def gpus(as_json: bool) -> None:
         show.as_json(found)
         return
     show.table(
-        ["NODE", "GPU", "MODEL", "HEALTH", "LEASE", "USED MIB", "RESERVED", "TOTAL", "UTIL", "UUID"],
+        GPU_COLUMNS,
         (
             [
                 gpu["node"],
@@ -58,11 +68,14 @@ def gpus(as_json: bool) -> None:
                 gpu["reserved_mib"],
                 gpu["memory_mib"],
                 gpu["utilization_percent"],
+                gpu["temperature_celsius"],
+                gpu["power_watts"],
+                gpu["mig_profile"],
                 gpu["uuid"],
             ]
             for gpu in found
         ),
-        can_go=("RESERVED", "UTIL"),
+        can_go=("RESERVED", "UTIL", "MIG", "POWER", "TEMP"),
     )
 
 

@@ -1,9 +1,8 @@
 """Verbs about jobs."""
 
-import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -12,8 +11,9 @@ from orchestrator.client import Client, RemoteError
 from orchestrator.errors import InvalidRequest, OrchestratorError
 from orchestrator_cli import show
 from orchestrator_cli.interrupts import HeldInterrupt
+from orchestrator_cli.job_options import job_body, job_options
 from orchestrator_cli.profile import open_client
-from orchestrator_cli.values import Assignment, Duration, Size
+from orchestrator_cli.values import Duration
 
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead_letter"})
 #: What `wait` and `run` end with when the job has no exit code of its own.
@@ -23,30 +23,6 @@ POLL_SECONDS: Final = 0.3
 PATIENCE_SECONDS: Final = 30.0
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a job to a verb."""
-    for option in reversed(
-        (
-            click.option("--gpus", type=int, default=None, help="Whole GPUs of one host, all or nothing."),
-            click.option("--gpu-memory", type=Size(), help="A share of one GPU's memory, as 12GiB."),
-            click.option("--priority", type=int, help="0 to 9; 9 starts first.  [default: 5]"),
-            click.option("--time-limit", type=Duration(), help="End the job after so long, as 2h."),
-            click.option("--grace", type=Duration(), help="From TERM to KILL.  [default: 10s]"),
-            click.option("--name", help="What people see.  [default: the program]"),
-            click.option("--queue", help="Queue.  [default: gpu]"),
-            click.option(
-                "--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."
-            ),
-            click.option("--cwd", help="Working directory.  [default: this one]"),
-            click.option("--retries", type=int, default=0, help="Further attempts after a failed one."),
-            click.option("--key", help="Idempotency key: the same key names the same job."),
-            click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -59,7 +35,7 @@ def submit(and_wait: bool, as_json: bool, **options: Any) -> None:
     The job is durable when its id is printed.
     """
     with open_client() as client:
-        submitted = client.submit(_body(**options))
+        submitted = client.submit(job_body(**options))
         if as_json:
             show.as_json(submitted)
         else:
@@ -77,7 +53,7 @@ def run(raw: bool, as_json: bool, **options: Any) -> None:
     """Submit a command and stay attached: its output is shown, Ctrl-C cancels it, its exit code is ours."""
     with open_client() as client:
         with HeldInterrupt() as interrupt:
-            job_id = client.submit(_body(**options))["id"]
+            job_id = client.submit(job_body(**options))["id"]
         client.patience_seconds = PATIENCE_SECONDS
         try:
             if interrupt.came:
@@ -257,27 +233,6 @@ def why(job_id: str, as_json: bool) -> None:
 
 
 COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]
-
-
-def _body(
-    *, argv: Sequence[str], environment: Sequence[tuple[str, str]], cwd: str | None, retries: int, **options: Any
-) -> dict[str, Any]:
-    if retries < 0:
-        raise InvalidRequest("--retries must not be negative")
-    body = {name: value for name, value in options.items() if value is not None}
-    return body | {
-        "argv": list(argv),
-        "env": dict(environment),
-        "cwd": _absolute(cwd),
-        "max_attempts": retries + 1,
-    }
-
-
-def _absolute(cwd: str | None) -> str:
-    try:
-        return os.path.abspath(cwd or os.getcwd())
-    except OSError as error:
-        raise InvalidRequest(f"the current directory cannot be told ({error.strerror}); give --cwd") from error
 
 
 def _cancelled(job: dict[str, Any]) -> str:

@@ -168,6 +168,23 @@ def test_hosts_gpus_and_queues_are_listed(orch: Orch, runtime: Runtime) -> None:
         assert word in orch(verb).out
 
 
+def test_usage_is_summed_up(orch: Orch, runtime: Runtime) -> None:
+    """What an ended and a running job leased, by tenant and by GPU."""
+    register(runtime, "alpha", 2)
+    ended, _held = (Running(runtime, submit(orch, "--gpus", "1"), gpus=(f"alpha-{place}",)) for place in (0, 1))
+    ended.end()
+
+    by_tenant, by_gpu = (orch("usage", "--by", by, "--json").document for by in ("tenant", "gpu"))
+
+    assert set(by_tenant) == FIELDS["usage"]
+    assert set(by_tenant["total"]) == FIELDS["usage line"]
+    assert [(row["key"], row["jobs"], row["attempts"]) for row in by_tenant["usage"]] == [("default", 2, 2)]
+    assert {row["key"] for row in by_gpu["usage"]} == {"alpha-0", "alpha-1"}
+    assert by_gpu["total"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in by_gpu["usage"]), abs=0.01)
+    assert "default" in orch("usage").out
+    assert orch("usage", "--by", "moon").code == 2
+
+
 @pytest.mark.parametrize("verb", ["upgrade", "current", "check"])
 def test_the_schema_is_made_and_told(tmp_path: Path, verb: str) -> None:
     orch = Orch(ORCHESTRATOR_HOME=str(tmp_path))
