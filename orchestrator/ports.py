@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from orchestrator.domain.access import Role, Token
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
@@ -134,6 +135,54 @@ class GpuRecord:
     power_watts: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of what people and programs changed."""
+
+    request_id: str
+    actor: str
+    role: str
+    tenant: str | None
+    action: str  # such as ``POST /jobs/{job_id}/cancel`` or ``token create``
+    target: str
+    outcome: str  # begun, then the status that was answered: a line of its own
+    seq: int | None = None  # None: not stored yet
+    at: datetime | None = None
+
+
+class AccessStore(Protocol):
+    """Tokens, and the audit, which is only ever appended to."""
+
+    def create_token(
+        self,
+        *,
+        id: str,
+        name: str,
+        hash: str,
+        role: Role,
+        tenant: str | None,
+        requests_per_minute: int | None,
+        life: timedelta | None,
+        audit: AuditEntry,
+    ) -> Token:
+        """Store a token and the line about it, by the database's clock; ``NameTaken`` if the name was ever used."""
+        ...
+
+    def live_token(self, id: str) -> Token | None:
+        """Return a token that is neither revoked nor expired by the database's clock; note its use, to the minute."""
+        ...
+
+    def tokens(self) -> Sequence[Token]: ...
+
+    def revoke_token(self, name: str, *, audit: AuditEntry) -> bool:
+        """End a token, with the line about it; False, and no line, if there is none in force."""
+        ...
+
+    def note(self, entry: AuditEntry) -> None: ...
+
+    def audit(self, *, before_seq: int | None, limit: int) -> Sequence[AuditEntry]: ...
+
+
 class JobStore(Protocol):
     """Jobs as producers and people see them."""
 
@@ -152,7 +201,7 @@ class JobStore(Protocol):
 
     def list_jobs(self, wanted: JobFilter) -> Sequence[Job]: ...
 
-    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]: ...
+    def count_by_state(self, queue: str | None = None, *, tenant: str | None = None) -> Mapping[JobState, int]: ...
 
     def attempts(self, job_id: str) -> Sequence[Attempt]: ...
 

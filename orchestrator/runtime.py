@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.ports import (
+    AccessStore,
     AdmissionStore,
     ClusterStore,
     JobStore,
@@ -29,6 +30,7 @@ class Runtime:
     admission: AdmissionStore
     leadership: Leadership
     usage: UsageStore
+    access: AccessStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -2,14 +2,16 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import orchestrator
 from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import Caller, requires
 from orchestrator.api.metrics import exposition
 from orchestrator.api.schemas import gpu_document, node_document
 from orchestrator.config import masked_url
+from orchestrator.domain.access import Role
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime import Runtime
 
@@ -30,14 +32,16 @@ def gpus(given: Given) -> Any:
 
 
 @routes.get("/queues")
-def queues(given: Given) -> Any:
+def queues(given: Given, caller: Caller) -> Any:
     """List the queues and how many jobs of each state they hold."""
     return {
         "queues": [
             {"name": name, "paused": paused}
             | {
                 "jobs": {
-                    state.value: count for state, count in given.runtime.jobs.count_by_state(name).items() if count
+                    state.value: count
+                    for state, count in given.runtime.jobs.count_by_state(name, tenant=caller.tenant).items()
+                    if count
                 }
             }
             for name, paused in given.runtime.cluster.queues().items()
@@ -46,22 +50,24 @@ def queues(given: Given) -> Any:
 
 
 @routes.get("/cluster")
-def cluster(given: Given) -> Any:
-    """Show what the installation is made of."""
+def cluster(given: Given, caller: Caller) -> Any:
+    """Show what the installation is made of; where its servers are, operators only are told."""
+    inside = caller.role.covers(Role.OPERATOR)
+    counts = given.runtime.jobs.count_by_state(tenant=caller.tenant)
     term = given.runtime.leadership.current()
     return {
         "version": orchestrator.__version__,
         "api_url": given.runtime.settings.client_url,
         "leader": term.holder if term else None,
         "epoch": term.epoch if term else None,
-        "database": masked_url(given.runtime.settings.database),
-        "redis": masked_url(given.runtime.settings.redis),
+        "database": masked_url(given.runtime.settings.database) if inside else None,
+        "redis": masked_url(given.runtime.settings.redis) if inside else None,
         "nodes": sum(1 for node in given.runtime.cluster.nodes() if node.live),
-        "jobs": {state.value: count for state, count in given.runtime.jobs.count_by_state().items()},
+        "jobs": {state.value: count for state, count in counts.items()},
     }
 
 
-@routes.get("/metrics")
+@routes.get("/metrics", dependencies=[Depends(requires(Role.VIEWER, every_tenant=True))])
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
     return Response(exposition(given.runtime, given.requests), media_type=CONTENT_TYPE_LATEST)

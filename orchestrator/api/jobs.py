@@ -5,21 +5,29 @@ import time
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Discriminator, Tag
 from starlette.concurrency import run_in_threadpool
 
 from orchestrator.api import problems
 from orchestrator.api.dependencies import Given
-from orchestrator.api.schemas import SubmitBody, attempt_document, event_document, job_document, submitted_document
+from orchestrator.api.guard import Caller, requires
+from orchestrator.api.schemas import (
+    MOST_SEQ,
+    SubmitBody,
+    attempt_document,
+    event_document,
+    job_document,
+    submitted_document,
+)
+from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import Job, JobState
-from orchestrator.errors import InvalidRequest, UnknownJob
+from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
 from orchestrator.services.why import explain
 
 MOST_JOBS: Final = 500
-MOST_SEQ: Final = (1 << 63) - 1
 LONGEST_WAIT: Final = 20.0
 #: How soon a waiting request looks for output again: at first, and in the end.
 POLL: Final = 0.1
@@ -43,6 +51,7 @@ routes = APIRouter(prefix="/jobs", tags=["jobs"])
 @routes.post("/submit", status_code=201, responses=SUBMITTED)
 def submit(
     given: Given,
+    caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))],
     response: Response,
     body: OneOrMany,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
@@ -55,7 +64,10 @@ def submit(
         raise InvalidRequest("Idempotency-Key names one job; give each of several its own key in the body")
     if idempotency_key is not None and any(one.key not in (None, idempotency_key) for one in bodies):
         raise InvalidRequest("Idempotency-Key and the body's key differ; give one of them")
-    found = given.submits.submit([one.to_request(submitted_by="api", key=idempotency_key) for one in bodies])
+    for one in bodies:
+        if one.tenant is not None and not caller.sees(one.tenant):
+            raise Forbidden(f"this token submits jobs of tenant {caller.tenant} only")
+    found = given.submits.submit([one.to_request(caller=caller, key=idempotency_key) for one in bodies])
     if not any(job.created for job in found):
         response.status_code = 200
     documents = [submitted_document(job) for job in found]
@@ -65,36 +77,42 @@ def submit(
 @routes.get("")
 def list_jobs(
     given: Given,
+    caller: Caller,
     state: Annotated[list[JobState] | None, Query()] = None,
     queue: Annotated[str | None, Query(max_length=64)] = None,
     name: Annotated[str | None, Query(max_length=128)] = None,
+    tenant: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
 ) -> Any:
     """List jobs, newest first; ``next`` is the cursor of the following page."""
-    wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)
+    if tenant is not None and not caller.sees(tenant):
+        return {"jobs": [], "next": None}  # as of a tenant that has none
+    wanted = JobFilter(frozenset(state) if state else None, queue, tenant or caller.tenant, name, cursor, limit)
     found = given.runtime.jobs.list_jobs(wanted)
     following = found[-1].seq if len(found) == limit else None
     return {"jobs": [job_document(job) for job in found], "next": following}
 
 
 @routes.get("/{job_id}")
-def show(given: Given, job_id: str) -> Any:
+def show(given: Given, caller: Caller, job_id: str) -> Any:
     """Show a job with its attempts."""
-    job = _job(given.runtime, job_id)
+    job = visible_job(given.runtime, caller, job_id)
     return job_document(job) | {"attempts": [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]}
 
 
 @routes.post("/{job_id}/cancel")
-def cancel(given: Given, job_id: str) -> Any:
+def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: str) -> Any:
     """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
-    outcome = given.cancels.cancel(job_id, by="api", reason="asked for")
+    visible_job(given.runtime, caller, job_id)
+    outcome = given.cancels.cancel(job_id, by=caller.name, reason="asked for")
     return job_document(outcome.job) | {"cancelled": outcome.cancelled, "stopping": outcome.stopping}
 
 
 @routes.get("/{job_id}/logs")
 async def logs(
     given: Given,
+    caller: Caller,
     request: Request,
     job_id: str,
     after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
@@ -103,6 +121,7 @@ async def logs(
     """Return output after a cursor; waits for some, up to ``wait`` seconds, while the job may still print."""
     attempt, _, number = (after or "0:0").partition(":")
     cursor = (int(attempt), int(number)) if after else None
+    await run_in_threadpool(visible_job, given.runtime, caller, job_id)
     deadline, pause = time.monotonic() + wait, POLL
     while True:
         # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
@@ -121,9 +140,9 @@ async def logs(
 
 
 @routes.get("/{job_id}/why")
-def why(given: Given, job_id: str) -> Any:
+def why(given: Given, caller: Caller, job_id: str) -> Any:
     """Say why a job waits."""
-    job = _job(given.runtime, job_id)
+    job = visible_job(given.runtime, caller, job_id)
     return {
         "id": job.id,
         "state": job.state.value,
@@ -132,14 +151,19 @@ def why(given: Given, job_id: str) -> Any:
 
 
 @routes.get("/{job_id}/events")
-def events(given: Given, job_id: str) -> Any:
+def events(given: Given, caller: Caller, job_id: str) -> Any:
     """Return a job's history."""
-    _job(given.runtime, job_id)
+    visible_job(given.runtime, caller, job_id)
     return {"events": [event_document(event) for event in given.runtime.jobs.history(job_id)]}
 
 
-def _job(runtime: Runtime, job_id: str) -> Job:
+def visible_job(runtime: Runtime, caller: Principal, job_id: str) -> Job:
+    """Return a job of a tenant that the caller sees.
+
+    Raises:
+        UnknownJob: If there is none: another tenant's job is answered as one that never was.
+    """
     job = runtime.jobs.get(job_id)
-    if job is None:
+    if job is None or not caller.sees(job.tenant):
         raise UnknownJob(job_id)
     return job

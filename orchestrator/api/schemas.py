@@ -6,12 +6,16 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
 from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
+
+#: The highest cursor that the database can hold.
+MOST_SEQ: Final = (1 << 63) - 1
 
 Text = Annotated[str, Field(max_length=4096)]
 
@@ -64,6 +68,7 @@ class SubmitBody(BaseModel):
     run_at: Annotated[datetime | None, Field(strict=False)] = None
     deadline: Annotated[datetime | None, Field(strict=False)] = None
     key: Text | None = Field(default=None, description="Idempotency key.")
+    tenant: Text | None = Field(default=None, description="Whose job it is; default: the token's tenant.")
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
@@ -78,7 +83,7 @@ class SubmitBody(BaseModel):
             )
         return self
 
-    def to_request(self, *, submitted_by: str, key: str | None) -> Request:
+    def to_request(self, *, caller: Principal, key: str | None) -> Request:
         """Return the request; its values are checked where all requests are."""
         common: dict[str, Any] = {
             "name": self.name,
@@ -100,7 +105,8 @@ class SubmitBody(BaseModel):
             "run_at": self.run_at,
             "deadline": self.deadline,
             "key": key if self.key is None else self.key,
-            "submitted_by": submitted_by,
+            "tenant": self.tenant or caller.tenant or DEFAULT_TENANT,
+            "submitted_by": caller.name,
         }
         if self.task is not None:
             return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)

@@ -10,6 +10,8 @@ from typing import Final
 
 #: What every secret begins with, so that scanners for leaked secrets know it.
 PREFIX: Final = "orch"
+#: Whose jobs those are that name no tenant.
+DEFAULT_TENANT: Final = "default"
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
 _SECRET: Final = re.compile(rf"{PREFIX}_([0-9a-f]{{{2 * ID_BYTES}}})_([0-9a-f]{{{2 * SECRET_BYTES}}})_([0-9a-f]{{8}})")

@@ -3,27 +3,38 @@
 import hmac
 import secrets
 from collections import OrderedDict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from threading import Lock
 from typing import Final
 
-from orchestrator.domain.access import ID_BYTES, SECRET_BYTES, Principal, Role, Token, hash_of, id_of, make_secret
-from orchestrator.domain.access import scope_faults as _scope_faults
+from orchestrator.clock import Clock
+from orchestrator.domain.access import (
+    ID_BYTES,
+    SECRET_BYTES,
+    Principal,
+    Role,
+    Token,
+    hash_of,
+    id_of,
+    make_secret,
+    scope_faults,
+)
 from orchestrator.domain.request_checks import Checks
 from orchestrator.errors import InvalidToken, UnknownToken
-from orchestrator.runtime import Runtime
+from orchestrator.ports import AccessStore, AuditEntry
 
 #: A process trusts what it read so long: a revoked token ends within it, a busy one costs no query a request.
 TRUST_SECONDS: Final = 2.0
 MOST_CACHED: Final = 1024
 LONGEST_LIFE: Final = timedelta(days=3650)
+MOST_REQUESTS: Final = 1_000_000
 
 
 class TokenService:
     """Issues, ends and recognises tokens; keep one a process, safe to share between threads."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, store: AccessStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
         self._known: OrderedDict[str, tuple[float, Principal]] = OrderedDict()  # hash -> trusted until, whom
         self._lock = Lock()
 
@@ -41,60 +52,64 @@ class TokenService:
 
         Raises:
             InvalidToken: Listing what is wrong with the request.
-            NameTaken: If a token, live or not, has this name.
+            NameTaken: If a token, in force or not, has this name.
         """
         checks = Checks()
         checks.word("name", name, longest=64)
-        if tenant is not None:
-            checks.word("tenant", tenant, longest=64)
-        if requests_per_minute is not None and not 1 <= requests_per_minute <= 1_000_000:
-            checks.faults.append("requests_per_minute: must be from 1 to 1000000")
+        checks.optional_word("tenant", tenant, longest=64)
+        checks.optional_whole("requests_per_minute", requests_per_minute, 1, MOST_REQUESTS)
         if life is not None and not timedelta(0) < life <= LONGEST_LIFE:
-            checks.faults.append("expires_in: must be more than 0 and at most ten years")
-        if faults := [*checks.faults, *_scope_faults(role, tenant)]:
+            checks.add("expires_in", "must be more than 0 and at most ten years")
+        if faults := [*checks.faults, *scope_faults(role, tenant)]:
             raise InvalidToken(faults)
         id, secret = make_secret(secrets.token_bytes(ID_BYTES + SECRET_BYTES))
-        expires_at: datetime | None = None if life is None else self._runtime.clock.now() + life
-        token = self._runtime.access.create_token(
+        token = self._store.create_token(
             id=id,
             name=name,
             hash=hash_of(secret),
             role=role,
             tenant=tenant,
             requests_per_minute=requests_per_minute,
-            created_by=by,
-            expires_at=expires_at,
+            life=life,
+            audit=AuditEntry("", by, Role.ADMIN, tenant, "token create", f"{name} as {role}", "done"),
         )
         return token, secret
 
-    def revoke(self, name: str) -> None:
+    def revoke(self, name: str, *, by: str) -> None:
         """End a token: here at once, in other processes within ``TRUST_SECONDS``.
 
         Raises:
-            UnknownToken: If no live token has this name.
+            UnknownToken: If no token in force has this name.
         """
-        if not self._runtime.access.revoke_token(name):
+        if not self._store.revoke_token(name, audit=AuditEntry("", by, Role.ADMIN, None, "token revoke", name, "done")):
             raise UnknownToken(name)
         with self._lock:
             self._known.clear()
 
-    def recognise(self, secret: str) -> Principal | None:
-        """Return whom a secret stands for, None for nobody."""
-        id = id_of(secret)
-        if id is None:
-            return None
-        digest, now = hash_of(secret), self._runtime.clock.monotonic()
+    def trusted(self, secret: str) -> Principal | None:
+        """Return whom a secret stands for if that was looked up a moment ago; asks nobody."""
         with self._lock:
-            until, principal = self._known.get(digest, (now, None))
-        if principal is not None and now < until:
-            return principal
-        token = self._runtime.access.live_token(id)
+            until, principal = self._known.get(hash_of(secret), (0.0, None))
+        return principal if principal is not None and self._clock.monotonic() < until else None
+
+    def recognise(self, secret: str) -> Principal | None:
+        """Return whom a secret stands for, None for nobody.
+
+        Raises:
+            StoreUnavailable: If the database does not answer.
+        """
+        if (id := id_of(secret)) is None:
+            return None
+        if (known := self.trusted(secret)) is not None:
+            return known
+        digest, asked_at = hash_of(secret), self._clock.monotonic()
+        token = self._store.live_token(id)
         if token is None or not hmac.compare_digest(token.hash, digest):
             with self._lock:
                 self._known.pop(digest, None)
             return None
         with self._lock:
-            self._known[digest] = (now + TRUST_SECONDS, token.principal())
+            self._known[digest] = (asked_at + TRUST_SECONDS, token.principal())
             self._known.move_to_end(digest)
             while len(self._known) > MOST_CACHED:
                 self._known.popitem(last=False)

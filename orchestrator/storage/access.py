@@ -1,10 +1,10 @@
 """Tokens, and the audit of what was done with them."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.access import Role, Token
@@ -12,15 +12,18 @@ from orchestrator.errors import NameTaken
 from orchestrator.ports import AuditEntry
 from orchestrator.storage import tables
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import instant, required_instant, stored_instant
+from orchestrator.storage.rows import instant, required_instant
 from orchestrator.storage.sql import Sql
 
-INSERT_TOKEN: Final = Sql(
+_INSERT: Final = (
     "INSERT INTO orchestrator_tokens (id, name, hash, role, tenant, requests_per_minute, created_by, created_at,"
-    " expires_at) VALUES (:id, :name, :hash, :role, :tenant, :requests_per_minute, :created_by, {now}, :expires_at)"
+    " expires_at) VALUES (:id, :name, :hash, :role, :tenant, :requests_per_minute, :created_by, {now}, "
 )
+INSERT_TOKEN: Final = Sql(_INSERT + "NULL)")
+INSERT_MORTAL_TOKEN: Final = Sql(_INSERT + "{now_plus:life})")
 LIVE_TOKEN: Final = Sql(
-    "SELECT * FROM orchestrator_tokens WHERE id = :id AND revoked_at IS NULL"
+    "SELECT t.*, (last_used_at IS NULL OR last_used_at < {now_minus:age}) AS unused"
+    " FROM orchestrator_tokens t WHERE id = :id AND revoked_at IS NULL"
     " AND (expires_at IS NULL OR expires_at > {now})"
 )
 TOUCH_TOKEN: Final = Sql(
@@ -50,52 +53,54 @@ class SqlAccessStore:
         role: Role,
         tenant: str | None,
         requests_per_minute: int | None,
-        created_by: str,
-        expires_at: datetime | None,
+        life: timedelta | None,
+        audit: AuditEntry,
     ) -> Token:
-        """Store a token."""
-        row = {"id": id, "name": name, "hash": hash, "role": role.value, "tenant": tenant, "created_by": created_by}
-        row |= {"requests_per_minute": requests_per_minute, "expires_at": stored_instant(expires_at)}
+        """Store a token and the line about it."""
+        row: dict[str, Any] = {"id": id, "name": name, "hash": hash, "role": role.value, "tenant": tenant}
+        row |= {"requests_per_minute": requests_per_minute, "created_by": audit.actor}
+        if life is not None:
+            row["life"] = life.total_seconds()
+
+        def create(connection: Connection) -> Any:
+            self._database.run(connection, INSERT_TOKEN if life is None else INSERT_MORTAL_TOKEN, row)
+            self._database.run(connection, INSERT_AUDIT, _audit_row(audit))
+            return connection.execute(select(tables.tokens).where(tables.tokens.c.id == id)).mappings().one()
+
         try:
-            self._database.transaction(lambda c: self._database.run(c, INSERT_TOKEN, row).rowcount)
+            return _token(self._database.transaction(create))
         except IntegrityError as error:
             raise NameTaken(name) from error
-        found = next((token for token in self.tokens() if token.id == id), None)
-        assert found is not None
-        return found
 
     def live_token(self, id: str) -> Token | None:
         """Return a token that is neither revoked nor expired by the database's clock, and note its use."""
-        row = self._database.read(lambda c: self._database.run(c, LIVE_TOKEN, {"id": id}).mappings().first())
+        values = {"id": id, "age": LAST_USED_SECONDS}
+        row = self._database.read(lambda c: self._database.run(c, LIVE_TOKEN, values).mappings().first())
         if row is None:
             return None
-        token = _token(row)
-        values = {"id": id, "age": LAST_USED_SECONDS}
-        self._database.transaction(lambda c: self._database.run(c, TOUCH_TOKEN, values).rowcount)
-        return token
+        if row["unused"]:
+            self._database.transaction(lambda c: self._database.run(c, TOUCH_TOKEN, values).rowcount)
+        return _token(row)
 
     def tokens(self) -> Sequence[Token]:
         """Return every token by name."""
         query = select(tables.tokens).order_by(tables.tokens.c.name)
         return [_token(row) for row in self._database.read(lambda c: c.execute(query).mappings().all())]
 
-    def revoke_token(self, name: str) -> bool:
-        """End a token; False if there is none of this name that lives."""
-        revoke = {"name": name}
-        return bool(self._database.transaction(lambda c: self._database.run(c, REVOKE_TOKEN, revoke).rowcount))
+    def revoke_token(self, name: str, *, audit: AuditEntry) -> bool:
+        """End a token, with the line about it."""
+
+        def revoke(connection: Connection) -> bool:
+            ended = bool(self._database.run(connection, REVOKE_TOKEN, {"name": name}).rowcount)
+            if ended:
+                self._database.run(connection, INSERT_AUDIT, _audit_row(audit))
+            return ended
+
+        return self._database.transaction(revoke)
 
     def note(self, entry: AuditEntry) -> None:
         """Append to the audit."""
-        row = {
-            "request_id": entry.request_id,
-            "actor": entry.actor,
-            "role": entry.role,
-            "tenant": entry.tenant,
-            "action": entry.action[:128],
-            "target": entry.target[:512],
-            "outcome": entry.outcome,
-        }
-        self._database.transaction(lambda c: self._database.run(c, INSERT_AUDIT, row).rowcount)
+        self._database.transaction(lambda c: self._database.run(c, INSERT_AUDIT, _audit_row(entry)).rowcount)
 
     def audit(self, *, before_seq: int | None, limit: int) -> Sequence[AuditEntry]:
         """Return what was done, newest first."""
@@ -105,6 +110,18 @@ class SqlAccessStore:
             query = query.where(columns.seq < before_seq)
         rows = self._database.read(lambda c: c.execute(query).mappings().all())
         return [AuditEntry(**{**row, "at": required_instant(row["at"])}) for row in rows]
+
+
+def _audit_row(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "request_id": entry.request_id,
+        "actor": entry.actor,
+        "role": entry.role,
+        "tenant": entry.tenant,
+        "action": entry.action[:128],
+        "target": entry.target[:512],
+        "outcome": entry.outcome,
+    }
 
 
 def _token(row: Any) -> Token:

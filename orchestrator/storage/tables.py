@@ -350,18 +350,3 @@ audit = Table(
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,
 )
-
-policy = Table(
-    "orchestrator_policy",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("safe_mode", SmallInteger, nullable=False),  # 1: no job is admitted, no lease granted to a new one
-    Column("max_gpu_memory_fraction", Float, nullable=False),  # of a GPU's memory that shares may reserve together
-    Column("version", Integer, nullable=False),
-    Column("changed_by", String(128), nullable=False),
-    Column("changed_at", _Instant, nullable=False),
-    CheckConstraint("max_gpu_memory_fraction > 0 AND max_gpu_memory_fraction <= 1", name="fraction"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
-)

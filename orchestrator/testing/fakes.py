@@ -27,6 +27,7 @@ from orchestrator.ports import (
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
+from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs
 
 EMPTY: Snapshot = Snapshot((), (), (), ())
@@ -314,6 +315,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         admission=cast("Any", admission),
         leadership=leadership,
         usage=MemoryUsage(clock),
+        access=MemoryAccess(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,

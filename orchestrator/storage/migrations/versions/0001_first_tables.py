@@ -274,19 +274,6 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.PrimaryKeyConstraint("seq", name=conv("pk_orchestrator_audit")),
     ),
     (
-        "orchestrator_policy",
-        sa.Column("name", sa.String(length=32), nullable=False),
-        sa.Column("safe_mode", sa.SmallInteger(), nullable=False),
-        sa.Column("max_gpu_memory_fraction", sa.Float(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("changed_by", sa.String(length=128), nullable=False),
-        sa.Column("changed_at", INSTANT, nullable=False),
-        sa.CheckConstraint(
-            "max_gpu_memory_fraction > 0 AND max_gpu_memory_fraction <= 1", name=conv("ck_orchestrator_policy_fraction")
-        ),
-        sa.PrimaryKeyConstraint("name", name=conv("pk_orchestrator_policy")),
-    ),
-    (
         "orchestrator_tokens",
         sa.Column("id", sa.String(length=12), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
