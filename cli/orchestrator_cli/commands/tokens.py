@@ -39,7 +39,7 @@ def create(
     name: str, role: str, tenant: str | None, expires: float | None, requests_per_minute: int | None, as_json: bool
 ) -> None:
     """Make a token and print its secret, this once: only a hash of it is kept."""
-    life = None if expires is None else timedelta(seconds=expires)
+    life = None if expires is None else timedelta(seconds=min(expires, 1e11))  # longer ones are refused by the service
     with _opened() as (service, _store):
         made, secret = service.create(
             name, role=Role(role), tenant=tenant, life=life, requests_per_minute=requests_per_minute, by=_actor()
