@@ -11,9 +11,9 @@ from orchestrator.errors import PayloadTooLarge, TooDeep, TooSlow
 
 #: Arrays and objects within each other; a job's own arguments begin at the third or fourth.
 MOST_NESTED: Final = 32
-#: Strings, whose brackets mean nothing, and runs of brackets. A string may lack its end: if it had to have one, each quote
-#: in a text of escaped quotes would be looked at as a beginning, up to the end of the text.
-_PARTS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]+|[\]}]+', re.DOTALL)
+#: Strings, whose brackets mean nothing, and runs of brackets. A string may lack its end: if it had to have one, each
+#: quote in a text of escaped quotes would be looked at as a beginning, up to the end of the text.
+_PARTS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]+|[\]}]+', re.DOTALL)
 
 
 class Gone(Exception):

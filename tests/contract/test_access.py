@@ -43,7 +43,7 @@ def test_a_token_is_found_by_its_id(access: SqlAccessStore) -> None:
 def test_a_token_expires_by_the_databases_clock(access: SqlAccessStore) -> None:
     create(access, life=timedelta(milliseconds=300))
 
-    wait_for(lambda: access.live_token("0123456789ab") is None)
+    wait_for(lambda: access.live_token("0123456789ab") is None, within_seconds=30, describe="the token expires")
 
 
 def test_a_revoked_token_is_not_found(access: SqlAccessStore) -> None:
