@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import MOST_SEQ
@@ -13,13 +14,13 @@ from orchestrator.domain.access import Role
 routes = APIRouter(tags=["access"])
 
 
-@routes.get("/whoami")
+@routes.get("/whoami", responses=answers.answers(answers.WhoAmI))
 def whoami(caller: Caller) -> Any:
     """Tell the caller whom its token stands for."""
     return {"name": caller.name, "role": caller.role.value, "tenant": caller.tenant}
 
 
-@routes.get("/audit", dependencies=[Depends(requires(Role.ADMIN))])
+@routes.get("/audit", responses=answers.answers(answers.Audit), dependencies=[Depends(requires(Role.ADMIN))])
 def audit(
     given: Given,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,

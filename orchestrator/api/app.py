@@ -9,6 +9,7 @@ from orchestrator.api import access, cluster, jobs, problems, usage
 from orchestrator.api.dependencies import Services
 from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise, is_loopback
+from orchestrator.api.openapi import described
 from orchestrator.api.rates import Rates
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
@@ -45,11 +46,12 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
         access=runtime.access,
         requests=services.requests,
     )
-    guarded: dict[str, Any] = {"responses": problems.responses(401, 403, 404, 408, 413, 422, 429, 503)}
+    guarded: dict[str, Any] = {"responses": problems.responses(400, 401, 403, 404, 408, 413, 422, 429, 503)}
     app.state.services = services
     app.include_router(cluster.health_routes)
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
     app.include_router(usage.routes, **guarded)
     app.include_router(access.routes, **guarded)
+    app.openapi = described(app)  # type: ignore[method-assign]
     return app

@@ -3,9 +3,11 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import orchestrator
+from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.metrics import exposition
@@ -19,19 +21,19 @@ routes = APIRouter(tags=["cluster"])
 health_routes = APIRouter(tags=["health"])
 
 
-@routes.get("/nodes")
+@routes.get("/nodes", responses=answers.answers(answers.Nodes))
 def nodes(given: Given) -> Any:
     """List the hosts."""
     return {"nodes": [node_document(node) for node in given.runtime.cluster.nodes()]}
 
 
-@routes.get("/gpus")
+@routes.get("/gpus", responses=answers.answers(answers.Gpus))
 def gpus(given: Given) -> Any:
     """List the GPUs of all hosts."""
     return {"gpus": [gpu_document(gpu) for node in given.runtime.cluster.nodes() for gpu in node.gpus]}
 
 
-@routes.get("/queues")
+@routes.get("/queues", responses=answers.answers(answers.Queues))
 def queues(given: Given, caller: Caller) -> Any:
     """List the queues and how many jobs of each state they hold."""
     return {
@@ -49,7 +51,7 @@ def queues(given: Given, caller: Caller) -> Any:
     }
 
 
-@routes.get("/cluster")
+@routes.get("/cluster", responses=answers.answers(answers.Cluster))
 def cluster(given: Given, caller: Caller) -> Any:
     """Show what the installation is made of; where its servers are, operators only are told."""
     inside = caller.role.covers(Role.OPERATOR)
@@ -67,7 +69,9 @@ def cluster(given: Given, caller: Caller) -> Any:
     }
 
 
-@routes.get("/metrics", dependencies=[Depends(requires(Role.VIEWER, every_tenant=True))])
+@routes.get(
+    "/metrics", response_class=PlainTextResponse, dependencies=[Depends(requires(Role.VIEWER, every_tenant=True))]
+)
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
     return Response(exposition(given.runtime, given.requests), media_type=CONTENT_TYPE_LATEST)
@@ -79,13 +83,16 @@ def openapi(request: Request) -> Any:
     return request.app.openapi()
 
 
-@health_routes.get("/healthz")
+@health_routes.get("/healthz", responses=answers.answers(answers.Health))
 async def healthz() -> Any:
     """The process answers, also while every thread is busy."""
     return {"status": "ok"}
 
 
-@health_routes.get("/readyz")
+@health_routes.get(
+    "/readyz",
+    responses={**answers.answers(answers.Readiness), 503: {"model": answers.Readiness, "description": "Not ready"}},
+)
 def readyz(given: Given, response: Response) -> Any:
     """Database and Redis answer, and a worker is there."""
     checks = {

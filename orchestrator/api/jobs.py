@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Discriminator, Tag
 from starlette.concurrency import run_in_threadpool
 
-from orchestrator.api import problems
+from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import (
@@ -20,6 +20,7 @@ from orchestrator.api.schemas import (
     job_document,
     submitted_document,
 )
+from orchestrator.api.versions import NOT_MODIFIED, versioned
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import Job, JobState
 from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
@@ -39,9 +40,11 @@ OneOrMany = Annotated[
     Annotated[SubmitBody, Tag("job")] | Annotated[list[SubmitBody], Tag("jobs")],
     Discriminator(lambda body: "jobs" if isinstance(body, list) else "job"),
 ]
-#: What else a submit answers.
+_SUBMITTED: Final = answers.Submitted | list[answers.Submitted]
+#: What a submit answers.
 SUBMITTED: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "Every job existed already, under the same key."},
+    200: {"model": _SUBMITTED, "description": "Every job existed already, under the same key."},
+    201: {"model": _SUBMITTED, "description": "At least one job was created."},
     **problems.responses(409),
 }
 
@@ -74,7 +77,7 @@ def submit(
     return documents if isinstance(body, list) else documents[0]
 
 
-@routes.get("")
+@routes.get("", responses=answers.answers(answers.Jobs))
 def list_jobs(
     given: Given,
     caller: Caller,
@@ -94,14 +97,17 @@ def list_jobs(
     return {"jobs": [job_document(job) for job in found], "next": following}
 
 
-@routes.get("/{job_id}")
-def show(given: Given, caller: Caller, job_id: str) -> Any:
-    """Show a job with its attempts."""
+@routes.get("/{job_id}", responses={**answers.answers(answers.JobWithAttempts), **NOT_MODIFIED})
+def show(
+    given: Given, caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
+) -> Response:
+    """Show a job with its attempts; 304 if it is as the ETag in If-None-Match says."""
     job = visible_job(given.runtime, caller, job_id)
-    return job_document(job) | {"attempts": [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]}
+    attempts = [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]
+    return versioned(job_document(job) | {"attempts": attempts}, if_none_match)
 
 
-@routes.post("/{job_id}/cancel")
+@routes.post("/{job_id}/cancel", responses=answers.answers(answers.Cancelled))
 def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: str) -> Any:
     """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
     visible_job(given.runtime, caller, job_id)
@@ -109,7 +115,7 @@ def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBM
     return job_document(outcome.job) | {"cancelled": outcome.cancelled, "stopping": outcome.stopping}
 
 
-@routes.get("/{job_id}/logs")
+@routes.get("/{job_id}/logs", responses=answers.answers(answers.Output))
 async def logs(
     given: Given,
     caller: Caller,
@@ -139,7 +145,7 @@ async def logs(
     }
 
 
-@routes.get("/{job_id}/why")
+@routes.get("/{job_id}/why", responses=answers.answers(answers.Why))
 def why(given: Given, caller: Caller, job_id: str) -> Any:
     """Say why a job waits."""
     job = visible_job(given.runtime, caller, job_id)
@@ -150,7 +156,7 @@ def why(given: Given, caller: Caller, job_id: str) -> Any:
     }
 
 
-@routes.get("/{job_id}/events")
+@routes.get("/{job_id}/events", responses=answers.answers(answers.Events))
 def events(given: Given, caller: Caller, job_id: str) -> Any:
     """Return a job's history."""
     visible_job(given.runtime, caller, job_id)

@@ -24,6 +24,19 @@ from orchestrator.errors import (
 
 TYPE: Final = "urn:gpu-orchestrator:problem:"
 MEDIA_TYPE: Final = "application/problem+json"
+SCHEMA: Final = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": f"{TYPE}CODE; docs/api.md has the codes"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "faults": {"type": "array", "items": {"type": "string"}},
+        "error_id": {"type": "string", "description": "Of a 500: the log has it under this"},
+    },
+}
 
 #: The most specific class that matches decides.
 _STATUS: Final = (
@@ -69,21 +82,8 @@ def unexpected(number: str) -> JSONResponse:
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return how OpenAPI describes the problems of these statuses."""
-    schema = {
-        "type": "object",
-        "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": {"type": "string", "description": f"{TYPE}CODE"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "faults": {"type": "array", "items": {"type": "string"}},
-        },
-    }
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in statuses
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def install(app: FastAPI) -> None:

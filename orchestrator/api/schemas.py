@@ -1,5 +1,6 @@
 """What the API takes and gives, as JSON."""
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
@@ -142,8 +143,8 @@ def job_document(job: Job) -> dict[str, Any]:
         "exit_code": job.exit_code,
         "failure_class": job.failure_class.value if job.failure_class else None,
         "error": job.error,
-        "result": job.result,
-        "progress": job.progress,
+        "result": plain(job.result),
+        "progress": plain(job.progress),
         "cancel_requested_at": _text(job.cancel_requested_at),
         "run_at": _text(job.run_at),
         "deadline": _text(job.deadline),
@@ -182,7 +183,7 @@ def event_document(event: HistoryEvent) -> dict[str, Any]:
         "kind": event.kind,
         "node": event.node,
         "lease": event.lease_id,
-        "data": dict(event.data),
+        "data": plain(dict(event.data)),
     }
 
 
@@ -223,6 +224,20 @@ def gpu_document(record: GpuRecord) -> dict[str, Any]:
         "lease": record.exclusive_lease_id,
         "driver_version": record.gpu.driver_version,
     }
+
+
+def plain(value: Any, *, levels: int = 100) -> Any:
+    """Return what a job made as every JSON reader can read it.
+
+    NaN and infinities, which Celery's JSON has and JSON has not, become null; so does what is nested below ``levels``.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: plain(inner, levels=levels - 1) for name, inner in value.items()} if levels else None
+    if isinstance(value, list):
+        return [plain(inner, levels=levels - 1) for inner in value] if levels else None
+    return value
 
 
 def _text(value: datetime | None) -> str | None:

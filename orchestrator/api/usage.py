@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
+from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller
 from orchestrator.domain.usage import Usage, UsageKey, fold_usage
@@ -17,7 +18,7 @@ DEFAULT_WINDOW: Final = timedelta(days=7)
 routes = APIRouter(tags=["usage"])
 
 
-@routes.get("/usage")
+@routes.get("/usage", responses=answers.answers(answers.Usage))
 def usage(
     given: Given,
     caller: Caller,
