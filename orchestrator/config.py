@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from orchestrator.domain.access import Role
+from orchestrator.domain.access import ANY_PROGRAM, Role
 from orchestrator.errors import InvalidSettings
 from orchestrator.home import default_home
 
@@ -132,6 +132,13 @@ class Settings(BaseSettings):
     def _margins_fit(self) -> Self:
         if self.lease_margin * 2 > self.lease_ttl:
             raise ValueError("lease_margin must be at most half of lease_ttl")
+        return self
+
+    @model_validator(mode="after")
+    def _programs_are_paths(self) -> Self:
+        programs = {program for each in self.allowed_commands.values() for program in each}
+        if relative := sorted(one for one in programs if one != ANY_PROGRAM and not one.startswith("/")):
+            raise ValueError(f"allowed_commands: {', '.join(relative)}: a program is an absolute path, or *")
         return self
 
     @property

@@ -21,7 +21,8 @@ from orchestrator.api.schemas import (
     submitted_document,
 )
 from orchestrator.api.versions import NOT_MODIFIED, versioned
-from orchestrator.domain.access import Principal, Role
+from orchestrator.config import Settings
+from orchestrator.domain.access import Principal, Role, refused_command
 from orchestrator.domain.job import Job, JobState
 from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
@@ -68,8 +69,7 @@ def submit(
     if idempotency_key is not None and any(one.key not in (None, idempotency_key) for one in bodies):
         raise InvalidRequest("Idempotency-Key and the body's key differ; give one of them")
     for one in bodies:
-        if one.tenant is not None and not caller.sees(one.tenant):
-            raise Forbidden(f"this token submits jobs of tenant {caller.tenant} only")
+        _refuse_forbidden(one, caller, given.runtime.settings)
     found = given.submits.submit([one.to_request(caller=caller, key=idempotency_key) for one in bodies])
     if not any(job.created for job in found):
         response.status_code = 200
@@ -173,3 +173,13 @@ def visible_job(runtime: Runtime, caller: Principal, job_id: str) -> Job:
     if job is None or not caller.sees(job.tenant):
         raise UnknownJob(job_id)
     return job
+
+
+def _refuse_forbidden(body: SubmitBody, caller: Principal, settings: Settings) -> None:
+    if body.tenant is not None and not caller.sees(body.tenant):
+        raise Forbidden(f"this token submits jobs of tenant {caller.tenant} only")
+    if body.argv is not None:
+        allowed = settings.allowed_commands
+        refused = refused_command(caller.role, body.argv, environment=body.env, allowed=allowed)
+        if refused is not None:
+            raise Forbidden(refused)

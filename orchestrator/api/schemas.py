@@ -21,7 +21,7 @@ MOST_SEQ: Final = (1 << 63) - 1
 Text = Annotated[str, Field(max_length=4096)]
 
 #: Fields that mean something only with the other kind of job.
-_OF_COMMANDS: Final = ("env", "cwd")
+_OF_COMMANDS: Final = ("env", "secrets", "cwd")
 _OF_TASKS: Final = ("args", "kwargs")
 
 
@@ -44,6 +44,9 @@ class SubmitBody(BaseModel):
 
     argv: list[str] | None = Field(default=None, description="Program and arguments; no shell.")
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables of a command.")
+    secrets: list[Text] = Field(
+        default_factory=list, description="Names of secrets on the host that become variables; never their values."
+    )
     cwd: Text | None = Field(default=None, description="Working directory of a command.")
     task: Text | None = Field(default=None, description="Name of a Celery task.")
     args: list[Any] = Field(default_factory=list)
@@ -111,7 +114,9 @@ class SubmitBody(BaseModel):
         }
         if self.task is not None:
             return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)
-        return CommandRequest(argv=tuple(self.argv or ()), environment=self.env, cwd=self.cwd, **common)
+        return CommandRequest(
+            argv=tuple(self.argv or ()), environment=self.env, secrets=tuple(self.secrets), cwd=self.cwd, **common
+        )
 
 
 def submitted_document(job: Submitted) -> dict[str, Any]:

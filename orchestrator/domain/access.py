@@ -3,6 +3,7 @@
 import hashlib
 import re
 import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Final
 PREFIX: Final = "orch"
 #: Whose jobs those are that name no tenant.
 DEFAULT_TENANT: Final = "default"
+ANY_PROGRAM: Final = "*"
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
 _SECRET: Final = re.compile(rf"{PREFIX}_([0-9a-f]{{{2 * ID_BYTES}}})_([0-9a-f]{{{2 * SECRET_BYTES}}})_([0-9a-f]{{8}})")
@@ -100,6 +102,30 @@ def scope_faults(role: Role, tenant: str | None) -> list[str]:
     if role.covers(Role.OPERATOR) and tenant is not None:
         return [f"tenant: a token of an {role} acts on every tenant; leave it out"]
     return []
+
+
+def refused_command(
+    role: Role, argv: Sequence[str], *, environment: Collection[str], allowed: Mapping[Role, Sequence[str]]
+) -> str | None:
+    """Return why a role may not run a command, None if it may.
+
+    Args:
+        role: Of the caller.
+        argv: The command.
+        environment: Names of the variables that it is to be given.
+        allowed: Programs by role, ``*`` for any; empty: nobody is restricted.
+    """
+    if not allowed:
+        return None
+    programs = allowed.get(role, ())
+    if ANY_PROGRAM in programs:
+        return None
+    if not argv or argv[0] not in programs:
+        return f"role {role} may run {', '.join(programs) or 'no commands'}"
+    if environment:
+        # PATH, PYTHONPATH, BASH_ENV and their like make another program of one that is allowed.
+        return f"role {role} may set no variables for a command; use secrets, or arguments"
+    return None
 
 
 def _checksum(id: str, rest: str) -> str:

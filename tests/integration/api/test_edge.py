@@ -175,3 +175,52 @@ def test_who_may_not_ask_is_refused_before_the_body_is_read(runtime: Runtime) ->
         assert (deep.status_code, deep.json()["type"].rpartition(":")[2]) == (422, "too-deep")
         large = client.post("/jobs/submit", content=b" " * 10_000_000, headers=own)
         assert (large.status_code, large.headers["connection"]) == (413, "close")
+
+
+@pytest.mark.parametrize(
+    ("role", "body", "status"),
+    [
+        (Role.SUBMITTER, {"argv": ["/opt/train", "--lr", "1"]}, 201),
+        (Role.SUBMITTER, {"argv": ["/opt/train"], "secrets": ["HF_TOKEN"]}, 201),
+        (Role.SUBMITTER, {"argv": ["/bin/sh", "-c", "/opt/train"]}, 403),
+        (Role.SUBMITTER, {"argv": ["train"], "cwd": "/opt"}, 403),
+        (Role.SUBMITTER, {"argv": ["/opt/../bin/sh"]}, 403),
+        (Role.SUBMITTER, {"argv": ["/opt/train"], "env": {"PYTHONPATH": "/tmp"}}, 403),
+        (Role.SUBMITTER, [{"argv": ["/opt/train"]}, {"argv": ["/bin/sh"]}], 403),
+        (Role.OPERATOR, {"argv": ["/opt/train"]}, 403),
+        (Role.ADMIN, {"argv": ["/bin/sh"], "env": {"A": "b"}}, 201),
+    ],
+    ids=str,
+)
+def test_a_role_runs_the_commands_that_it_is_allowed(
+    runtime: Runtime, settings: Settings, role: Role, body: Any, status: int
+) -> None:
+    """A role without an entry runs none; any program is ``*``; a variable could make another program of one."""
+    allowed = {Role.SUBMITTER: ("/opt/train",), Role.ADMIN: ("*",)}
+    restricted = dataclasses.replace(runtime, settings=settings.model_copy(update={"allowed_commands": allowed}))
+    tenant = "blue" if role is Role.SUBMITTER else None
+    _token, secret = TokenService(runtime.access, runtime.clock).create("ci", role=role, tenant=tenant, by="test")
+    with TestClient(create_app(restricted, token="own")) as client:
+        answer = client.post("/jobs/submit", json=body, headers={"Authorization": f"Bearer {secret}"})
+
+        assert answer.status_code == status, answer.text
+        jobs = client.get("/jobs", headers={"Authorization": "Bearer own"}).json()["jobs"]
+        assert len(jobs) == (1 if status == 201 else 0)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "words"),
+    [
+        (["a b"], "name of a secret"),
+        (["../x"], "name of a secret"),
+        (["LD_PRELOAD"], "set by the orchestrator"),
+        (["A"], "in the environment too"),
+        (["A" * 65], "at most 64"),
+        ([f"A{number}" for number in range(65)], "at most 64"),
+    ],
+)
+def test_names_of_secrets_are_checked(api: TestClient, secrets: list[str], words: str) -> None:
+    answer = api.post("/jobs/submit", json={"argv": ["true"], "env": {"A": "b"}, "secrets": secrets})
+
+    assert answer.status_code == 422
+    assert words in answer.text
