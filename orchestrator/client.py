@@ -86,6 +86,11 @@ class Client:
         """Cancel a job."""
         return self._document("POST", f"/jobs/{_path(job_id)}/cancel", repeatable=True)
 
+    def cancel_canvas(self, *, tree: str | None = None, group: str | None = None) -> dict[str, Any]:
+        """Cancel every job of a canvas, named by any of them, or of one group."""
+        body = {name: value for name, value in (("tree", tree), ("group", group)) if value is not None}
+        return self._document("POST", "/jobs/cancel", repeatable=True, json=body)
+
     def why(self, job_id: str) -> dict[str, Any]:
         """Return why a job waits."""
         return self._document("GET", f"/jobs/{_path(job_id)}/why")

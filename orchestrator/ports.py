@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from orchestrator.domain.access import Role, Token
+from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
@@ -46,6 +46,9 @@ class JobFilter:
     tenant: str | None = None
     name: str | None = None
     before_seq: int | None = None  # keyset cursor
+    root_id: str | None = None  # of a canvas; a job alone is the root of its own
+    group_id: str | None = None
+    ids: frozenset[str] | None = None
     limit: int = 100
 
 
@@ -135,54 +138,6 @@ class GpuRecord:
     power_watts: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One line of what people and programs changed."""
-
-    request_id: str
-    actor: str
-    role: str
-    tenant: str | None
-    action: str  # such as ``POST /jobs/{job_id}/cancel`` or ``token create``
-    target: str
-    outcome: str  # begun, then the status that was answered: a line of its own
-    seq: int | None = None  # None: not stored yet
-    at: datetime | None = None
-
-
-class AccessStore(Protocol):
-    """Tokens, and the audit, which is only ever appended to."""
-
-    def create_token(
-        self,
-        *,
-        id: str,
-        name: str,
-        hash: str,
-        role: Role,
-        tenant: str | None,
-        requests_per_minute: int | None,
-        life: timedelta | None,
-        audit: AuditEntry,
-    ) -> Token:
-        """Store a token and the line about it, by the database's clock; ``NameTaken`` if the name was ever used."""
-        ...
-
-    def live_token(self, id: str) -> Token | None:
-        """Return a token that is neither revoked nor expired by the database's clock; note its use, to the minute."""
-        ...
-
-    def tokens(self) -> Sequence[Token]: ...
-
-    def revoke_token(self, name: str, *, audit: AuditEntry) -> bool:
-        """End a token, with the line about it; False, and no line, if there is none in force."""
-        ...
-
-    def note(self, entry: AuditEntry) -> None: ...
-
-    def audit(self, *, before_seq: int | None, limit: int) -> Sequence[AuditEntry]: ...
-
-
 class JobStore(Protocol):
     """Jobs as producers and people see them."""
 
@@ -192,6 +147,9 @@ class JobStore(Protocol):
         A job is admitted here only when its queue is not paused, nothing waits ahead of it in the queue, and fewer
         admitted jobs than the queue's window are unclaimed. ``IdempotencyConflict`` if a key names another request.
         ``UnknownQueue`` if a queue has no row.
+
+        One that needs others is blocked until it is submitted once more, by what it waited for, without needs. A job
+        whose canvas was cancelled is stored cancelled.
         """
         ...
 
@@ -210,7 +168,26 @@ class JobStore(Protocol):
     def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
-        """Cancel a job that has not started; mark one that runs; repeating it changes nothing."""
+        """Cancel a job that has not started; mark one that runs; repeating it changes nothing.
+
+        What waits for a cancelled job in its canvas is cancelled with it.
+        """
+        ...
+
+    def cancel_canvas(self, canvas_id: str, *, whole: bool, by: str, reason: str) -> CanvasCancelled:
+        """Cancel every job of a canvas (``whole``), or of one group and what waits for it, as ``request_cancel`` does.
+
+        What they would still submit is stored cancelled. A canvas is named by its root or any job of it, or by a group.
+        ``UnknownJob`` if no job has such an id, root or group.
+        """
+        ...
+
+    def end_dependents(self, task_ids: Sequence[str], words: str) -> int:
+        """Cancel the blocked jobs that wait for tasks that did not end well; ``words`` say how those ended."""
+        ...
+
+    def needs(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[Need]]:
+        """Return what the blocked ones among these jobs wait for."""
         ...
 
 
@@ -308,6 +285,10 @@ class AdmissionStore(Protocol):
         ...
 
     def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]: ...
+
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """End blocked jobs that wait for what ended otherwise than well, whoever failed to tell them."""
+        ...
 
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.ports import (
-    AccessStore,
     AdmissionStore,
     ClusterStore,
     JobStore,
@@ -16,6 +16,7 @@ from orchestrator.ports import (
     UsageStore,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
     usage: UsageStore
     access: AccessStore
     publisher: StreamPublisher

@@ -20,6 +20,11 @@ class Submitted(BaseModel):
     created: bool
 
 
+class Need(BaseModel):
+    id: str
+    state: JobState | None
+
+
 class Job(BaseModel):
     id: str
     name: str
@@ -28,6 +33,10 @@ class Job(BaseModel):
     queue: str
     tenant: str
     submitted_by: str
+    root: str | None
+    parent: str | None
+    group: str | None
+    needs: list[Need]
     state: JobState
     reason: str | None
     priority: int
@@ -77,6 +86,13 @@ class JobWithAttempts(Job):
 class Cancelled(Job):
     cancelled: bool
     stopping: bool
+
+
+class CanvasCancelled(BaseModel):
+    tree: str | None = None
+    group: str | None = None
+    cancelled: list[str]
+    stopping: list[str]
 
 
 class Jobs(BaseModel):

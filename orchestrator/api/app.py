@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 import orchestrator
-from orchestrator.api import access, cluster, jobs, problems, usage
+from orchestrator.api import access, canvases, cluster, jobs, problems, usage
 from orchestrator.api.dependencies import Services
 from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise, is_loopback
@@ -49,6 +49,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     guarded: dict[str, Any] = {"responses": problems.responses(400, 401, 403, 404, 408, 413, 422, 429, 503)}
     app.state.services = services
     app.include_router(cluster.health_routes)
+    app.include_router(canvases.routes, **guarded)
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
     app.include_router(usage.routes, **guarded)

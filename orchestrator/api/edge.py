@@ -18,15 +18,15 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.api import problems
 from orchestrator.api.bodies import Gone, read_body
 from orchestrator.api.guard import OPEN_PATHS, SAFE_METHODS, Callers
 from orchestrator.api.metrics import Requests
 from orchestrator.api.rates import Rates
 from orchestrator.config import Settings
-from orchestrator.domain.access import Principal
+from orchestrator.domain.access import AuditEntry, Principal
 from orchestrator.errors import OrchestratorError, Unavailable
-from orchestrator.ports import AccessStore, AuditEntry
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
@@ -23,7 +24,9 @@ from orchestrator.api.schemas import (
 from orchestrator.api.versions import NOT_MODIFIED, versioned
 from orchestrator.config import Settings
 from orchestrator.domain.access import Principal, Role, refused_command
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job, JobState
+from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
@@ -85,16 +88,21 @@ def list_jobs(
     queue: Annotated[str | None, Query(max_length=64)] = None,
     name: Annotated[str | None, Query(max_length=128)] = None,
     tenant: Annotated[str | None, Query(max_length=64)] = None,
+    root: Annotated[str | None, Query(max_length=LONGEST_TASK_ID)] = None,
+    group: Annotated[str | None, Query(max_length=LONGEST_TASK_ID)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
 ) -> Any:
     """List jobs, newest first; ``next`` is the cursor of the following page."""
     if tenant is not None and not caller.sees(tenant):
         return {"jobs": [], "next": None}  # as of a tenant that has none
-    wanted = JobFilter(frozenset(state) if state else None, queue, tenant or caller.tenant, name, cursor, limit)
+    states = frozenset(state) if state else None
+    whose = tenant or caller.tenant
+    wanted = JobFilter(states, queue, whose, name, cursor, root_id=root, group_id=group, limit=limit)
     found = given.runtime.jobs.list_jobs(wanted)
+    needs = _needs(given.runtime, found)
     following = found[-1].seq if len(found) == limit else None
-    return {"jobs": [job_document(job) for job in found], "next": following}
+    return {"jobs": [job_document(job, needs.get(job.id, ())) for job in found], "next": following}
 
 
 @routes.get("/{job_id}", responses={**answers.answers(answers.JobWithAttempts), **NOT_MODIFIED})
@@ -103,8 +111,9 @@ def show(
 ) -> Response:
     """Show a job with its attempts; 304 if it is as the ETag in If-None-Match says."""
     job = visible_job(given.runtime, caller, job_id)
+    document = job_document(job, _needs(given.runtime, [job]).get(job.id, ()))
     attempts = [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]
-    return versioned(job_document(job) | {"attempts": attempts}, if_none_match)
+    return versioned(document | {"attempts": attempts}, if_none_match)
 
 
 @routes.post("/{job_id}/cancel", responses=answers.answers(answers.Cancelled))
@@ -161,6 +170,11 @@ def events(given: Given, caller: Caller, job_id: str) -> Any:
     """Return a job's history."""
     visible_job(given.runtime, caller, job_id)
     return {"events": [event_document(event) for event in given.runtime.jobs.history(job_id)]}
+
+
+def _needs(runtime: Runtime, jobs: Sequence[Job]) -> Mapping[str, Sequence[Need]]:
+    blocked = [job.id for job in jobs if job.state is JobState.BLOCKED]
+    return runtime.jobs.needs(blocked) if blocked else {}
 
 
 def visible_job(runtime: Runtime, caller: Principal, job_id: str) -> Job:

@@ -1,6 +1,7 @@
 """What the API takes and gives, as JSON."""
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.access import DEFAULT_TENANT, Principal
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
@@ -124,8 +126,8 @@ def submitted_document(job: Submitted) -> dict[str, Any]:
     return {"id": job.id, "state": job.state.value, "created": job.created}
 
 
-def job_document(job: Job) -> dict[str, Any]:
-    """Return a job as people and programs read it."""
+def job_document(job: Job, needs: Sequence[Need] = ()) -> dict[str, Any]:
+    """Return a job as people and programs read it, with what it waits for in its canvas."""
     return {
         "id": job.id,
         "name": job.name,
@@ -134,6 +136,10 @@ def job_document(job: Job) -> dict[str, Any]:
         "queue": job.queue,
         "tenant": job.tenant,
         "submitted_by": job.submitted_by,
+        "root": job.root_id,
+        "parent": job.parent_id,
+        "group": job.group_id,
+        "needs": [{"id": need.id, "state": need.state.value if need.state else None} for need in needs],
         "state": job.state.value,
         "reason": job.reason,
         "priority": job.priority,

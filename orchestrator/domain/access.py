@@ -69,6 +69,21 @@ class Token:
         return Principal(self.name, self.role, self.tenant, self.id, self.requests_per_minute)
 
 
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of what people and programs changed."""
+
+    request_id: str
+    actor: str
+    role: str
+    tenant: str | None
+    action: str  # such as ``POST /jobs/{job_id}/cancel`` or ``token create``
+    target: str
+    outcome: str  # begun, then the status that was answered: a line of its own
+    seq: int | None = None  # None: not stored yet
+    at: datetime | None = None
+
+
 def make_secret(draw: bytes) -> tuple[str, str]:
     """Return (id, secret) of a new token.
 

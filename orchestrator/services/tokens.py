@@ -7,10 +7,12 @@ from datetime import timedelta
 from threading import Lock
 from typing import Final
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.domain.access import (
     ID_BYTES,
     SECRET_BYTES,
+    AuditEntry,
     Principal,
     Role,
     Token,
@@ -21,7 +23,6 @@ from orchestrator.domain.access import (
 )
 from orchestrator.domain.request_checks import Checks
 from orchestrator.errors import InvalidToken, UnknownToken
-from orchestrator.ports import AccessStore, AuditEntry
 
 #: A process trusts what it read so long: a revoked token ends within it, a busy one costs no query a request.
 TRUST_SECONDS: Final = 2.0

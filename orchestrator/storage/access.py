@@ -7,9 +7,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.access import Role, Token
+from orchestrator.domain.access import AuditEntry, Role, Token
 from orchestrator.errors import NameTaken
-from orchestrator.ports import AuditEntry
 from orchestrator.storage import tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import instant, required_instant

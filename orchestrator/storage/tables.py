@@ -81,6 +81,9 @@ jobs = Table(
     Column("run_at", _Instant),
     Column("deadline", _Instant),
     Column("idempotency_key", String(128)),
+    Column("root_id", String(155), index=True),
+    Column("parent_id", String(155)),
+    Column("group_id", String(155), index=True),
     Column("request_hash", String(64), nullable=False),
     Column("node", String(64)),
     Column("lease_id", BigInteger),
@@ -138,6 +141,31 @@ scheduled = Table(
     Column("job_seq", _Seq, nullable=False, autoincrement=False),
     PrimaryKeyConstraint("run_at", "job_seq"),
     UniqueConstraint("job_seq"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: What blocked jobs wait for; a job that is not blocked has no row here.
+needs = Table(
+    "orchestrator_needs",
+    metadata,
+    Column("job_seq", _Seq, nullable=False, autoincrement=False),
+    Column("needs_id", String(155), nullable=False),  # of a job or of a plain task
+    PrimaryKeyConstraint("job_seq", "needs_id"),
+    Index(None, "needs_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: Canvases and groups that somebody cancelled: what they would still submit does not start.
+cancelled_canvases = Table(
+    "orchestrator_cancelled_canvases",
+    metadata,
+    Column("id", String(155), primary_key=True),  # a root or a group
+    Column("at", _Instant, nullable=False),
+    Column("reason", String(512), nullable=False),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,
@@ -277,6 +305,20 @@ leadership = Table(
     Column("holder", String(255), nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires_at", _Instant, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: The latest firing of each entry of beat's schedule, noted before it is sent.
+firings = Table(
+    "orchestrator_firings",
+    metadata,
+    Column("name", String(191), primary_key=True),
+    Column("fired_at", _Instant, nullable=False),
+    Column("task_id", String(155)),  # NULL: it has not fired yet
+    Column("is_sent", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,

@@ -205,7 +205,7 @@ def _check_times(fold: _Fold) -> None:
     waits_since: Event | None = None
     released: Event | None = None
     for event in fold.history.events:
-        if event.kind in (SUBMIT, JobEvent.RETRY, JobEvent.LOSE):
+        if event.kind in (SUBMIT, JobEvent.DEFER, JobEvent.RETRY, JobEvent.LOSE):
             waits_since, released = event, None
         elif event.kind == JobEvent.RELEASE:
             released = event

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from orchestrator.domain.access import Role, Token
+from orchestrator.domain.access import AuditEntry, Role, Token
 from orchestrator.errors import NameTaken, StoreUnavailable
-from orchestrator.ports import AuditEntry
 from orchestrator.testing.clock import FakeClock
 
 

@@ -43,13 +43,13 @@ from orchestrator.worker.processes import RunnerProcess
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.untold import Untold
 from orchestrator.worker.work import Callbacks, Ended, Work
 
 logger = logging.getLogger(__name__)
 
-#: A delivered job that could not be claimed is handed back after so many seconds: the scheduler places it anew, and
-#: keeps
-#: GPUs for it if it is a gang.
+#: A delivered job that could not be claimed is handed back after so many seconds: the scheduler places it anew,
+#: and keeps GPUs for it if it is a gang.
 LONGEST_HOLD: Final = 5.0
 #: Jobs that may wait here even when nothing is free.
 LEAST_HELD: Final = 16
@@ -95,6 +95,7 @@ class Dispatcher:
         self.lines = Lines(pool, self._settings)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
         self.refiller: Refiller
+        self.untold: Untold
         self.on_first_gpus: Callable[[], None] | None = None
 
     # What Celery delivers
@@ -244,6 +245,7 @@ class Dispatcher:
         work, report = self._settling.pop((finish.job_seq, finish.attempt))
         if not stale:
             self._settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
+            self.untold.tell(work, finish, report)
             return
         logger.warning("job %s: its attempt %d is no longer ours; nothing was recorded", work.id, finish.attempt)
         self.lines.lose(finish.lease_id)

@@ -29,6 +29,7 @@ from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.requests import HEADER
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.untold import Untold
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.untold = Untold(consumer.app)
         dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
         dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
@@ -110,6 +112,7 @@ class LeaseStep(bootsteps.StartStopStep):
             self._listener.stop()
         if dispatcher.ledger.is_alive() and not dispatcher.ledger.stop(STOP_DEADLINE):
             logger.error("the database did not take the last results in time; their leases will expire")
+        dispatcher.untold.stop()
         self._runtime.cluster.deregister_node(self._runtime.settings.node, os.getpid())
 
     def info(self, consumer: Any) -> dict[str, Any]:

@@ -88,10 +88,15 @@ def give_back(work: Work) -> Finish:
     return _finish(work, JobEvent.CANCEL if work.cancelled else JobEvent.GIVE_BACK)
 
 
+def is_final(claimed: ClaimedJob) -> bool:
+    """No further attempt follows if this one fails."""
+    return claimed.attempt - claimed.lost_count >= claimed.max_attempts
+
+
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if claimed.attempt - claimed.lost_count < claimed.max_attempts:
+    if not is_final(claimed):
         delay = retry_delay(claimed.attempt, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)

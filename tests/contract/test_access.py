@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.access import Role, Token
+from orchestrator.domain.access import AuditEntry, Role, Token
 from orchestrator.errors import NameTaken
-from orchestrator.ports import AuditEntry
 from orchestrator.storage.access import SqlAccessStore
 from tests.contract.conftest import Stores
 from tests.support.waiting import wait_for

@@ -6,7 +6,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 _JOB = _words(
-    "id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib wants time_limit attempt"
+    "root parent group needs"
+    " id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib wants time_limit attempt"
     " max_attempts lost_count node exit_code failure_class error result progress cancel_requested_at run_at deadline"
     " created_at queued_at started_at finished_at"
 )
