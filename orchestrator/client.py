@@ -99,6 +99,10 @@ class Client:
         """Return a job's history."""
         return list(self._document("GET", f"/jobs/{_path(job_id)}/events")["events"])
 
+    def order_gpu(self, uuid: str, action: str) -> dict[str, Any]:
+        """Quarantine, release or reset a GPU and return it."""
+        return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
+
     def usage(self, **window: Any) -> dict[str, Any]:
         """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
         return self._document("GET", "/usage", params={k: v for k, v in window.items() if v is not None})

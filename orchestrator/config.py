@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     runner_max_memory_mib: int = Field(
         default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
     )
+    gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
+    gpu_clean_memory_mib: int = Field(default=512, ge=0, description="A GPU with more in use is not clean.")
+    gpu_quarantine: Seconds = Field(
+        default=60, description="A GPU's first quarantine lasts so long, each further one double."
+    )
+    gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
     idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of this host, for --constraint.")

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from orchestrator.domain.canvas import CanvasCancelled, Need
-from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.cluster import Gpu, GpuAction, GpuHealth, GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
@@ -136,6 +136,8 @@ class GpuRecord:
     utilization_percent: int | None
     temperature_celsius: int | None = None
     power_watts: int | None = None
+    health_reason: str | None = None  # why it is not healthy
+    strikes: int = 0
 
 
 class JobStore(Protocol):
@@ -229,6 +231,22 @@ class ClusterStore(Protocol):
 
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""
+        ...
+
+    def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
+        """Return what is remembered of a host's GPUs, by uuid."""
+        ...
+
+    def note_gpu_standings(self, node: str, standings: Mapping[str, GpuStanding]) -> Mapping[str, GpuOrder]:
+        """Remember what changed, each change of health with an event; return what operators want, by uuid."""
+        ...
+
+    def order_gpu(self, uuid: str, action: GpuAction, *, by: str) -> None:
+        """Record what an operator wants of a GPU.
+
+        Raises:
+            UnknownGpu: If no host ever told of it.
+        """
         ...
 
     def ensure_queues(self, names: Sequence[str]) -> None: ...

@@ -150,6 +150,8 @@ class Gpu(BaseModel):
     mig_profile: str | None
     parent_uuid: str | None
     health: GpuHealth
+    health_reason: str | None
+    strikes: int
     lease: int | None
     driver_version: str
 

@@ -18,6 +18,7 @@ from orchestrator.errors import (
     TooSlow,
     Unauthenticated,
     Unavailable,
+    UnknownGpu,
     UnknownJob,
     UnsatisfiableRequest,
 )
@@ -43,6 +44,7 @@ _STATUS: Final = (
     (Unauthenticated, 401),
     (Forbidden, 403),
     (UnknownJob, 404),
+    (UnknownGpu, 404),
     (PayloadTooLarge, 413),
     (TooSlow, 408),
     (UnsatisfiableRequest, 422),

@@ -232,6 +232,8 @@ def gpu_document(record: GpuRecord) -> dict[str, Any]:
         "mig_profile": record.gpu.mig_profile,
         "parent_uuid": record.gpu.parent_uuid,
         "health": record.health.value,
+        "health_reason": record.health_reason,
+        "strikes": record.strikes,
         "lease": record.exclusive_lease_id,
         "driver_version": record.gpu.driver_version,
     }

@@ -271,6 +271,11 @@ gpus = Table(
     Column("mig_profile", String(32)),  # of an instance
     Column("parent_uuid", String(64)),  # the card of an instance
     Column("health", String(12), nullable=False),
+    Column("health_reason", String(255)),
+    Column("strikes", Integer, nullable=False, default=0),
+    Column("held", SmallInteger, nullable=False, default=0),  # 1: an operator keeps it out
+    Column("releases", Integer, nullable=False, default=0),  # how often one let it back in
+    Column("resets", Integer, nullable=False, default=0),  # how often one forgave its strikes
     Column("used_mib", Integer, nullable=False, default=0),
     Column("utilization", Integer),
     Column("temperature", Integer),

@@ -66,7 +66,11 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         return _failed(work, FailureClass.TIMEOUT, draw=draw, error=error, exit_code=TIMED_OUT, **common)
     if work.condemned is not None:
         failure, error = work.condemned
+        if failure is FailureClass.LOST:
+            return _lost(work, claimed, error=error, exit_code=code, **common)
         return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
+    if ended.unclean:
+        return give_back(work)  # it never started, and other GPUs will do
     if ended.cause == "start":
         error = f"it could not be started: {ended.reason}"
         if ended.reason.startswith("device"):

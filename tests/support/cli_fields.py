@@ -19,6 +19,10 @@ USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_second
 _TOKEN = _words(
     "name id role tenant requests_per_minute created_by created_at expires_at revoked_at last_used_at"
 )
+_GPU = _words(
+    "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
+    " driver_version temperature_celsius power_watts mig_profile parent_uuid"
+)
 _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
@@ -32,10 +36,10 @@ FIELDS = {
     "cancel": frozenset({"id", "state", "cancelled", "stopping"}),
     "why": frozenset({"id", "state", "reasons"}),
     "nodes": _words("name pid worker state live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
-    "gpus": _words(
-        "uuid node index model memory_mib used_mib reserved_mib utilization_percent health lease driver_version"
-        " temperature_celsius power_watts mig_profile parent_uuid"
-    ),
+    "gpus": _GPU,
+    "gpus quarantine": _GPU,
+    "gpus release": _GPU,
+    "gpus reset": _GPU,
     "queues": frozenset({"name", "paused", "jobs"}),
     "usage": _words("by since until usage left_out total"),
     "db upgrade": _SCHEMA,

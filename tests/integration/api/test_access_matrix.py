@@ -35,6 +35,7 @@ class Row:
     role: Role | None  # the lowest that may call it; None: anybody, without a token
     of_a_job: bool = False  # the path names a job: another tenant's is 404
     every_tenant: bool = False  # tells of all tenants, so a token of one is refused
+    absent: bool = False  # the path names something that is not there: 404 for all who may
     body: Any = None
 
 
@@ -53,6 +54,9 @@ ROWS: Final = (
     Row("GET", "/jobs/{job_id}/events", Role.VIEWER, of_a_job=True),
     Row("GET", "/nodes", Role.VIEWER),
     Row("GET", "/gpus", Role.VIEWER),
+    Row("POST", "/gpus/{uuid}/quarantine", Role.OPERATOR, absent=True),
+    Row("POST", "/gpus/{uuid}/release", Role.OPERATOR, absent=True),
+    Row("POST", "/gpus/{uuid}/reset", Role.OPERATOR, absent=True),
     Row("GET", "/queues", Role.VIEWER),
     Row("GET", "/cluster", Role.VIEWER),
     Row("GET", "/usage", Role.VIEWER),
@@ -126,7 +130,7 @@ def test_who_may_call_what(world: World, row: Row, caller: str) -> None:
 
     if row.role is not None and not (role.covers(row.role) and not (row.every_tenant and tenant is not None)):
         expected = {403}
-    elif row.of_a_job and tenant == OTHER:
+    elif row.absent or (row.of_a_job and tenant == OTHER):
         expected = {404}
     else:
         expected = {200, 201} if row.path != "/readyz" else {200, 503}
@@ -138,7 +142,7 @@ def test_who_may_call_what(world: World, row: Row, caller: str) -> None:
     "headers", [{}, {"Authorization": "Bearer orch_0123456789ab_" + "0" * 64 + "_00000000"}], ids=["none", "forged"]
 )
 def test_nobody_else_may(world: World, row: Row, headers: dict[str, str]) -> None:
-    path = row.path.format(job_id=world.job)
+    path = row.path.replace("{job_id}", world.job)
     assert world.client.request(row.method, path, json=row.body, headers=headers).status_code == 401
 
 

@@ -51,7 +51,7 @@ def test_no_route_answers_without_the_token(api: TestClient, method: str, path: 
     """Missing, wrong, cut, longer, or in another scheme: 401, and nothing else is told."""
     headers = {} if given is None else {"Authorization": given}
 
-    answer = api.request(method, path.format(job_id=JOB), headers=headers)
+    answer = api.request(method, path.format(job_id=JOB, uuid="GPU-a"), headers=headers)
 
     assert answer.status_code == 401, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -63,7 +63,7 @@ def test_no_route_answers_without_the_token(api: TestClient, method: str, path: 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
 def test_every_route_answers_with_the_token(api: TestClient, method: str, path: str, scheme: str) -> None:
-    answer = api.request(method, path.format(job_id=JOB), headers={"Authorization": f"{scheme} {TOKEN}"})
+    answer = api.request(method, path.format(job_id=JOB, uuid="GPU-a"), headers={"Authorization": f"{scheme} {TOKEN}"})
 
     assert answer.status_code != 401
     assert answer.status_code < 500, answer.text
