@@ -28,6 +28,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.schedule_ports import Firing
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
+from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs
 
 EMPTY: Snapshot = Snapshot((), (), (), ())
@@ -359,6 +360,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         leadership=leadership,
         firings=firings,
         usage=MemoryUsage(clock),
+        access=MemoryAccess(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,
