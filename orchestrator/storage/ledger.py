@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from orchestrator import failpoints
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, JobKind, JobState, LeaseMode, Resources
 from orchestrator.domain.lease import (
@@ -102,6 +103,7 @@ class SqlLedgerStore:
         unused = [lease_id for lease_id in unused if lease_id not in live]
         if unused:
             end_leases(self._database, connection, unused, "released")
+        failpoints.reach("claim.in_transaction")
         return tuple(
             ClaimOutcome(
                 key=claim.key,
