@@ -295,7 +295,8 @@ class Ledger(threading.Thread):
             pending.finishes[:0] = batch.finishes
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals
-            pending.claims[:0] = batch.claims
+            pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
+            pending.cancels[:0] = taken.cancels
 
     def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
         if degraded == self._degraded:
