@@ -17,16 +17,12 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from orchestrator.errors import InvalidSettings
+from orchestrator.home import default_home
 
 PREFIX = "ORCHESTRATOR_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-def default_home() -> Path:
-    """Return where the embedded stack keeps its data: ``ORCHESTRATOR_HOME``, else ``~/.orchestrator``."""
-    return Path(os.environ.get("ORCHESTRATOR_HOME") or Path.home() / ".orchestrator")
 
 
 class Settings(BaseSettings):
@@ -76,6 +72,8 @@ class Settings(BaseSettings):
     runner_max_memory_mib: int = Field(
         default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
     )
+    idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
+    idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
     lock_dir: Path | None = Field(default=None, description="Device locks; default: /run/orchestrator, else the home.")
     allowed_cwd: tuple[Path, ...] = Field(default=(), description="If set, commands may run only below these.")
 

@@ -12,14 +12,14 @@ import orchestrator
 from orchestrator.client import RemoteError
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
 from orchestrator_cli import show
-from orchestrator_cli.commands import admin, cluster, database, jobs, processes, stack
+from orchestrator_cli.verbs import LazyGroup
 
 MISTAKE: Final = 2
 UNAVAILABLE: Final = 3
 CONFLICT: Final = 4
 
 
-class OneLine(click.Group):
+class OneLine(LazyGroup):
     """Turns every error that is raised on purpose into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -53,11 +53,6 @@ def cli(api_url: str | None) -> None:
     orch ps; orch logs -f JOB; orch wait JOB
     """
     del api_url  # profile.open_client looks for it where it is needed
-
-
-for _module in (jobs, cluster, database, admin, processes, stack):
-    for _command in _module.COMMANDS:
-        cli.add_command(_command)
 
 
 def main() -> None:

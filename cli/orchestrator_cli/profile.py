@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from orchestrator.client import Client
-from orchestrator.config import default_home
 from orchestrator.errors import InvalidSettings
+from orchestrator.home import default_home
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 

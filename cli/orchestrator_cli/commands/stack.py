@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from orchestrator.config import default_home
 from orchestrator.errors import Conflict, OrchestratorError, Unavailable
+from orchestrator.home import default_home
 from orchestrator_cli.stack.home import Home
 from orchestrator_cli.stack.lifecycle import DEFAULT_API_PORT, Stack, bring_up, running, take_down
 from orchestrator_cli.stack.parts import Database

@@ -8,10 +8,11 @@ import click
 import pytest
 
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
-from orchestrator_cli.main import cli, exit_code
+from orchestrator_cli.main import exit_code
 from orchestrator_cli.stack.lifecycle import Stack, Stopped
 from orchestrator_cli.stack.supervision import PartState
 from tests.support.cli_fields import ATTEMPT, FIELDS
+from tests.support.verbs import every_verb
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 #: Verbs whose section lists the fields elsewhere: those of a job.
@@ -29,17 +30,7 @@ def section(title: str) -> str:
     return found[0]
 
 
-def leaves() -> dict[str, click.Command]:
-    found: dict[str, click.Command] = {}
-    for name, command in cli.commands.items():
-        if isinstance(command, click.Group):
-            found |= {f"{name} {verb}": one for verb, one in command.commands.items()}
-        else:
-            found[name] = command
-    return found
-
-
-VERBS = leaves()
+VERBS = {" ".join(path): command for path, command in every_verb()}
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,7 +1,6 @@
 """What every verb has, and what the process ends with."""
 
 import inspect
-from collections.abc import Iterator
 
 import click
 import pytest
@@ -11,6 +10,7 @@ from orchestrator import errors
 from orchestrator.client import RemoteError
 from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Unavailable
 from orchestrator_cli.main import cli, exit_code
+from tests.support.verbs import every_verb
 
 #: Verbs that become a process, and so have no document to print.
 WITHOUT_JSON = {"worker", "beat", "api", "flower"}
@@ -18,15 +18,7 @@ BRANCHES = ((InvalidRequest, 2), (Unavailable, 3), (Conflict, 4))
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, OrchestratorError)]
 
 
-def verbs(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in sorted(group.commands.items()):
-        if isinstance(command, click.Group):
-            yield from verbs(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-VERBS = list(verbs())
+VERBS = list(every_verb())
 
 
 def expected(kind: type[OrchestratorError]) -> int:
