@@ -8,6 +8,7 @@ OrchestratorError
 │   ├── UnknownQueue
 │   ├── UnknownTask
 │   ├── UnknownJob
+│   ├── UnknownGpu
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
 │   ├── ModelDoesNotFit         larger than the lease's memory, or than what models in use leave of it
@@ -113,6 +114,19 @@ class UnknownJob(InvalidRequest):
 
     def __str__(self) -> str:
         return f"unknown job {self.job_id!r}"
+
+
+class UnknownGpu(InvalidRequest):
+    """No host ever told of a GPU with this uuid."""
+
+    code = "unknown-gpu"
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(uuid)
+        self.uuid = uuid
+
+    def __str__(self) -> str:
+        return f"unknown GPU {self.uuid!r}"
 
 
 class UnsatisfiableRequest(InvalidRequest):

@@ -12,8 +12,10 @@ from orchestrator.ports import (
     Leadership,
     LedgerStore,
     StreamPublisher,
+    UsageStore,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
+    usage: UsageStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

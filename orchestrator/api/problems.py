@@ -18,6 +18,7 @@ from orchestrator.errors import (
     PayloadTooLarge,
     Unauthenticated,
     Unavailable,
+    UnknownGpu,
     UnknownJob,
     UnsatisfiableRequest,
 )
@@ -32,6 +33,7 @@ _STATUS: Final = (
     (Unauthenticated, 401),
     (Forbidden, 403),
     (UnknownJob, 404),
+    (UnknownGpu, 404),
     (PayloadTooLarge, 413),
     (UnsatisfiableRequest, 422),
     (InvalidRequest, 422),
