@@ -336,7 +336,7 @@ class SqlJobStore:
             answers, more = self._release(connection, released)
             found |= {place: answers[job.id] for place, job in enumerate(jobs) if job.id in answers}
             entries += more
-        canvases.block(self._database, connection, waiting)
+        canvases.block_further(self._database, connection, waiting)
         found |= {place: replace(found[first], created=False) for place, first in repeats.items()}
         return SubmitOutcome(tuple(found[place] for place in range(len(jobs))), entries)
 
