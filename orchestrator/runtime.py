@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.ports import (
@@ -15,6 +16,7 @@ from orchestrator.ports import (
     UsageStore,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,9 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
     usage: UsageStore
+    access: AccessStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -13,6 +13,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "usage": ("usage",),
     "database": ("db",),
     "admin": ("admin",),
+    "tokens": ("token",),
     "processes": ("worker", "beat", "api", "flower"),
     "stack": ("up", "down"),
 }

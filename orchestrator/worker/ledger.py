@@ -7,7 +7,7 @@ rises and nothing waits for a timer. Outcomes go back to the worker's event loop
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 from orchestrator import failpoints
 from orchestrator.clock import Clock
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
@@ -49,6 +49,10 @@ class Listener(Protocol):
         """The heartbeat was answered."""
         ...
 
+    def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
+        """What operators want of the host's GPUs."""
+        ...
+
     def on_degraded(self, degraded: bool) -> None:
         """The database stopped answering, or answers again."""
         ...
@@ -56,6 +60,15 @@ class Listener(Protocol):
     def on_broken(self, error: Exception) -> None:
         """The ledger has ended for a fault of its own; nothing will be committed any more."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    """What a heartbeat tells."""
+
+    samples: Sequence[GpuSample]
+    look_ahead: int
+    standings: Mapping[str, GpuStanding]
 
 
 @dataclass(slots=True)
@@ -70,7 +83,7 @@ class _Pending:
     claims: list[Claim] = field(default_factory=list)
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
-    heartbeat: tuple[Sequence[GpuSample], int] | None = None
+    heartbeat: _Heartbeat | None = None
     cancels: list[tuple[str, str]] = field(default_factory=list)  # (job id, why)
 
     def any_rows(self) -> bool:
@@ -103,7 +116,7 @@ class _Taken:
 
     registration: NodeRecord | None
     renewals: list[int] | None
-    heartbeat: tuple[Sequence[GpuSample], int] | None
+    heartbeat: _Heartbeat | None
     batch: LedgerBatch
     cancels: list[tuple[str, str]]
 
@@ -199,10 +212,12 @@ class Ledger(threading.Thread):
             self._pending.cancels.append((job_id, reason))
             self._changed.notify()
 
-    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
-        """Have the host's row refreshed."""
+    def heartbeat(
+        self, samples: Sequence[GpuSample], *, look_ahead: int, standings: Mapping[str, GpuStanding]
+    ) -> None:
+        """Have the host's row refreshed, and what is remembered of its GPUs."""
         with self._changed:
-            self._pending.heartbeat = (samples, look_ahead)
+            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -262,8 +277,10 @@ class Ledger(threading.Thread):
         for job_id, reason in taken.cancels:
             self._cancel(job_id, reason)
         if taken.heartbeat is not None:
-            samples, look_ahead = taken.heartbeat
-            state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
+            beat = taken.heartbeat
+            orders = self._cluster.note_gpu_standings(self._node, beat.standings)
+            self._post(lambda: self._listener.on_gpu_orders(orders))
+            state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead)
             self._post(lambda: self._listener.on_node_state(state))
 
     def _renew(self, lease_ids: list[int]) -> None:

@@ -2,7 +2,7 @@
 
 PLAN is a JSON list of faults, each ``{"point", "do", "skip", "mark"}``: at the visit after ``skip`` others the process
 does what ``do`` says. Whoever creates the file ``mark`` first is the one that does it, so that a fault happens once, also
-when its process is started again.
+when its process is started again. ``{"point": "clock", "do": "shift", "seconds", "mark"}`` has the wall clock jump.
 """
 
 import json
@@ -12,9 +12,11 @@ import signal
 import sys
 import threading
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from orchestrator import failpoints
+from orchestrator.clock import SystemClock
 from orchestrator.errors import StoreUnavailable
 
 POLL_SECONDS = 0.05
@@ -27,7 +29,9 @@ class Plan:
         self._faults = json.loads(file.read_text())
         self._lock = threading.Lock()
         for fault in self._faults:
-            assert fault["point"] in failpoints.POINTS, fault
+            assert fault["point"] in {"clock", *failpoints.POINTS}, fault
+            if fault["do"] == "shift":
+                shift_clock(float(fault["seconds"]), Path(fault["mark"]))
 
     def reach(self, point: str) -> None:
         """Suffer what is planned for this point."""
@@ -60,6 +64,23 @@ def suffer(what: str, mark: Path) -> None:
         raise StoreUnavailable("the answer was lost")
     else:
         raise AssertionError(what)
+
+
+def shift_clock(seconds: float, mark: Path) -> None:
+    """Have this process's wall clock jump when the file ``mark`` is there; what counts elapsed time goes on evenly."""
+    real_time, real_now = time.time, SystemClock.now
+    jumped: list[bool] = []
+
+    def shift() -> float:
+        if not jumped and mark.exists():
+            jumped.append(True)
+        return seconds if jumped else 0.0
+
+    def now(clock: SystemClock) -> datetime:
+        return real_now(clock) + timedelta(seconds=shift())
+
+    time.time = lambda: real_time() + shift()
+    SystemClock.now = now  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,20 @@ class FaultCluster(Cluster):
         self.plans[name].write_text(json.dumps([{"point": point, "do": do, "skip": skip, "mark": str(mark)}]))
         return mark
 
+    def shift_clock(self, name: str, by: timedelta) -> Path:
+        """Have the process of this name see another wall time from when the returned file is made."""
+        mark = self.home / f"{name}-clock.go"
+        self.plans[name] = self.home / f"{name}.plan"
+        plan = [{"point": "clock", "do": "shift", "seconds": by.total_seconds(), "mark": str(mark)}]
+        self.plans[name].write_text(json.dumps(plan))
+        return mark
+
     def spawn(self, name: str, argv: Sequence[str], *, path: Path | None = None, **settings: Any) -> Process:
         """Start a process, armed if there is a plan for its name."""
         plan = self.plans.get(name)
+        if plan is not None and tuple(argv[:2]) == ("orchestrator_cli", "beat"):
+            # `orch beat` becomes Celery's own command by an exec, and the arming would end with it.
+            argv = ("celery", "-A", "orchestrator_tasks.app", "beat", "-l", "INFO", "--pidfile=", *argv[2:])
         program = argv if plan is None else ("tests.chaos.armed", str(plan), *argv)
         return super().spawn(name, program, path=path, **settings)
 
@@ -73,11 +85,14 @@ class FaultCluster(Cluster):
             lambda: process.popen.poll() == -signal.SIGKILL, within_seconds=LONG_SECONDS, describe=lambda: self.logs()
         )
 
-    def finish(self, *, within_seconds: float = LONG_SECONDS) -> list[Job]:
-        """Wait until every acknowledged job has succeeded, and check the history; return the jobs in order."""
+    def finish(self, *, within_seconds: float = LONG_SECONDS, **expected: Any) -> list[Job]:
+        """Wait until every acknowledged job has succeeded, and check the history; return the jobs in order.
+
+        ``expected`` is told to the checker, as in ``verify``.
+        """
         jobs = self.wait_for_end(self.ids, within_seconds=within_seconds)
         assert {job.id: job.state for job in jobs} == dict.fromkeys(self.ids, JobState.SUCCEEDED), self.logs()
-        report = self.verify(*([self.dumps] if self.dumps.exists() else []), acknowledged=self.ids)
+        report = self.verify(*([self.dumps] if self.dumps.exists() else []), acknowledged=self.ids, **expected)
         assert report.is_clean, f"{report}\n{self.logs()}"
         return jobs
 
