@@ -72,6 +72,7 @@ bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transport
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages
+	@$(PYTEST) -m index tests/integration/celery_app $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.conformance.run -n $(TEST_PROCESSES) $(CONFORMANCE_ARGS)
 
 clean: ## Remove the environment and everything that was built or cached
