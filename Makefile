@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance lint format openapi fuzz bench-quick bench-plain clean
+.PHONY: help run test test-quick test-gpu explore conformance smoke lint format openapi fuzz bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
 explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the stores of each database, and the model with more terms
 	@tests/install-debian-packages
 	@EXPLORE=$(EXAMPLES) $(PYTEST) tests/contract/interleavings tests/model $(PYTEST_ARGS)
+
+smoke: $(VENV)/dev.stamp ## Run all smoke tests of pytest-celery's style, on processes, and on containers where there is Docker
+	@tests/install-debian-packages
+	@$(PYTEST) -n $(TEST_PROCESSES) -m 'smoke or not smoke' tests/smoke $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
@@ -68,6 +72,7 @@ bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transport
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages
+	@$(PYTEST) -m index tests/integration/celery_app $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.conformance.run -n $(TEST_PROCESSES) $(CONFORMANCE_ARGS)
 
 clean: ## Remove the environment and everything that was built or cached
