@@ -22,6 +22,13 @@ _RETURNED: Final = {JobEvent.GIVE_BACK: 1}
 _RUNS_AGAIN: Final = frozenset({JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK})
 #: Most characters of a result that are stored; a larger one would not fit the database's packets, whatever the batch.
 LARGEST_RESULT: Final = 4 << 20
+#: Of jobs that are dead letters by now; the leader puts a copy into the dead-letter stream.
+INSERT_LETTERS: Final = Sql(
+    "INSERT INTO orchestrator_dead_letters (id, job_seq, queue, failure_class, reason, at, copied)"
+    " SELECT id, seq, queue, COALESCE(failure_class, 'poison'), COALESCE(reason, 'it could not be processed'),"
+    " finished_at, 0 FROM orchestrator_jobs WHERE seq IN :seqs AND state = 'dead_letter'",
+    "seqs",
+)
 OPEN_ATTEMPTS: Final = Sql(
     "SELECT a.job_seq, a.number, a.lease_id, a.node, j.lost_count, j.cancel_requested_at IS NOT NULL AS cancelling"
     " FROM orchestrator_attempts a"
@@ -57,6 +64,9 @@ def end_attempts(
     for group in by_event.values():
         for finish in group:
             run(connection, statements.END_JOB, _end_row(finish))
+    buried = [finish.job_seq for finish in by_event.get(JobEvent.BURY, [])]
+    if buried:
+        run(connection, INSERT_LETTERS, {"seqs": buried})
     again = [f.job_seq for event in (JobEvent.RETRY, JobEvent.LOSE) for f in by_event.get(event, [])]
     if again:
         run(connection, statements.SCHEDULE_JOBS, {"seqs": again})

@@ -23,11 +23,11 @@ INSERT_JOB: Final = Sql(
     "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
     " payload, headers, digest,"
     " gpus, gpu_memory_mib, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
-    " run_at, deadline,"
+    " forgiven, run_at, deadline,"
     " idempotency_key, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
     " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
-    " :lost_count, :run_at, :deadline,"
+    " :lost_count, :forgiven, :run_at, :deadline,"
     " :idempotency_key, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
@@ -124,7 +124,7 @@ CLAIM_EVENTS: Final = Sql(
 )
 CLAIMED: Final = Sql(
     "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
-    " soft_time_limit_s, grace_s, max_attempts, lost_count FROM orchestrator_jobs WHERE seq IN :seqs",
+    " soft_time_limit_s, grace_s, max_attempts, lost_count, forgiven FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 WHY_REFUSED: Final = Sql(

@@ -75,6 +75,7 @@ jobs = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("lost_count", Integer, nullable=False, default=0),
+    Column("forgiven", Integer, nullable=False, default=0),  # attempts before it was revived: they count no more
     Column("run_at", _Instant),
     Column("deadline", _Instant),
     Column("idempotency_key", String(128)),
@@ -293,6 +294,29 @@ logs = Table(
     Column("at", _Instant, nullable=False),
     Column("data", _Document, nullable=False),
     PrimaryKeyConstraint("job_seq", "attempt", "number"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: What could not be processed: jobs, and entries of streams that no job stands for. A row goes with its job's revival.
+dead_letters = Table(
+    "orchestrator_dead_letters",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),  # of the job, or its own
+    Column("job_seq", BigInteger, unique=True),  # NULL: an entry
+    Column("queue", String(64), nullable=False),
+    Column("stream", String(255)),
+    Column("entry_id", String(32)),  # in the dead-letter stream, where the row was read from
+    Column("failure_class", String(16), nullable=False),
+    Column("reason", _Document, nullable=False),
+    Column("content", _Document),
+    Column("at", _Instant, nullable=False),
+    Column("settled_at", _Instant),  # an entry retried or purged: kept, so that it is not read from the stream again
+    Column("copied", SmallInteger, nullable=False),  # 1: the dead-letter stream has it
+    UniqueConstraint("stream", "entry_id"),
+    Index(None, "copied"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,

@@ -88,7 +88,7 @@ def give_back(work: Work) -> Finish:
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if claimed.attempt - claimed.lost_count < claimed.max_attempts:
+    if claimed.attempt - claimed.lost_count - claimed.forgiven < claimed.max_attempts:
         delay = retry_delay(claimed.attempt, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)
