@@ -10,6 +10,8 @@ VENV ?= .venv
 # How many processes pytest uses; each starts servers of its own.
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
+# For example: --suite canvas --pool threads, or --fresh to run again what has been run.
+CONFORMANCE_ARGS ?=
 # How many sequences `make explore` plays on each database: about 25 a second.
 EXAMPLES ?= 5000
 
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore lint format bench-quick clean
+.PHONY: help run test test-quick test-gpu explore conformance lint format bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,10 @@ format: $(VENV)/dev.stamp ## Lay out the code and sort its imports
 bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery (needs Debian's redis-server and mariadb-server)
 	@tests/install-debian-packages
 	@$(BIN)/python -m bench.quick
+
+conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
+	@tests/install-debian-packages
+	@$(BIN)/python -m tests.conformance.run -n $(TEST_PROCESSES) $(CONFORMANCE_ARGS)
 
 clean: ## Remove the environment and everything that was built or cached
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

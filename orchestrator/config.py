@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     runner_max_memory_mib: int = Field(
         default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
     )
+    idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
+    idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
     lock_dir: Path | None = Field(default=None, description="Device locks; default: /run/orchestrator, else the home.")
     allowed_cwd: tuple[Path, ...] = Field(default=(), description="If set, commands may run only below these.")
 

@@ -79,6 +79,7 @@ class FailureClass(StrEnum):
     LOST = "lost"  # the worker or the runner died
     LEASE_EXPIRED = "lease_expired"
     VRAM_EXCEEDED = "vram_exceeded"
+    IDLE = "idle"  # its GPUs did nothing for longer than the operator allows
     POISON = "poison"  # it cannot be decoded or started
 
 

@@ -113,8 +113,12 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, *, answer_seconds: int = 10) -> Database:
     """Return the database at a SQLAlchemy URL; nothing is connected yet.
+
+    Args:
+        url: Where it is.
+        answer_seconds: A server that is silent for longer is taken for dead; reports over everything need more.
 
     Raises:
         InvalidSettings: If the URL is malformed or names a database that is not supported.
@@ -130,7 +134,7 @@ def open_database(url: str) -> Database:
     if backend == "sqlite":
         options["connect_args"] = {"timeout": 5, "check_same_thread": False}
     else:
-        options["connect_args"] = {"connect_timeout": 3, "read_timeout": 10, "write_timeout": 10}
+        options["connect_args"] = {"connect_timeout": 3, "read_timeout": answer_seconds, "write_timeout": 10}
         # No ping before each use: a connection that died fails its first statement, and the unit of work is run again.
         options |= {"pool_recycle": 1800, "pool_size": 8, "max_overflow": 32}
     try:

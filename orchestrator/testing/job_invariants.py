@@ -8,8 +8,8 @@ from orchestrator.domain.history import AttemptRow, Event, JobHistory, LeaseRow
 from orchestrator.domain.job import INITIAL_STATES, TERMINAL_STATES, TRANSITIONS, JobEvent, JobState, LeaseMode
 from orchestrator.testing.invariants import TRANSACTION_SLACK, Violation
 
-#: Ends that only the worker that holds the lease can tell of.
-_WORKERS_OWN: Final = frozenset({JobEvent.SUCCEED, JobEvent.FAIL, JobEvent.RETRY, JobEvent.GIVE_BACK})
+#: Ends that only the worker that ran the attempt can tell of; others also come with the end of the lease.
+_WORKERS_OWN: Final = frozenset({JobEvent.SUCCEED, JobEvent.FAIL, JobEvent.RETRY})
 _EVENTS: Final = frozenset(event.value for event in JobEvent)
 SUBMIT: Final = "submit"
 ASK_CANCEL: Final = "ask_cancel"
@@ -210,7 +210,7 @@ def _check_times(fold: _Fold) -> None:
             released = event
         elif event.kind == JobEvent.CLAIM and job.deadline and event.at > job.deadline + TRANSACTION_SLACK:
             fold.report("deadline-kept", f"started after its deadline {job.deadline.isoformat()}", event)
-        elif _is_given_up(event) and (job.deadline is None or event.at < job.deadline):
+        elif _is_given_up(event) and job.deadline is not None and event.at < job.deadline:
             fold.report("deadline-kept", "given up before its deadline", event)
     # ``run_at`` is that of the latest wait; those before it were overwritten.
     if released is not None and job.run_at is not None and released.at < job.run_at:
@@ -218,8 +218,9 @@ def _check_times(fold: _Fold) -> None:
 
 
 def _is_given_up(event: Event) -> bool:
-    """A leader ended a waiting job, which it does for its deadline alone."""
-    return event.kind == JobEvent.CANCEL and event.epoch is not None and event.lease_id is None
+    """A leader ended a waiting job and gave no other reason than its deadline."""
+    is_leaders = event.epoch is not None and event.lease_id is None
+    return event.kind == JobEvent.CANCEL and is_leaders and event.data is None
 
 
 def _words(states: set[JobState]) -> str:

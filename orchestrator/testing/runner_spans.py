@@ -9,11 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from orchestrator.domain.history import LeaseRow, RunnerSpan
 from orchestrator.domain.job import LeaseMode
 from orchestrator.testing.invariants import Violation
+
+_Record: TypeAlias = tuple[str, dict[str, Any]]  # file and line, and what it says
 
 
 def load_spans(paths: Iterable[Path]) -> list[RunnerSpan]:
@@ -23,36 +25,36 @@ def load_spans(paths: Iterable[Path]) -> list[RunnerSpan]:
         ValueError: Naming the file and line that is neither kind of record.
     """
     files = [file for path in paths for file in (sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path])]
-    return [span for file in files for span in _spans_of(file)]
+    records = [record for file in files for record in _records_of(file)]
+    dumped = [(source, record) for source, record in records if "what" in record]
+    journaled = [(source, record) for source, record in records if "op" in record]
+    return [*_from_dumps(dumped), *_from_journals(journaled)]
 
 
-def _spans_of(file: Path) -> Iterator[RunnerSpan]:
-    records: list[tuple[int, dict[str, Any]]] = []
+def _records_of(file: Path) -> Iterator[_Record]:
     lines = file.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            assert isinstance(record, dict)
-            assert "what" in record or "op" in record
-        except (ValueError, AssertionError):
+        except ValueError:
+            record = None
             if number == len(lines) and not line.endswith(b"\n"):
-                break
-            raise ValueError(f"{file}:{number}: neither a runner's line nor a guardian's") from None
-        records.append((number, record))
-    yield from _from_dumps(file, [(number, one) for number, one in records if "what" in one])
-    yield from _from_journal(file, [(number, one) for number, one in records if "op" in one])
+                return
+        if not isinstance(record, dict) or not record.keys() & {"what", "op"}:
+            raise ValueError(f"{file}:{number}: neither a runner's line nor a guardian's")
+        yield f"{file.name}:{number}", record
 
 
-def _from_dumps(file: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[RunnerSpan]:
-    told: dict[tuple[Any, ...], dict[str, tuple[int, dict[str, Any]]]] = defaultdict(dict)
-    for number, record in records:
+def _from_dumps(records: Sequence[_Record]) -> Iterator[RunnerSpan]:
+    told: dict[tuple[Any, ...], dict[str, _Record]] = defaultdict(dict)
+    for source, record in records:
         key = tuple(record[name] for name in ("boot", "pid", "ticks", "job", "attempt"))
-        told[key][record["what"]] = (number, record)
+        told[key][record["what"]] = (source, record)
     for lines in told.values():
-        number, start = lines["start"]
+        source, start = lines["start"]
         end = lines["end"][1] if "end" in lines else None
         yield RunnerSpan(
-            source=f"{file.name}:{number}",
+            source=source,
             boot=start["boot"],
             pid=start["pid"],
             token=start["token"],
@@ -67,17 +69,18 @@ def _from_dumps(file: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> It
         )
 
 
-def _from_journal(file: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[RunnerSpan]:
-    begun: dict[str, tuple[int, dict[str, Any]]] = {}
+def _from_journals(records: Sequence[_Record]) -> Iterator[RunnerSpan]:
+    """Return a span a mark, whichever files tell of it: a journal that is set aside says again what is still open."""
+    begun: dict[str, _Record] = {}
     ended: dict[str, float] = {}
-    for number, record in records:
+    for source, record in records:
         if record["op"] == "began":
-            begun.setdefault(record["mark"], (number, record))
+            begun.setdefault(record["mark"], (source, record))
         elif record["op"] == "exit":
             ended[record["mark"]] = record["at"]
-    for mark, (number, record) in begun.items():
+    for mark, (source, record) in begun.items():
         yield RunnerSpan(
-            source=f"{file.name}:{number}",
+            source=source,
             boot=record["boot_id"],
             pid=record["pid"],
             token=record["token"],
@@ -129,7 +132,7 @@ def check_tokens(
     leases: Mapping[int, LeaseRow],
     claimed: Mapping[tuple[str, int], int],
     *,
-    skew: timedelta,
+    skew: timedelta | None,
 ) -> Iterator[Violation]:
     """Yield runners that ran without the right to, or longer than it lasted.
 
@@ -137,7 +140,7 @@ def check_tokens(
         spans: What runners told; those of journals carry the first token of a runner that may have had several.
         leases: By token; what is not here any more was pruned, and is not judged.
         claimed: (job id, attempt) -> the lease that it was claimed under.
-        skew: Most by which the hosts' wall clocks and the database's may differ.
+        skew: Most by which the hosts' wall clocks and the database's may differ; None: instants are not compared.
     """
     for span in spans:
         if span.job_id is None or span.attempt is None:
@@ -153,10 +156,13 @@ def check_tokens(
         if set(span.gpus) != set(lease.gpus):
             seen = f"saw GPUs {sorted(span.gpus)}; lease {lease.id} has {sorted(lease.gpus)}"
             yield Violation("runner-under-lease", subject, seen, span.source)
-        if span.start_wall is not None and span.start_wall < lease.granted_at - skew:
-            seen = f"began at {span.start_wall.isoformat()}, before lease {lease.id} was granted"
-            yield Violation("runner-under-lease", subject, seen, span.source)
-        last = span.end_wall or span.start_wall
-        if last is not None and lease.ended_at is not None and last > lease.ended_at + skew:
-            seen = f"was alive at {last.isoformat()}; lease {lease.id} had ended at {lease.ended_at.isoformat()}"
-            yield Violation("runner-under-lease", subject, seen, span.source)
+        if skew is not None and span.start_wall is not None:
+            for seen in _untimely(span.start_wall, span.end_wall or span.start_wall, lease, skew):
+                yield Violation("runner-under-lease", subject, seen, span.source)
+
+
+def _untimely(began: datetime, last: datetime, lease: LeaseRow, skew: timedelta) -> Iterator[str]:
+    if began < lease.granted_at - skew:
+        yield f"began at {began.isoformat()}, before lease {lease.id} was granted"
+    if lease.ended_at is not None and last > lease.ended_at + skew:
+        yield f"was alive at {last.isoformat()}; lease {lease.id} had ended at {lease.ended_at.isoformat()}"

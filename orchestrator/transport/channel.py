@@ -172,6 +172,12 @@ class Channel(stock.Channel):
         else:
             self.commands.execute_command("XADD", stream, "*", MESSAGE_FIELD, fields[MESSAGE_FIELD])
 
+    def _put_off_expiry(self, queue: str) -> None:
+        with self.commands.pipeline(transaction=False) as pipe:
+            for each in self.streams(queue):
+                pipe.pexpire(each, self._expires[queue])
+            pipe.execute()
+
     # Queues
 
     def _stream(self, queue: str) -> str:
@@ -262,12 +268,18 @@ class Channel(stock.Channel):
             self.qos.append_credited(message, tag)
         else:
             self.qos.append(message, tag)
+        if entry.source.queue in self._expires:
+            self._put_off_expiry(entry.source.queue)
         return message
 
     def send_reads(self, busy: bool) -> None:
         """Send what this channel wants to read."""
         if self.reader is not None and self.reader.plan.queues:
             self.reader.send(busy)
+
+    def deliver_waiting(self) -> bool:
+        """Hand out one message that was read before; whether there was one."""
+        return self.reader is not None and self.reader.deliver_waiting()
 
     def forget_read(self) -> None:
         """The blocking connection is a new one: nothing is in flight on it."""

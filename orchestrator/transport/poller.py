@@ -23,6 +23,13 @@ class StreamPoller(MultiChannelPoller):
                 self._register_LISTEN(channel)
             channel.send_reads(busy)
 
+    def get(self, callback: Any, timeout: float | None = None) -> None:
+        """Hand out one message, for ``drain_events``: one that was read before, or one that is read now."""
+        for channel in tuple(self._channels):
+            if channel.deliver_waiting():
+                return
+        super().get(callback, timeout)
+
     def ready_to_send(self, channel: Any) -> bool:
         """Connect and register the channel's blocking connection; whether nothing is in flight on it."""
         client = channel.client

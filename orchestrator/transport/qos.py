@@ -31,8 +31,10 @@ class QoS(virtual.QoS):
 
     def room(self) -> int | None:
         """Return how many more messages prefetch allows; None means any number."""
-        if not self.can_consume():  # Celery's worker_disable_prefetch replaces this method
+        if not self.can_consume():
             return 0
+        if "can_consume" in self.__dict__:
+            return 1  # worker_disable_prefetch has replaced it: whether there is room for more, it says only after each
         if not self.prefetch_count:
             return None
         return max(self.prefetch_count - (len(self._delivered) - len(self._dirty)), 1)

@@ -40,7 +40,7 @@ class Reader:
 
     def send(self, busy: bool) -> None:
         """Send the next read, if there is room for what it may bring; interrupt a wait that is about too little."""
-        if self._inbox or self._accepted:
+        if self._hands_out_all and (self._inbox or self._accepted):
             self._deliver()
         budgets = self._budgets()
         if not budgets:
@@ -68,6 +68,15 @@ class Reader:
             command = self.plan.take_command(name, sources, budgets)
             self._start(Read(sources, queues, asked=self._credit_of(budgets)), command)
 
+    @property
+    def _hands_out_all(self) -> bool:
+        # Without an event loop, drain_events hands out one message a call, as every kombu transport does.
+        return self._channel.transport.loop is not None
+
+    def deliver_waiting(self) -> bool:
+        """Hand out what was read for earlier calls of ``drain_events``; whether there was anything."""
+        return self._deliver() if self._accepted else False
+
     def read(self) -> bool:
         """Read the reply in flight and deliver what it brings.
 
@@ -85,7 +94,8 @@ class Reader:
         if not self._inbox and not self._accepted:
             self.send(busy=False)
             raise Empty
-        self._deliver()
+        if not self._deliver():
+            raise Empty
         return True
 
     def forget(self) -> None:
@@ -121,7 +131,9 @@ class Reader:
         credit, most = self._channel.transport.credit, self._channel.read_count
         budgets: dict[str | None, int] = {}
         room = self._channel.qos.room()
-        plain = most if room is None else min(room, most)
+        if room is None:  # somebody who drains by hand takes one at a time, so that others get theirs
+            room = most if self._hands_out_all else 1
+        plain = min(room, most)
         for queue in self.plan.queues:
             if queue in credit:
                 available = min(credit.available(queue), most)
@@ -204,17 +216,19 @@ class Reader:
             channel._flush_brpop_reauth()
         return None
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> bool:
         """Hand out what was read; all of it is owned first, because handing out one may take as long as a task runs."""
         self._accept()
-        consumers, accepted = self._channel.transport.consumers, self._accepted
-        while accepted:
+        consumers, accepted, delivered = self._channel.transport.consumers, self._accepted, False
+        while accepted and (self._hands_out_all or not delivered):
             queue, message = accepted.popleft()
             callback, _no_ack = consumers.get(queue, (None, False))
             if callback is not None:
+                delivered = True
                 callback(message)
             elif not message.acknowledged:
                 message.requeue()  # cancelled since it was read
+        return delivered
 
     def _accept(self) -> None:
         channel, inbox = self._channel, self._inbox

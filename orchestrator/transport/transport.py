@@ -2,6 +2,8 @@
 
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import Empty
 from typing import Any, Final
 
 from kombu.transport import redis as stock
@@ -56,6 +58,11 @@ class Transport(stock.Transport):
             self.loop.on_tick.discard(self._tick)
         self._tick = None
         super().close_connection(connection)
+
+    def on_readable(self, fileno: int) -> None:
+        """Read one connection for the event loop, to which a reply without messages is no event."""
+        with suppress(Empty):
+            super().on_readable(fileno)
 
     def _on_tick(self) -> None:
         loop = self.loop

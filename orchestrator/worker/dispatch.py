@@ -33,6 +33,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line, WaitingJob
+from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
 from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
@@ -89,6 +90,7 @@ class Dispatcher:
         self._reports = Reports()
         self.accepting = False  # registered, up, and not shutting down
         self.samples: Sequence[GpuSample] = ()
+        self._idle = IdleKeeper(IdlePolicy(self._settings.idle_gpu_warn, self._settings.idle_gpu_end))
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
@@ -322,6 +324,8 @@ class Dispatcher:
             self.samples = ()
         else:
             self.samples = report.samples
+            for work in self._idle.look(self._runtime.clock.monotonic(), self._pool.runners, self.samples):
+                self.on_output(work)
         self._host.update_gpus(self.samples)
         self._dirty = True
         if self.on_first_gpus is not None:

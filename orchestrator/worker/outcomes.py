@@ -64,6 +64,9 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
     if work.timed_out:
         error = f"time limit of {work.time_limit:g} s exceeded"
         return _failed(work, FailureClass.TIMEOUT, draw=draw, error=error, exit_code=TIMED_OUT, **common)
+    if work.condemned is not None:
+        failure, error = work.condemned
+        return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
     if ended.cause == "start":
         error = f"it could not be started: {ended.reason}"
         if ended.reason.startswith("device"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import ClaimedJob
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
@@ -48,6 +49,7 @@ class Work:
     soft_signalled: bool = False
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it
+    condemned: tuple[FailureClass, str] | None = None  # the worker ends it: why, in a class and in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""A cluster of real processes for tests: workers that play hosts, beat and api, on servers that the test gives."""
+"""A cluster of real processes for tests: workers that play hosts, beat and api, on servers that the test gives.
+
+Whatever a test is about, its history must hold every invariant when it ends.
+"""
 
 import contextlib
 import json
@@ -80,13 +83,16 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for process in self.processes:
             if process.popen.poll() is None:
                 process.popen.kill()
         for process in self.processes:
             process.popen.wait(20)
         self.runtime.close()
+        if error is None:
+            report = self.verify(settled=False)
+            assert report.is_clean, f"{report}\n{self.logs()}"
 
     def environment(self, **more: Any) -> dict[str, str]:
         """Return the environment of a process of the cluster."""
@@ -206,10 +212,15 @@ class Cluster:
         """Return what a job printed."""
         return "".join(text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000).chunks)
 
-    def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = ()) -> Report:
-        """Check the history, what jobs dumped and what the guardians journaled against every invariant."""
-        spans = load_spans([*dumps, self.home / "journal"])
-        return verify_database(self.database_url, Expectations(spans, settled=settled, acknowledged=acknowledged))
+    def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = (), **more: Any) -> Report:
+        """Check the history, what jobs dumped and what the guardians journaled against every invariant.
+
+        ``more`` are further expectations: ``skew=None`` where a guardian was stopped, ``overdue`` where a leader leads.
+        """
+        spans = load_spans([path for path in (*dumps, self.home / "journal") if path.exists()])
+        return verify_database(
+            self.database_url, Expectations(spans, settled=settled, acknowledged=acknowledged, **more)
+        )
 
     def logs(self) -> str:
         """Return the ends of all processes' logs."""

@@ -77,6 +77,23 @@ def test_a_row_that_disagrees_with_its_events_is_told() -> None:
     assert names(replace(RUNNING, leases={7: ended})) == {"running-under-lease"}
 
 
+def test_a_claim_is_made_under_a_lease_of_its_host_that_holds_what_was_asked_for() -> None:
+    assert names(replace(RUNNING, leases={7: replace(LEASE, node="b")})) == {"claim-under-live-lease"}
+    assert names(replace(RUNNING, leases={7: replace(LEASE, gpus=("g", "h"))})) == {"gang-whole"}
+    shared = replace(LEASE, mode=LeaseMode.SHARED, memory_mib=400)
+    assert names(replace(RUNNING, leases={7: shared})) == {"gang-whole"}
+    of_share = replace(RUNNING, job=replace(JOB, resources=Resources(1, 400)), leases={7: shared})
+    assert names(of_share) == set()
+    assert names(replace(of_share, leases={7: replace(shared, memory_mib=399)})) == {"gang-whole"}
+
+
+def test_a_claim_that_was_given_back_was_no_attempt() -> None:
+    twice = events("submit", "admit", "claim", "give_back", "admit", "claim")
+
+    assert names(replace(RUNNING, events=twice)) == set()
+    assert names(replace(RUNNING, events=twice, job=replace(JOB, attempt=2))) == {"attempts-counted"}
+
+
 def test_a_job_waits_in_the_place_that_its_state_names() -> None:
     queued = replace(JOB, state=JobState.QUEUED, attempt=0, lease_id=None, ready=ReadyPlace(AT, None, None))
     history = JobHistory(queued, events("submit", "admit"))
@@ -168,6 +185,25 @@ def test_what_should_be_over_is_asked_for_alone() -> None:
     assert verify(history, Expectations(overdue=31 * SECOND)).is_clean
     assert verify(history, Expectations(overdue=29 * SECOND)).counts == {"no-overdue": 1}
     assert verify(history, Expectations(acknowledged=["j", "other"])).counts == {"acknowledged-job-exists": 1}
+
+
+def test_what_a_leader_has_to_act_on_is_not_overdue() -> None:
+    place = ReadyPlace(AT + 10 * SECOND, None, None)
+    waiting = replace(JOB, attempt=0, lease_id=None)
+    queued = replace(waiting, state=JobState.QUEUED, ready=place, deadline=AT + 20 * SECOND)
+    scheduled = replace(waiting, state=JobState.SCHEDULED, run_at=AT, scheduled_at=AT)
+    told = {
+        bound: verify(
+            History(
+                at=AT + 60 * SECOND,
+                of_jobs=[JobHistory(queued, events("submit", "admit")), JobHistory(scheduled, events("submit"))],
+            ),
+            Expectations(overdue=bound * SECOND),
+        )
+        for bound in (60, 50, 45, 35)
+    }
+
+    assert [report.counts["no-overdue"] for report in told.values()] == [0, 1, 2, 3]
 
 
 def test_an_entry_that_is_looked_for_later_is_there_now() -> None:

@@ -143,6 +143,17 @@ def test_a_journal_is_read_by_marks(tmp_path: Path) -> None:
     assert [(one.pid, one.start, one.end) for one in load_spans([tmp_path])] == [(7, 1.5, 3.0), (8, 4.0, None)]
 
 
+def test_a_runner_that_outlives_its_journals_file_is_one_runner(tmp_path: Path) -> None:
+    """A journal that is set aside says again, in the next file, what is still open."""
+    began = {"op": "began", "mark": "m1", "at": 1.5, "pid": 7, "boot_id": "b", "token": 4, "gpus": ["g"]}
+    began["exclusive"] = True
+    (tmp_path / "a.jsonl.1").write_text(json.dumps(began) + "\n")
+    ended = {"op": "exit", "mark": "m1", "at": 3.0, "boot_id": "b"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(began) + "\n" + json.dumps(ended) + "\n")
+
+    assert [(one.start, one.end) for one in load_spans([tmp_path])] == [(1.5, 3.0)]
+
+
 def test_a_torn_last_line_is_left_out_and_any_other_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"op": "start", "at": 1, "boot_id": "b"}\n{"op": "ex')

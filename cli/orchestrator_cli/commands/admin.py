@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Exit code of ``verify`` when something does not hold.
 VIOLATED: Final = 1
+#: A query over a long history may take so long before its first row comes.
+ANSWER_SECONDS: Final = 600
 
 
 @click.group()
@@ -55,7 +57,7 @@ def verify(dumps: tuple[Path, ...], settled: bool, overdue: float | None, as_jso
     schema.check(settings.database)
     bound = None if overdue is None else timedelta(seconds=overdue)
     expected = Expectations(spans=spans, settled=settled, overdue=bound)
-    database = open_database(settings.database)
+    database = open_database(settings.database, answer_seconds=ANSWER_SECONDS)
     try:
         report = SqlHistory(database).read(lambda view: check(view, expected))
     finally:

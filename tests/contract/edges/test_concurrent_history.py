@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.domain.job import JobEvent, JobState, Resources
 from orchestrator.domain.lease import Claim, ClaimOutcome, Finish, LeaseGrant, LedgerBatch, LogChunk
-from orchestrator.errors import NotLeading
+from orchestrator.errors import NotLeading, StoreUnavailable
 from orchestrator.ports import JobFilter, LossPolicy
 from orchestrator.storage.history import SqlHistory
 from orchestrator.testing.history import Expectations, verify
@@ -39,11 +39,20 @@ class Worker:
     def __init__(self, stores: Stores, node: str, seed: int) -> None:
         self.stores, self.node, self.random = stores, node, random.Random(seed)
 
-    def run(self) -> None:
-        for _ in range(ROUNDS):
+    def run(self, all_submitted: threading.Event) -> None:
+        tries = 0
+        while tries < ROUNDS:
+            is_last = all_submitted.is_set()
             outcome = self.claim()
-            if outcome is not None and outcome.lease_id is not None:
-                self.work(outcome, outcome.lease_id)
+            if outcome is None:
+                if is_last:
+                    return  # nothing waits, and nothing more comes
+                time.sleep(0.002)
+                continue
+            tries += 1
+            if outcome.lease_id is not None:
+                with suppress(StoreUnavailable):  # a loaded machine: it dies in the middle
+                    self.work(outcome, outcome.lease_id)
 
     def claim(self) -> ClaimOutcome | None:
         waiting = self.stores.jobs.list_jobs(JobFilter(states=frozenset({JobState.QUEUED}), limit=20))
@@ -94,7 +103,7 @@ def lead(stores: Stores, name: str, over: threading.Event) -> None:
         seen = stores.admission.expired_leases(limit=50, grace=timedelta(0))
         time.sleep(0.01)
         for sweep in sweeps(stores, seen, epoch):
-            with suppress(NotLeading):
+            with suppress(NotLeading, StoreUnavailable):
                 sweep()
         stores.leadership.resign(name, epoch)
 
@@ -113,15 +122,19 @@ def test_a_history_that_many_wrote_at_once_is_clean(stores: Stores) -> None:
         stores.register(node, GPUS)
     stores.leadership.campaign("x", ttl=LEADER_TTL)
     acknowledged: list[str] = []
-    over = threading.Event()
+    over, all_submitted = threading.Event(), threading.Event()
     with ThreadPoolExecutor(8) as pool:
         leaders = [pool.submit(lead, stores, name, over) for name in ("x", "y")]
-        others = [pool.submit(Worker(stores, node, seed).run) for seed, node in enumerate(NODES * 2)]
-        others += [pool.submit(produce, stores, seed, acknowledged) for seed in (7, 8)]
+        workers = [pool.submit(Worker(stores, node, seed).run, all_submitted) for seed, node in enumerate(NODES * 2)]
+        producers = [pool.submit(produce, stores, seed, acknowledged) for seed in (7, 8)]
         try:
-            for one in others:
-                one.result(90)
+            for one in producers:
+                one.result(60)
+            all_submitted.set()
+            for one in workers:
+                one.result(60)
         finally:
+            all_submitted.set()
             over.set()
         for one in leaders:
             one.result(20)

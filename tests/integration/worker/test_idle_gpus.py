@@ -1,0 +1,44 @@
+"""Jobs that hold GPUs and leave them idle."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.domain.job import FailureClass, JobState
+from orchestrator.gpus.simulated import make_gpus, write_gpus
+from tests.support.cluster import Cluster
+from tests.support.waiting import wait_for
+
+NAP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)")
+
+
+def cards(cluster: Cluster, *utilization: int | None) -> Path:
+    """Write a host's GPUs with these readings."""
+    path = cluster.home / "a.toml"
+    gpus = make_gpus(len(utilization), owner=f"{cluster.home.name}-a")
+    write_gpus(path, [replace(gpu, utilization_percent=load) for gpu, load in zip(gpus, utilization, strict=True)])
+    return path
+
+
+def test_an_idle_job_is_warned_in_its_output_and_then_ended(cluster: Cluster) -> None:
+    """Its neighbour, which works, is left alone; so is one whose GPU does not tell."""
+    cards(cluster, 90, 90, 90)
+    cluster.worker("a", gpus=3, slots=1, idle_gpu_warn=2, idle_gpu_end=6)
+    jobs = [cluster.command(*NAP, gpus=1, max_attempts=3) for _ in range(3)]
+    for job in jobs:
+        cluster.wait_for_state(job, JobState.RUNNING)
+        wait_for(lambda job=job: cluster.output(job), within_seconds=20, describe=cluster.logs)  # type: ignore[misc]
+    gpu_of = {job: cluster.runtime.jobs.attempts(job)[0].gpus[0] for job in jobs}
+    order = [gpu.gpu.uuid for gpu in make_gpus(3, owner=f"{cluster.home.name}-a")]
+    idle, busy, silent = (next(job for job in jobs if gpu_of[job] == uuid) for uuid in order)
+    cards(cluster, 0, 50, None)
+
+    ended = cluster.wait_for_state(idle, JobState.FAILED)
+
+    assert ended.failure_class is FailureClass.IDLE
+    assert ended.attempt == 1, "it would only be idle again"
+    assert ended.reason is not None
+    assert "have done nothing for" in ended.reason
+    assert "; it is ended after 6 s" in cluster.output(idle)
+    assert "; the job is ended" in cluster.output(idle)
+    assert {cluster.job(job).state for job in (busy, silent)} == {JobState.RUNNING}
