@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance lint format bench-quick clean
+.PHONY: help run test test-quick test-gpu explore conformance lint format bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ format: $(VENV)/dev.stamp ## Lay out the code and sort its imports
 bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery (needs Debian's redis-server and mariadb-server)
 	@tests/install-debian-packages
 	@$(BIN)/python -m bench.quick
+
+bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transports (needs Debian's redis-server)
+	@tests/install-debian-packages
+	@$(BIN)/python -m bench.plain_tasks --record
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages

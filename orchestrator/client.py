@@ -86,6 +86,11 @@ class Client:
         """Cancel a job."""
         return self._document("POST", f"/jobs/{_path(job_id)}/cancel", repeatable=True)
 
+    def cancel_canvas(self, *, tree: str | None = None, group: str | None = None) -> dict[str, Any]:
+        """Cancel every job of a canvas, named by any of them, or of one group."""
+        body = {name: value for name, value in (("tree", tree), ("group", group)) if value is not None}
+        return self._document("POST", "/jobs/cancel", repeatable=True, json=body)
+
     def why(self, job_id: str) -> dict[str, Any]:
         """Return why a job waits."""
         return self._document("GET", f"/jobs/{_path(job_id)}/why")
@@ -93,6 +98,34 @@ class Client:
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Return a job's history."""
         return list(self._document("GET", f"/jobs/{_path(job_id)}/events")["events"])
+
+    def order_gpu(self, uuid: str, action: str) -> dict[str, Any]:
+        """Quarantine, release or reset a GPU and return it."""
+        return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
+
+    def usage(self, **window: Any) -> dict[str, Any]:
+        """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
+        return self._document("GET", "/usage", params={k: v for k, v in window.items() if v is not None})
+
+    def dead_letters(self, **filters: Any) -> dict[str, Any]:
+        """Return a page of dead letters, the newest job first; see ``GET /dlq`` for the filters."""
+        return self._document("GET", "/dlq", params={k: v for k, v in filters.items() if v is not None})
+
+    def dead_letter(self, job_id: str) -> dict[str, Any]:
+        """Return one dead letter."""
+        return self._document("GET", f"/dlq/{_path(job_id)}")
+
+    def retry_dead_letter(self, job_id: str) -> dict[str, Any]:
+        """Try a job again with all its attempts."""
+        return self._document("POST", f"/dlq/{_path(job_id)}/retry", repeatable=True)
+
+    def retry_dead_letters(self, **filters: Any) -> dict[str, Any]:
+        """Try up to 500 dead letters again; the answer says which, and whether there are more."""
+        return self._document("POST", "/dlq/retry", json={k: v for k, v in filters.items() if v is not None})
+
+    def purge_dead_letter(self, job_id: str) -> dict[str, Any]:
+        """Dismiss a dead letter."""
+        return self._document("DELETE", f"/dlq/{_path(job_id)}")
 
     def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> dict[str, Any]:
         """Return output after a cursor."""

@@ -25,6 +25,16 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def offered_cpus() -> int:
+    """Return the CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def offered_memory_mib() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+
+
 class Settings(BaseSettings):
     """Every setting with its default; durations are in seconds."""
 
@@ -72,8 +82,19 @@ class Settings(BaseSettings):
     runner_max_memory_mib: int = Field(
         default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
     )
+    gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
+    gpu_clean_memory_mib: int = Field(default=512, ge=0, description="A GPU with more in use is not clean.")
+    gpu_quarantine: Seconds = Field(
+        default=60, description="A GPU's first quarantine lasts so long, each further one double."
+    )
+    gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
     idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels of this host, for --constraint.")
+    cpus: int = Field(default_factory=offered_cpus, ge=0, description="CPUs of this host that jobs may ask for.")
+    memory_mib: int = Field(
+        default_factory=offered_memory_mib, ge=0, description="Memory of this host that jobs may ask for."
+    )
     lock_dir: Path | None = Field(default=None, description="Device locks; default: /run/orchestrator, else the home.")
     allowed_cwd: tuple[Path, ...] = Field(default=(), description="If set, commands may run only below these.")
 

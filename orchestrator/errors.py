@@ -9,8 +9,7 @@ OrchestratorError
 │   ├── UnknownTask
 │   ├── UnknownJob
 │   ├── UnknownDeadLetter
-│   ├── UnknownNode
-│   ├── UnknownSweep
+│   ├── UnknownGpu
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
 │   ├── ModelDoesNotFit         larger than the lease's memory, or than what models in use leave of it
@@ -131,30 +130,17 @@ class UnknownDeadLetter(InvalidRequest):
         return f"unknown dead letter {self.letter_id!r}"
 
 
-class UnknownNode(InvalidRequest):
-    """No host of this name has ever registered."""
+class UnknownGpu(InvalidRequest):
+    """No host ever told of a GPU with this uuid."""
 
-    code = "unknown-node"
+    code = "unknown-gpu"
 
-    def __init__(self, node: str) -> None:
-        super().__init__(node)
-        self.node = node
-
-    def __str__(self) -> str:
-        return f"unknown host {self.node!r}"
-
-
-class UnknownSweep(InvalidRequest):
-    """There is no sweep of this name."""
-
-    code = "unknown-sweep"
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(name, known)
-        self.name, self.known = name, tuple(known)
+    def __init__(self, uuid: str) -> None:
+        super().__init__(uuid)
+        self.uuid = uuid
 
     def __str__(self) -> str:
-        return f"unknown sweep {self.name!r}; there are: {', '.join(self.known)}"
+        return f"unknown GPU {self.uuid!r}"
 
 
 class UnsatisfiableRequest(InvalidRequest):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
+from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.ports import (
     AdmissionStore,
     ClusterStore,
@@ -12,8 +13,10 @@ from orchestrator.ports import (
     Leadership,
     LedgerStore,
     StreamPublisher,
+    UsageStore,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
+    usage: UsageStore
+    letters: DeadLetterStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -10,6 +10,8 @@ import click
 VERBS: Final[Mapping[str, Sequence[str]]] = {
     "jobs": ("submit", "run", "ps", "status", "logs", "wait", "cancel", "why"),
     "cluster": ("nodes", "gpus", "queues"),
+    "usage": ("usage",),
+    "dlq": ("dlq",),
     "database": ("db",),
     "admin": ("admin",),
     "processes": ("worker", "beat", "api", "flower"),

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import orchestrator
-from orchestrator.api import cluster, jobs, problems
+from orchestrator.api import canvases, cluster, dlq, gpus, jobs, problems, usage
 from orchestrator.api.dependencies import Services
 from orchestrator.api.guard import guard, is_loopback
 from orchestrator.errors import InvalidSettings, PayloadTooLarge
@@ -47,8 +47,12 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     }
     app.state.services = Services.over(runtime)
     app.include_router(cluster.health_routes)
+    app.include_router(canvases.routes, **guarded)
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
+    app.include_router(usage.routes, **guarded)
+    app.include_router(gpus.routes, **guarded)
+    app.include_router(dlq.routes, **guarded)
 
     _watch(app)
     return app

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
@@ -12,7 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from orchestrator.api import problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.schemas import SubmitBody, attempt_document, event_document, job_document, submitted_document
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job, JobState
+from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
@@ -68,21 +71,26 @@ def list_jobs(
     state: Annotated[list[JobState] | None, Query()] = None,
     queue: Annotated[str | None, Query(max_length=64)] = None,
     name: Annotated[str | None, Query(max_length=128)] = None,
+    root: Annotated[str | None, Query(max_length=LONGEST_TASK_ID)] = None,
+    group: Annotated[str | None, Query(max_length=LONGEST_TASK_ID)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
 ) -> Any:
     """List jobs, newest first; ``next`` is the cursor of the following page."""
-    wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)
+    states = frozenset(state) if state else None
+    wanted = JobFilter(states, queue, name=name, before_seq=cursor, root_id=root, group_id=group, limit=limit)
     found = given.runtime.jobs.list_jobs(wanted)
+    needs = _needs(given.runtime, found)
     following = found[-1].seq if len(found) == limit else None
-    return {"jobs": [job_document(job) for job in found], "next": following}
+    return {"jobs": [job_document(job, needs.get(job.id, ())) for job in found], "next": following}
 
 
 @routes.get("/{job_id}")
 def show(given: Given, job_id: str) -> Any:
     """Show a job with its attempts."""
     job = _job(given.runtime, job_id)
-    return job_document(job) | {"attempts": [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]}
+    document = job_document(job, _needs(given.runtime, [job]).get(job.id, ()))
+    return document | {"attempts": [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]}
 
 
 @routes.post("/{job_id}/cancel")
@@ -136,6 +144,11 @@ def events(given: Given, job_id: str) -> Any:
     """Return a job's history."""
     _job(given.runtime, job_id)
     return {"events": [event_document(event) for event in given.runtime.jobs.history(job_id)]}
+
+
+def _needs(runtime: Runtime, jobs: Sequence[Job]) -> Mapping[str, Sequence[Need]]:
+    blocked = [job.id for job in jobs if job.state is JobState.BLOCKED]
+    return runtime.jobs.needs(blocked) if blocked else {}
 
 
 def _job(runtime: Runtime, job_id: str) -> Job:

@@ -19,9 +19,8 @@ from orchestrator.errors import (
     Unauthenticated,
     Unavailable,
     UnknownDeadLetter,
+    UnknownGpu,
     UnknownJob,
-    UnknownNode,
-    UnknownSweep,
     UnsatisfiableRequest,
 )
 
@@ -36,8 +35,7 @@ _STATUS: Final = (
     (Forbidden, 403),
     (UnknownJob, 404),
     (UnknownDeadLetter, 404),
-    (UnknownNode, 404),
-    (UnknownSweep, 404),
+    (UnknownGpu, 404),
     (PayloadTooLarge, 413),
     (UnsatisfiableRequest, 422),
     (InvalidRequest, 422),

@@ -12,6 +12,7 @@ from orchestrator.domain.job import FailureClass, JobEvent, JobState, LeaseMode,
 from orchestrator.domain.lease import Finish
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import statements
+from orchestrator.storage.canvases import end_dependents
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump, dump_parts, storable, stored_instant
 from orchestrator.storage.sql import Sql
@@ -20,15 +21,10 @@ from orchestrator.storage.sql import Sql
 _RETURNED: Final = {JobEvent.GIVE_BACK: 1}
 #: Events after which a job would run again; one that somebody asked to cancel ends instead.
 _RUNS_AGAIN: Final = frozenset({JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK})
+#: Events after which nothing that waits for the job in its canvas can start.
+_BADLY: Final = (JobEvent.FAIL, JobEvent.BURY, JobEvent.CANCEL)
 #: Most characters of a result that are stored; a larger one would not fit the database's packets, whatever the batch.
 LARGEST_RESULT: Final = 4 << 20
-#: Of jobs that are dead letters by now; the leader puts a copy into the dead-letter stream.
-INSERT_LETTERS: Final = Sql(
-    "INSERT INTO orchestrator_dead_letters (id, job_seq, queue, failure_class, reason, at, copied)"
-    " SELECT id, seq, queue, COALESCE(failure_class, 'poison'), COALESCE(reason, 'it could not be processed'),"
-    " finished_at, 0 FROM orchestrator_jobs WHERE seq IN :seqs AND state = 'dead_letter'",
-    "seqs",
-)
 OPEN_ATTEMPTS: Final = Sql(
     "SELECT a.job_seq, a.number, a.lease_id, a.node, j.lost_count, j.cancel_requested_at IS NOT NULL AS cancelling"
     " FROM orchestrator_attempts a"
@@ -66,7 +62,7 @@ def end_attempts(
             run(connection, statements.END_JOB, _end_row(finish))
     buried = [finish.job_seq for finish in by_event.get(JobEvent.BURY, [])]
     if buried:
-        run(connection, INSERT_LETTERS, {"seqs": buried})
+        run(connection, statements.INSERT_LETTERS, {"seqs": buried})
     again = [f.job_seq for event in (JobEvent.RETRY, JobEvent.LOSE) for f in by_event.get(event, [])]
     if again:
         run(connection, statements.SCHEDULE_JOBS, {"seqs": again})
@@ -83,6 +79,8 @@ def end_attempts(
             run(connection, statements.CLOSE_ATTEMPTS, {"rows": part})
     for part in documents:
         run(connection, statements.END_EVENTS, {"rows": part, "node": node, "epoch": epoch})
+    badly = [f.job_seq for event in _BADLY for f in by_event.get(event, [])]
+    end_dependents(database, connection, badly, epoch=epoch)
 
 
 def heed_cancel(finish: Finish) -> Finish:
@@ -203,6 +201,7 @@ def _success_row(finish: Finish) -> dict[str, Any]:
         "p": finish.pid,
         "m": finish.peak_memory_mib,
         "g": finish.gpu_seconds,
+        "b": finish.gpu_busy_seconds,
     }
 
 
@@ -220,4 +219,5 @@ def _attempt_row(finish: Finish) -> dict[str, Any]:
         "error": storable(finish.error),
         "peak_memory_mib": finish.peak_memory_mib,
         "gpu_seconds": finish.gpu_seconds,
+        "gpu_busy_seconds": finish.gpu_busy_seconds,
     }

@@ -20,6 +20,7 @@ from orchestrator.domain.history import (
     ReadyPlace,
 )
 from orchestrator.domain.job import JobState, LeaseMode, Resources
+from orchestrator.domain.wants import wants_from
 from orchestrator.errors import StoreUnavailable
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import instant, load, required_instant
@@ -32,7 +33,7 @@ BATCH: Final = 500
 
 NOW: Final = Sql("SELECT {now}")
 JOBS: Final = Sql(
-    "SELECT j.seq, j.id, j.queue, j.state, j.gpus, j.gpu_memory_mib, j.max_attempts, j.attempt, j.lost_count,"
+    "SELECT j.seq, j.id, j.queue, j.state, j.gpus, j.gpu_memory_mib, j.wants, j.max_attempts, j.attempt, j.lost_count,"
     " j.lease_id, j.run_at, j.deadline,"
     " r.job_seq AS ready_seq, r.publish_at, r.entry_id, r.node, s.run_at AS scheduled_at"
     " FROM orchestrator_jobs j LEFT JOIN orchestrator_ready r ON r.job_seq = j.seq"
@@ -190,7 +191,7 @@ def _job(row: Any) -> JobRow:
         id=row.id,
         queue=row.queue,
         state=JobState(row.state),
-        resources=Resources(row.gpus, row.gpu_memory_mib),
+        resources=Resources(row.gpus, row.gpu_memory_mib, wants_from(row.wants)),
         max_attempts=row.max_attempts,
         attempt=row.attempt,
         lost_count=row.lost_count,

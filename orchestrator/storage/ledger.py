@@ -19,6 +19,7 @@ from orchestrator.domain.lease import (
     Refusal,
     Renewal,
 )
+from orchestrator.domain.wants import wants_text
 from orchestrator.ports import LossPolicy
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.storage import statements
@@ -116,6 +117,7 @@ class SqlLedgerStore:
         """Take every GPU of the grant under a new lease, or none."""
         run = self._database.run
         values = {"node": node, "mode": grant.mode.value, "memory_mib": grant.memory_mib, "ttl": ttl.total_seconds()}
+        values |= {"cpus": grant.cpus, "host_memory_mib": grant.host_memory_mib}
         lease_id = int(run(connection, statements.INSERT_LEASE, values).lastrowid)
         if not grant.gpus:
             return lease_id
@@ -140,7 +142,7 @@ class SqlLedgerStore:
         """Move the claim's jobs that are still waiting for this node to ``running``; return their seqs."""
         run = self._database.run
         values = {"seqs": list(claim.job_seqs), "node": node, "gpus": claim.resources.gpus}
-        values["mib"] = claim.resources.gpu_memory_mib or 0
+        values |= {"mib": claim.resources.gpu_memory_mib or 0, "wants": wants_text(claim.resources.wants) or ""}
         seqs = list(run(connection, statements.TAKE_READY, values).scalars())
         if seqs:
             run(connection, statements.START_JOBS, {"seqs": seqs, "lease_id": lease_id, "node": node})

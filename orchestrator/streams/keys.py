@@ -13,7 +13,6 @@ order:
 ``<stream>:dlq`` is beside them and is read by people only.
 """
 
-import re
 from typing import Final
 
 #: Consumer group of every stream.
@@ -23,7 +22,6 @@ WAKE: Final = "orchestrator:wake"
 #: Set by the leader's flush check alone: when it is gone, so is everything else that Redis held.
 MARKER: Final = "orchestrator:streams"
 
-_MEMBER: Final = re.compile(r"(?:@[^:]*)?(?::p\d+)?(?::front)?$")
 _PREFIX: Final = "stream:orchestrator:"
 _NAMED: Final = {"gpu": "inference_jobs"}  # queues whose stream has a name of its own
 

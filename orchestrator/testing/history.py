@@ -82,8 +82,8 @@ class Expectations:
     """What the caller knows beyond the database, and what it asks of the installation now."""
 
     spans: Sequence[RunnerSpan] = ()
-    #: Most by which the clocks of the runners' hosts and the database's differ; None: what runners tell is not compared
-    #: with the instants of leases, as when a guardian itself was stopped: its device lock still holds, its kills are late.
+    #: Most by which the clocks of the runners' hosts and the database's differ. None: what runners tell is not compared
+    #: with the instants of leases, as when a guardian was stopped: its device lock still holds, but its kills are late.
     skew: timedelta | None = timedelta(seconds=1)
     acknowledged: Collection[str] = ()  # ids that submits were told; none of them old enough to be pruned
     settled: bool = False  # all work should have ended

@@ -102,10 +102,11 @@ def _claim(fold: _Fold, event: Event) -> None:
     if _is_past(event, lease):
         fold.report("claim-under-live-lease", f"under lease {lease.id}, which {_end_words(lease)}", event)
     wanted = fold.history.job.resources
-    if lease.mode is not wanted.mode or len(lease.gpus) != wanted.gpus:
+    alike = [w for w in wanted.options if lease.mode is w.mode and len(lease.gpus) == w.gpus]
+    if not alike:
         held = f"{len(lease.gpus)} GPUs, {lease.mode.value}"
         fold.report("gang-whole", f"asked for {wanted.gpus} GPUs, {wanted.mode.value}; lease {lease.id}: {held}", event)
-    elif lease.mode is LeaseMode.SHARED and (lease.memory_mib or 0) < (wanted.gpu_memory_mib or 0):
+    elif lease.mode is LeaseMode.SHARED and all((lease.memory_mib or 0) < (w.gpu_memory_mib or 0) for w in alike):
         fold.report("gang-whole", f"asked for {wanted.gpu_memory_mib} MiB, got {lease.memory_mib}", event)
 
 
@@ -204,7 +205,7 @@ def _check_times(fold: _Fold) -> None:
     waits_since: Event | None = None
     released: Event | None = None
     for event in fold.history.events:
-        if event.kind in (SUBMIT, JobEvent.RETRY, JobEvent.LOSE):
+        if event.kind in (SUBMIT, JobEvent.DEFER, JobEvent.RETRY, JobEvent.LOSE):
             waits_since, released = event, None
         elif event.kind == JobEvent.RELEASE:
             released = event

@@ -77,8 +77,10 @@ def find_app_path(app: object, modules: Mapping[str, object]) -> str:
         LookupError: If no imported module holds it.
     """
     main = str(getattr(app, "main", None))
-    names: list[str] = [name for name in (main, f"{main}.app", f"{main}.celery") if name in modules]
-    for name in [*names, *sorted(name for name in modules if name not in names)]:
+    # Celery's own modules hold it too once it is the default app, but only in this process.
+    others = {name for name in modules if name.partition(".")[0] != "celery"}
+    names: list[str] = [name for name in (main, f"{main}.app", f"{main}.celery") if name in others]
+    for name in [*names, *sorted(others - set(names))]:
         for attribute, value in list(getattr(modules.get(name), "__dict__", {}).items()):
             if value is app:
                 return f"{_importable(name)}:{attribute}"

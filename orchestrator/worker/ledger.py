@@ -7,14 +7,14 @@ rises and nothing waits for a timer. Outcomes go back to the worker's event loop
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from orchestrator.clock import Clock
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
@@ -48,6 +48,10 @@ class Listener(Protocol):
         """The heartbeat was answered."""
         ...
 
+    def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
+        """What operators want of the host's GPUs."""
+        ...
+
     def on_degraded(self, degraded: bool) -> None:
         """The database stopped answering, or answers again."""
         ...
@@ -55,6 +59,15 @@ class Listener(Protocol):
     def on_broken(self, error: Exception) -> None:
         """The ledger has ended for a fault of its own; nothing will be committed any more."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    """What a heartbeat tells."""
+
+    samples: Sequence[GpuSample]
+    look_ahead: int
+    standings: Mapping[str, GpuStanding]
 
 
 @dataclass(slots=True)
@@ -69,8 +82,8 @@ class _Pending:
     claims: list[Claim] = field(default_factory=list)
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
-    heartbeat: tuple[Sequence[GpuSample], int] | None = None
-    cancels: list[tuple[str, str]] = field(default_factory=list)  # (job id, why)
+    heartbeat: _Heartbeat | None = None
+    cancels: list[tuple[str, str, bool]] = field(default_factory=list)  # (job id, why, bury it)
 
     def any_rows(self) -> bool:
         return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
@@ -102,9 +115,9 @@ class _Taken:
 
     registration: NodeRecord | None
     renewals: list[int] | None
-    heartbeat: tuple[Sequence[GpuSample], int] | None
+    heartbeat: _Heartbeat | None
     batch: LedgerBatch
-    cancels: list[tuple[str, str]]
+    cancels: list[tuple[str, str, bool]]
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -136,7 +149,7 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        cancel: Callable[[str, str], None],
+        cancel: Callable[[str, str, bool], None],
     ) -> None:
         """Make the thread.
 
@@ -192,16 +205,18 @@ class Ledger(threading.Thread):
             self._pending.registration = record
             self._changed.notify()
 
-    def cancel(self, job_id: str, reason: str) -> None:
-        """Have a job cancelled that Celery dropped before it came to a claim."""
+    def cancel(self, job_id: str, reason: str, *, bury: bool = False) -> None:
+        """Have a job cancelled that Celery dropped before it came to a claim; ``bury``: made a dead letter instead."""
         with self._changed:
-            self._pending.cancels.append((job_id, reason))
+            self._pending.cancels.append((job_id, reason, bury))
             self._changed.notify()
 
-    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
-        """Have the host's row refreshed."""
+    def heartbeat(
+        self, samples: Sequence[GpuSample], *, look_ahead: int, standings: Mapping[str, GpuStanding]
+    ) -> None:
+        """Have the host's row refreshed, and what is remembered of its GPUs."""
         with self._changed:
-            self._pending.heartbeat = (samples, look_ahead)
+            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -258,11 +273,13 @@ class Ledger(threading.Thread):
         except StoreUnavailable:
             self._put_back(taken)
             raise
-        for job_id, reason in taken.cancels:
-            self._cancel(job_id, reason)
+        for job_id, reason, bury in taken.cancels:
+            self._cancel(job_id, reason, bury)
         if taken.heartbeat is not None:
-            samples, look_ahead = taken.heartbeat
-            state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
+            beat = taken.heartbeat
+            orders = self._cluster.note_gpu_standings(self._node, beat.standings)
+            self._post(lambda: self._listener.on_gpu_orders(orders))
+            state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead)
             self._post(lambda: self._listener.on_node_state(state))
 
     def _renew(self, lease_ids: list[int]) -> None:

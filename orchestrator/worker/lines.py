@@ -13,6 +13,7 @@ from orchestrator.domain.lease import ClaimedJob
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.launch import command_runner_spec, is_command
+from orchestrator.worker.outcomes import is_final
 from orchestrator.worker.output import OutputCapture
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
@@ -163,7 +164,7 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -
         "op": "run",
         "id": claimed.id,
         "task": payload.get("task") or claimed.task,
-        "job": {"attempt": claimed.attempt, "token": lease_id},
+        "job": {"attempt": claimed.attempt, "token": lease_id, "final": is_final(claimed)},
         "request": slim | headers,
         "args": payload.get("args") or [],
         "kwargs": payload.get("kwargs") or {},

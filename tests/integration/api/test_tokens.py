@@ -22,11 +22,16 @@ ROUTES = {
     ("GET", "/jobs"): True,
     ("GET", "/jobs/{job_id}"): True,
     ("POST", "/jobs/{job_id}/cancel"): True,
+    ("POST", "/jobs/cancel"): True,
     ("GET", "/jobs/{job_id}/logs"): True,
     ("GET", "/jobs/{job_id}/why"): True,
     ("GET", "/jobs/{job_id}/events"): True,
     ("GET", "/nodes"): True,
     ("GET", "/gpus"): True,
+    ("POST", "/gpus/{uuid}/quarantine"): True,
+    ("POST", "/gpus/{uuid}/release"): True,
+    ("POST", "/gpus/{uuid}/reset"): True,
+    ("GET", "/usage"): True,
     ("GET", "/queues"): True,
     ("GET", "/cluster"): True,
     ("GET", "/metrics"): True,
@@ -69,7 +74,7 @@ def test_no_route_answers_without_the_token(api: TestClient, method: str, path: 
     """Missing, wrong, cut, longer, or in another scheme: 401, and nothing else is told."""
     headers = {} if given is None else {"Authorization": given}
 
-    answer = api.request(method, path.format(job_id=JOB), headers=headers)
+    answer = api.request(method, path.format(job_id=JOB, uuid="GPU-a"), headers=headers)
 
     assert answer.status_code == 401, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -81,7 +86,7 @@ def test_no_route_answers_without_the_token(api: TestClient, method: str, path: 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
 def test_every_route_answers_with_the_token(api: TestClient, method: str, path: str, scheme: str) -> None:
-    answer = api.request(method, path.format(job_id=JOB), headers={"Authorization": f"{scheme} {TOKEN}"})
+    answer = api.request(method, path.format(job_id=JOB, uuid="GPU-a"), headers={"Authorization": f"{scheme} {TOKEN}"})
 
     assert answer.status_code != 401
     assert answer.status_code < 500, answer.text

@@ -162,7 +162,7 @@ def test_a_passed_deadline_kills(host: Host) -> None:
 
 def test_a_renewed_deadline_does_not_kill(host: Host) -> None:
     """A deadline replaces the one before, the spec's own included."""
-    host.start(argv=("sleep", "1"), deadline=boottime() + 0.5)
+    host.start(argv=("sleep", "6"), deadline=boottime() + 5)
     host.guardian.set_deadlines({"r1": boottime() + 600})
 
     ended = host.expect_end()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain.job import Resources
-from orchestrator.scheduling.plan import Peer, Plan, Policy, WaitReason, keeper, peers_of, plan
+from orchestrator.scheduling.plan import Plan, Policy, WaitReason, keeper, plan
 from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -220,7 +220,7 @@ def test_hosts_that_plan_alone_agree_on_who_keeps_gpus() -> None:
     jobs = [job(1, 4), job(2), job(3), job(4)]
     keeping = []
     for view in hosts:
-        peers = peers_of(other for other in hosts if other is not view)
+        peers = tuple(other for other in hosts if other is not view)
         made = plan(snapshot([view], jobs), NOW, Policy(peers=peers))
         if not made.admissions:
             keeping.append(view.node)
@@ -230,8 +230,8 @@ def test_hosts_that_plan_alone_agree_on_who_keeps_gpus() -> None:
 
 def test_a_peer_that_is_too_small_keeps_nothing() -> None:
     """GPUs are kept only where the job could ever run."""
-    small = Peer("b", frozenset({"gpu"}), (MEMORY,))
-    other_queue = Peer("c", frozenset({"other"}), (MEMORY,) * 8)
+    small = host("b", 1)
+    other_queue = host("c", 8, queues=("other",))
 
     made = plan(snapshot([host("a", 4, busy=1)], [job(1, 4), job(2)]), NOW, Policy(peers=(small, other_queue)))
 
