@@ -13,6 +13,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.storage.access import SqlAccessStore
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
+from orchestrator.storage.dead_letters import SqlDeadLetterStore
 from orchestrator.storage.engine import open_database
 from orchestrator.storage.firings import SqlFirings
 from orchestrator.storage.jobs import SqlJobStore
@@ -59,6 +60,7 @@ def open_runtime(settings: Settings) -> Runtime:
         firings=SqlFirings(database),
         usage=SqlUsageStore(database),
         access=SqlAccessStore(database),
+        letters=SqlDeadLetterStore(database),
         publisher=RedisStreamPublisher(client),
         wake=_ListeningWake(client, settings.redis),
         close=close,

@@ -107,6 +107,26 @@ class Client:
         """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
         return self._document("GET", "/usage", params={k: v for k, v in window.items() if v is not None})
 
+    def dead_letters(self, **filters: Any) -> dict[str, Any]:
+        """Return a page of dead letters, the newest job first; see ``GET /dlq`` for the filters."""
+        return self._document("GET", "/dlq", params={k: v for k, v in filters.items() if v is not None})
+
+    def dead_letter(self, job_id: str) -> dict[str, Any]:
+        """Return one dead letter."""
+        return self._document("GET", f"/dlq/{_path(job_id)}")
+
+    def retry_dead_letter(self, job_id: str) -> dict[str, Any]:
+        """Try a job again with all its attempts."""
+        return self._document("POST", f"/dlq/{_path(job_id)}/retry", repeatable=True)
+
+    def retry_dead_letters(self, **filters: Any) -> dict[str, Any]:
+        """Try up to 500 dead letters again; the answer says which, and whether there are more."""
+        return self._document("POST", "/dlq/retry", json={k: v for k, v in filters.items() if v is not None})
+
+    def purge_dead_letter(self, job_id: str) -> dict[str, Any]:
+        """Dismiss a dead letter."""
+        return self._document("DELETE", f"/dlq/{_path(job_id)}")
+
     def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> dict[str, Any]:
         """Return output after a cursor."""
         params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})

@@ -8,6 +8,7 @@ OrchestratorError
 │   ├── UnknownQueue
 │   ├── UnknownTask
 │   ├── UnknownJob
+│   ├── UnknownDeadLetter
 │   ├── UnknownGpu
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
@@ -121,6 +122,19 @@ class UnknownJob(InvalidRequest):
 
     def __str__(self) -> str:
         return f"unknown job {self.job_id!r}"
+
+
+class UnknownDeadLetter(InvalidRequest):
+    """No dead letter has this id; it may have been purged."""
+
+    code = "unknown-dead-letter"
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(letter_id)
+        self.letter_id = letter_id
+
+    def __str__(self) -> str:
+        return f"unknown dead letter {self.letter_id!r}"
 
 
 class UnknownGpu(InvalidRequest):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
+from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.ports import (
     AdmissionStore,
     ClusterStore,
@@ -33,6 +34,7 @@ class Runtime:
     firings: Firings
     usage: UsageStore
     access: AccessStore
+    letters: DeadLetterStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 import orchestrator
-from orchestrator.api import access, canvases, cluster, gpus, jobs, problems, usage
+from orchestrator.api import access, canvases, cluster, dlq, gpus, jobs, problems, usage
 from orchestrator.api.dependencies import Services
 from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise, is_loopback
@@ -55,5 +55,6 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.include_router(usage.routes, **guarded)
     app.include_router(gpus.routes, **guarded)
     app.include_router(access.routes, **guarded)
+    app.include_router(dlq.routes, **guarded)
     app.openapi = described(app)  # type: ignore[method-assign]
     return app

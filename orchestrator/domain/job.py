@@ -42,6 +42,7 @@ class JobEvent(StrEnum):
     LOSE = "lose"  # its lease ended with its worker; another attempt follows after a delay
     CANCEL = "cancel"
     BURY = "bury"  # it cannot be processed
+    REVIVE = "revive"  # a person has a dead letter tried again, with all its attempts
 
 
 INITIAL_STATES: Final = frozenset({JobState.BLOCKED, JobState.SCHEDULED, JobState.PENDING})
@@ -68,6 +69,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (JobState.RUNNING, JobEvent.LOSE): JobState.SCHEDULED,
     (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.RUNNING, JobEvent.BURY): JobState.DEAD_LETTER,
+    (JobState.DEAD_LETTER, JobEvent.REVIVE): JobState.PENDING,
 }
 
 

@@ -25,6 +25,7 @@ RELEASE_BATCH: Final = 500
 LEASES_BATCH: Final = 1000
 PRUNE_BATCH: Final = 500
 BLOCKED_BATCH: Final = 500
+LETTERS_BATCH: Final = 200
 UNBOUNDED: Final = 1 << 62
 
 #: A submit may always leave so many unclaimed jobs in a stream, so that a cluster without a leader makes progress.
@@ -61,6 +62,7 @@ class Sweeps:
             Sweep("publish_due", interval, ENTRIES_BATCH, self.publish_due),
             Sweep("lose_nodes", 5 * interval, UNBOUNDED, self.lose_nodes),
             Sweep("end_forgotten", 30 * interval, BLOCKED_BATCH, self.end_forgotten),
+            Sweep("copy_letters", 5 * interval, LETTERS_BATCH, self.copy_letters),
             Sweep("prune", 60 * interval, PRUNE_BATCH, self.prune),
         )
 
@@ -146,6 +148,16 @@ class Sweeps:
         if ended:
             logger.warning("%d blocked jobs were ended late: nobody had told them that what they need failed", ended)
         return ended
+
+    def copy_letters(self, epoch: int) -> int:
+        """Put copies of new dead letters into the streams for them; a pass that failed half-way copies some twice."""
+        runtime = self._runtime
+        letters = runtime.letters.uncopied(limit=LETTERS_BATCH)
+        for letter in letters:
+            runtime.publisher.dead_letter(letter.queue, letter.job_id, letter.reason)
+        if letters:
+            runtime.letters.note_copied([letter.seq for letter in letters], epoch=epoch)
+        return len(letters)
 
     def prune(self, epoch: int) -> int:
         """Delete jobs that ended long ago."""

@@ -60,6 +60,9 @@ def end_attempts(
     for group in by_event.values():
         for finish in group:
             run(connection, statements.END_JOB, _end_row(finish))
+    buried = [finish.job_seq for finish in by_event.get(JobEvent.BURY, [])]
+    if buried:
+        run(connection, statements.INSERT_LETTERS, {"seqs": buried})
     again = [f.job_seq for event in (JobEvent.RETRY, JobEvent.LOSE) for f in by_event.get(event, [])]
     if again:
         run(connection, statements.SCHEDULE_JOBS, {"seqs": again})

@@ -23,11 +23,11 @@ INSERT_JOB: Final = Sql(
     "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
     " payload, headers, digest,"
     " gpus, gpu_memory_mib, wants, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
-    " run_at, deadline,"
+    " forgiven, run_at, deadline,"
     " idempotency_key, root_id, parent_id, group_id, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
     " :gpus, :gpu_memory_mib, :wants, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
-    " :lost_count, :run_at, :deadline,"
+    " :lost_count, :forgiven, :run_at, :deadline,"
     " :idempotency_key, :root_id, :parent_id, :group_id, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
@@ -127,7 +127,7 @@ CLAIM_EVENTS: Final = Sql(
 )
 CLAIMED: Final = Sql(
     "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
-    " soft_time_limit_s, grace_s, max_attempts, lost_count FROM orchestrator_jobs WHERE seq IN :seqs",
+    " soft_time_limit_s, grace_s, max_attempts, lost_count, forgiven FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 WHY_REFUSED: Final = Sql(
@@ -184,6 +184,13 @@ READY_AGAIN: Final = Sql(
     " created_at)"
     " SELECT seq, queue, 9 - priority, tenant, gpus, gpu_memory_mib, wants, deadline, created_at"
     " FROM orchestrator_jobs WHERE seq IN :seqs",
+    "seqs",
+)
+#: Of jobs that are dead letters by now; the leader puts a copy into the dead-letter stream.
+INSERT_LETTERS: Final = Sql(
+    "INSERT INTO orchestrator_dead_letters (job_seq, job_id, queue, failure_class, reason, at, copied)"
+    " SELECT seq, id, queue, COALESCE(failure_class, 'poison'), COALESCE(reason, 'it could not be processed'),"
+    " finished_at, 0 FROM orchestrator_jobs WHERE seq IN :seqs AND state = 'dead_letter'",
     "seqs",
 )
 CLOSE_ATTEMPTS: Final = Sql(

@@ -186,6 +186,7 @@ _DELETE_JOBS: Final = tuple(
         ("orchestrator_logs", "job_seq"),
         ("orchestrator_attempts", "job_seq"),
         ("orchestrator_events", "job_seq"),
+        ("orchestrator_dead_letters", "job_seq"),
         ("orchestrator_jobs", "seq"),
     )
 )

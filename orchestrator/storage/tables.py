@@ -5,7 +5,7 @@ those that are ``scheduled``. So claims, admission and release never search ``or
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -40,6 +40,11 @@ NAMING: Final = {
 }
 #: Names and keys that differ in case, accents or trailing blanks are different, on MariaDB as on SQLite.
 COLLATION: Final = "utf8mb4_nopad_bin"
+_INNODB: Final[dict[str, Any]] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": COLLATION,
+}
 metadata = MetaData(naming_convention=NAMING)
 
 _Seq = BigInteger().with_variant(Integer, "sqlite")
@@ -78,6 +83,7 @@ jobs = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("lost_count", Integer, nullable=False, default=0),
+    Column("forgiven", Integer, nullable=False, default=0),  # attempts before it was revived: they count no more
     Column("run_at", _Instant),
     Column("deadline", _Instant),
     Column("idempotency_key", String(128)),
@@ -107,9 +113,7 @@ jobs = Table(
     ),
     CheckConstraint("gpus >= 0 AND (gpu_memory_mib IS NULL OR (gpus = 1 AND gpu_memory_mib > 0))", name="resources"),
     CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 ready = Table(
@@ -129,9 +133,7 @@ ready = Table(
     Column("entry_id", String(32)),  # where its entry was seen last
     Index(None, "queue", "publish_at", "rank", "job_seq"),
     Index(None, "publish_at"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 scheduled = Table(
@@ -141,9 +143,7 @@ scheduled = Table(
     Column("job_seq", _Seq, nullable=False, autoincrement=False),
     PrimaryKeyConstraint("run_at", "job_seq"),
     UniqueConstraint("job_seq"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 #: What blocked jobs wait for; a job that is not blocked has no row here.
@@ -154,9 +154,7 @@ needs = Table(
     Column("needs_id", String(155), nullable=False),  # of a job or of a plain task
     PrimaryKeyConstraint("job_seq", "needs_id"),
     Index(None, "needs_id"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 #: Canvases and groups that somebody cancelled: what they would still submit does not start.
@@ -166,9 +164,7 @@ cancelled_canvases = Table(
     Column("id", String(155), primary_key=True),  # a root or a group
     Column("at", _Instant, nullable=False),
     Column("reason", String(512), nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 attempts = Table(
@@ -191,9 +187,7 @@ attempts = Table(
     Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),
     Index(None, "lease_id"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 leases = Table(
@@ -215,9 +209,7 @@ leases = Table(
     CheckConstraint("state IN ('active', 'released', 'expired')", name="state"),
     _one_of("mode", LeaseMode),
     Index(None, "state", "expires_at"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
     sqlite_autoincrement=True,  # a token must never be issued twice
 )
 
@@ -231,9 +223,7 @@ lease_gpus = Table(
     Column("freed_turn", BigInteger),  # who held it when, in the order of its row lock, whatever any clock says
     PrimaryKeyConstraint("lease_id", "gpu_uuid"),
     UniqueConstraint("gpu_uuid", "live_exclusive"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 nodes = Table(
@@ -254,9 +244,7 @@ nodes = Table(
     Column("registered_at", _Instant, nullable=False),
     Column("heartbeat_at", _Instant, nullable=False),
     _one_of("state", NodeState),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 gpus = Table(
@@ -287,9 +275,7 @@ gpus = Table(
     _one_of("health", GpuHealth),
     CheckConstraint("reserved_mib >= 0 AND reserved_mib <= memory_mib", name="reserved_fits"),
     CheckConstraint("exclusive_lease_id IS NULL OR reserved_mib = 0", name="exclusive_or_shared"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 queues = Table(
@@ -298,9 +284,7 @@ queues = Table(
     Column("name", String(64), primary_key=True),
     Column("paused", SmallInteger, nullable=False, default=0),
     Column("window", Integer, nullable=False, default=16),  # jobs that a submit may admit by itself
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 leadership = Table(
@@ -310,9 +294,7 @@ leadership = Table(
     Column("holder", String(255), nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires_at", _Instant, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 #: The latest firing of each entry of beat's schedule, noted before it is sent.
@@ -324,9 +306,7 @@ firings = Table(
     Column("task_id", String(155)),  # NULL: it has not fired yet
     Column("is_sent", SmallInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 events = Table(
@@ -340,9 +320,7 @@ events = Table(
     Column("lease_id", BigInteger),
     Column("epoch", BigInteger),  # of the leader that wrote it; NULL: anybody may
     Column("data", _Document),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 logs = Table(
@@ -354,9 +332,7 @@ logs = Table(
     Column("at", _Instant, nullable=False),
     Column("data", _Document, nullable=False),
     PrimaryKeyConstraint("job_seq", "attempt", "number"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 tokens = Table(
@@ -376,9 +352,7 @@ tokens = Table(
     _one_of("role", Role),
     CheckConstraint("role <> 'submitter' OR tenant IS NOT NULL", name="submitter_has_tenant"),
     CheckConstraint("role NOT IN ('operator', 'admin') OR tenant IS NULL", name="operator_has_none"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
 )
 
 audit = Table(
@@ -393,7 +367,20 @@ audit = Table(
     Column("action", String(128), nullable=False),
     Column("target", String(512), nullable=False),
     Column("outcome", String(16), nullable=False),  # begun, or the status that was answered: a row of its own
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
+    **_INNODB,
+)
+
+#: Jobs that could not be processed and wait for a person; a row goes when its job is revived or it is purged.
+dead_letters = Table(
+    "orchestrator_dead_letters",
+    metadata,
+    Column("job_seq", _Seq, primary_key=True, autoincrement=False),
+    Column("job_id", String(36), nullable=False),
+    Column("queue", String(64), nullable=False),
+    Column("failure_class", String(16), nullable=False),
+    Column("reason", _Document, nullable=False),
+    Column("at", _Instant, nullable=False),
+    Column("copied", SmallInteger, nullable=False),  # 1: the dead-letter stream has had it
+    Index(None, "copied"),
+    **_INNODB,
 )

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from orchestrator.config import Settings
+from orchestrator.dead_letter_ports import DeadLetter
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
@@ -308,6 +309,23 @@ class MemoryAdmission:
             self._leadership.check(epoch)
 
 
+class MemoryLetters:
+    """What the leader's sweep needs of a ``DeadLetterStore``."""
+
+    def __init__(self, leadership: MemoryLeadership) -> None:
+        self._leadership = leadership
+        self.waiting: list[DeadLetter] = []
+
+    def uncopied(self, *, limit: int) -> Sequence[DeadLetter]:
+        """Return what was not copied."""
+        return self.waiting[:limit]
+
+    def note_copied(self, seqs: Sequence[int], *, epoch: int) -> None:
+        """Forget what was copied."""
+        self._leadership.check(epoch)
+        self.waiting = [letter for letter in self.waiting if letter.seq not in seqs]
+
+
 class MemoryUsage:
     """``UsageStore`` over a list."""
 
@@ -361,6 +379,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         firings=firings,
         usage=MemoryUsage(clock),
         access=MemoryAccess(clock),
+        letters=cast("Any", MemoryLetters(leadership)),
         publisher=streams,
         wake=wake,
         close=lambda: None,

@@ -152,7 +152,10 @@ class LeaseStep(bootsteps.StartStopStep):
         def before_outcome(batch: LedgerBatch, outcome: LedgerOutcome) -> None:
             results.write(batch.finishes, outcome.stale)
 
-        def cancel(job_id: str, reason: str) -> None:
+        def cancel(job_id: str, reason: str, bury: bool) -> None:
+            if bury:
+                runtime.letters.bury(job_id, by=settings.node, reason=reason)
+                return
             try:
                 runtime.jobs.request_cancel(job_id, by="celery", reason=reason)
             except UnknownJob:
@@ -234,7 +237,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def _on_unknown(self, sender: Any = None, name: str = "", id: str = "", message: Any = None, **_: Any) -> None:
         """No task of this name is registered here: Celery dropped the entry, and its job must not wait for ever."""
         if self._dispatcher is not None and message is not None and HEADER in message.headers:
-            self._dispatcher.ledger.cancel(id, f"the worker's app has no task {name!r}")
+            self._dispatcher.ledger.cancel(id, f"the worker's app has no task {name!r}", bury=True)
 
     def _refuse_gpu_queues(self, consumer: Any) -> None:
         taken = sorted(self._consumed(consumer))

@@ -84,7 +84,7 @@ class _Pending:
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
     heartbeat: _Heartbeat | None = None
-    cancels: list[tuple[str, str]] = field(default_factory=list)  # (job id, why)
+    cancels: list[tuple[str, str, bool]] = field(default_factory=list)  # (job id, why, bury it)
 
     def any_rows(self) -> bool:
         return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
@@ -118,7 +118,7 @@ class _Taken:
     renewals: list[int] | None
     heartbeat: _Heartbeat | None
     batch: LedgerBatch
-    cancels: list[tuple[str, str]]
+    cancels: list[tuple[str, str, bool]]
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -150,7 +150,7 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        cancel: Callable[[str, str], None],
+        cancel: Callable[[str, str, bool], None],
     ) -> None:
         """Make the thread.
 
@@ -206,10 +206,10 @@ class Ledger(threading.Thread):
             self._pending.registration = record
             self._changed.notify()
 
-    def cancel(self, job_id: str, reason: str) -> None:
-        """Have a job cancelled that Celery dropped before it came to a claim."""
+    def cancel(self, job_id: str, reason: str, *, bury: bool = False) -> None:
+        """Have a job cancelled that Celery dropped before it came to a claim; ``bury``: made a dead letter instead."""
         with self._changed:
-            self._pending.cancels.append((job_id, reason))
+            self._pending.cancels.append((job_id, reason, bury))
             self._changed.notify()
 
     def heartbeat(
@@ -274,8 +274,8 @@ class Ledger(threading.Thread):
         except StoreUnavailable:
             self._put_back(taken)
             raise
-        for job_id, reason in taken.cancels:
-            self._cancel(job_id, reason)
+        for job_id, reason, bury in taken.cancels:
+            self._cancel(job_id, reason, bury)
         if taken.heartbeat is not None:
             beat = taken.heartbeat
             orders = self._cluster.note_gpu_standings(self._node, beat.standings)

@@ -12,6 +12,8 @@ from orchestrator.worker.work import Ended, Work
 #: Exit codes that shells and `timeout` use.
 TIMED_OUT: Final = 124
 BY_SIGNAL: Final = 128
+#: The command is not executable, or is not there: it would be no different the next time.
+MISTAKES: Final = frozenset({126, 127})
 #: Most text of an error that is kept; tracebacks of deep recursions are long.
 LONGEST_ERROR: Final = 16_000
 
@@ -94,14 +96,15 @@ def give_back(work: Work) -> Finish:
 
 def is_final(claimed: ClaimedJob) -> bool:
     """No further attempt follows if this one fails."""
-    return claimed.attempt - claimed.lost_count >= claimed.max_attempts
+    return claimed.attempt - claimed.lost_count - claimed.forgiven >= claimed.max_attempts
 
 
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if not is_final(claimed):
-        delay = retry_delay(claimed.attempt, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
+    is_mistake = failure is FailureClass.EXIT and fields.get("exit_code") in MISTAKES
+    if not is_final(claimed) and not is_mistake:
+        delay = retry_delay(claimed.attempt - claimed.forgiven, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)
 

@@ -23,6 +23,7 @@ _GPU = _words(
     "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
     " driver_version temperature_celsius power_watts mig_profile parent_uuid"
 )
+_LETTER = _words("id queue failure_class reason at")
 _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
@@ -42,6 +43,10 @@ FIELDS = {
     "gpus reset": _GPU,
     "queues": frozenset({"name", "paused", "jobs"}),
     "usage": _words("by since until usage left_out total"),
+    "dlq list": _LETTER,
+    "dlq show": _LETTER,
+    "dlq retry": frozenset({"id", "retried"}),
+    "dlq purge": frozenset({"id", "purged"}),
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,

@@ -60,6 +60,17 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.PrimaryKeyConstraint("id", name=conv("pk_orchestrator_cancelled_canvases")),
     ),
     (
+        "orchestrator_dead_letters",
+        sa.Column("job_seq", SEQ, autoincrement=False, nullable=False),
+        sa.Column("job_id", sa.String(length=36), nullable=False),
+        sa.Column("queue", sa.String(length=64), nullable=False),
+        sa.Column("failure_class", sa.String(length=16), nullable=False),
+        sa.Column("reason", DOCUMENT, nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
+        sa.Column("copied", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("job_seq", name=conv("pk_orchestrator_dead_letters")),
+    ),
+    (
         "orchestrator_needs",
         sa.Column("job_seq", SEQ, autoincrement=False, nullable=False),
         sa.Column("needs_id", sa.String(length=155), nullable=False),
@@ -146,6 +157,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("lost_count", sa.Integer(), nullable=False),
+        sa.Column("forgiven", sa.Integer(), nullable=False),
         sa.Column("run_at", INSTANT),
         sa.Column("deadline", INSTANT),
         sa.Column("idempotency_key", sa.String(length=128)),
@@ -332,6 +344,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
 
 INDEXES: Final = (
     ("ix_orchestrator_attempts_lease_id", "orchestrator_attempts", ["lease_id"]),
+    ("ix_orchestrator_dead_letters_copied", "orchestrator_dead_letters", ["copied"]),
     ("ix_orchestrator_events_job_seq", "orchestrator_events", ["job_seq"]),
     ("ix_orchestrator_gpus_node", "orchestrator_gpus", ["node"]),
     ("ix_orchestrator_jobs_group_id", "orchestrator_jobs", ["group_id"]),
