@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = ("celery", "kombu")
-#: What is unpacked: the tests, their settings and the examples, not the packages, so that the installed ones are tested.
+#: What is unpacked: tests, their settings and examples, not the packages, so that the installed ones are tested.
 _KEPT = ("t/", "examples/", "setup.cfg", "pyproject.toml")
 FETCH_SECONDS = 300
 
