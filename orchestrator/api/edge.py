@@ -66,6 +66,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # nobody is identified there, so nobody is let in
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

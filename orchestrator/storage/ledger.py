@@ -112,10 +112,7 @@ class SqlLedgerStore:
         jobs = self._started(connection, won, claims, known=before.keys())
         losers = [seq for claim in claims for seq in claim.job_seqs if seq not in won and seq not in refusals]
         refusals |= self._explain(connection, losers) if losers else {}
-        unused = [lease_id for key, lease_id in leases.items() if lease_id is not None and key not in won.values()]
-        unused = [lease_id for lease_id in unused if lease_id not in live]
-        if unused:
-            end_leases(self._database, connection, unused, "released")
+        unused = self._release_unused(connection, leases, {leases[key] for key in won.values()} | live)
         failpoints.reach("claim.in_transaction")
         return tuple(
             ClaimOutcome(
@@ -126,6 +123,15 @@ class SqlLedgerStore:
             )
             for claim in claims
         )
+
+    def _release_unused(
+        self, connection: Connection, leases: Mapping[int, int | None], used: Set[int | None]
+    ) -> Sequence[int]:
+        """End the leases under which nothing was won; return them."""
+        unused = [lease_id for lease_id in leases.values() if lease_id is not None and lease_id not in used]
+        if unused:
+            end_leases(self._database, connection, unused, "released")
+        return unused
 
     def _grant(self, connection: Connection, node: str, grant: LeaseGrant, ttl: timedelta) -> int | None:
         """Take every GPU of the grant under a new lease, or none."""

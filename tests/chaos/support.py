@@ -82,7 +82,7 @@ class FaultCluster(Cluster):
     def await_death(self, process: Process) -> None:
         """Wait until a process has ended by SIGKILL."""
         wait_for(
-            lambda: process.popen.poll() == -signal.SIGKILL, within_seconds=LONG_SECONDS, describe=lambda: self.logs()
+            lambda: process.popen.poll() == -signal.SIGKILL, within_seconds=LONG_SECONDS, describe=self.logs
         )
 
     def finish(self, *, within_seconds: float = LONG_SECONDS, **expected: Any) -> list[Job]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from orchestrator.api.app import create_app
 from orchestrator.config import Settings
@@ -66,6 +67,14 @@ def test_an_id_that_does_not_fit_into_a_log_is_replaced(api: TestClient, given: 
     answer = api.get("/jobs", headers={b"X-Request-Id": given.encode()})
 
     assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_no_socket_is_opened(api: TestClient) -> None:
+    """Whoever adds one has to say how its callers are identified: until then all are turned away."""
+    with pytest.raises(WebSocketDisconnect) as caught, api.websocket_connect("/jobs"):
+        pass
+
+    assert caught.value.code == 1008
 
 
 def test_defects_tell_nothing_of_themselves(runtime: Runtime) -> None:
