@@ -34,7 +34,7 @@ def wait_until_active(celery_setup: CeleryTestSetup, task_id: str) -> None:
     wait_for(runs, within_seconds=PATIENCE, describe=celery_setup.worker.logs)
 
 
-@on("prefork", "runners")
+@on("runners")
 def test_canvas_and_replaced_tasks(celery_setup: CeleryTestSetup) -> None:
     assert celery_setup.ready(ping=True, control=True)
     queue = celery_setup.worker.worker_queue
