@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance lint format bench-quick bench-plain clean
+.PHONY: help run test test-quick test-gpu explore conformance chaos-matrix lint format bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
 explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the stores of each database, and the model with more terms
 	@tests/install-debian-packages
 	@EXPLORE=$(EXAMPLES) $(PYTEST) tests/contract/interleavings tests/model $(PYTEST_ARGS)
+
+chaos-matrix: $(VENV)/dev.stamp ## Run every case of the fault matrix on both stacks
+	@tests/install-debian-packages
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist load -m 'matrix or not matrix' tests/chaos $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
