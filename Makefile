@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance smoke lint format openapi fuzz bench-quick bench-plain clean
+.PHONY: help run test test-quick test-gpu explore conformance smoke chaos-matrix lint format openapi fuzz bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the sto
 smoke: $(VENV)/dev.stamp ## Run all smoke tests of pytest-celery's style, on processes, and on containers where there is Docker
 	@tests/install-debian-packages
 	@$(PYTEST) -n $(TEST_PROCESSES) -m 'smoke or not smoke' tests/smoke $(PYTEST_ARGS)
+
+chaos-matrix: $(VENV)/dev.stamp ## Run every case of the fault matrix on both stacks
+	@tests/install-debian-packages
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist load -m 'matrix or not matrix' tests/chaos $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

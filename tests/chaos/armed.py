@@ -2,8 +2,7 @@
 
 PLAN is a JSON list of faults, each ``{"point", "do", "skip", "mark"}``: at the visit after ``skip`` others the process
 does what ``do`` says. Whoever creates the file ``mark`` first is the one that does it, so that a fault happens once,
-also when its process is started again.
-``{"point": "clock", "do": "shift", "seconds", "mark"}`` has the wall clock jump.
+also when its process is started again. ``{"point": "clock", "do": "shift", "seconds", "mark"}`` moves the wall clock.
 """
 
 import json

@@ -8,6 +8,7 @@ from orchestrator.domain.job import JobState
 from tests.chaos.support import FaultCluster
 
 MATRIX = pytest.mark.matrix
+pytestmark = pytest.mark.timeout(300)
 
 #: Where a worker dies, and how many attempts the job that was on its way there takes in all.
 WORKER_POINTS = [

@@ -33,7 +33,7 @@ from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 SOURCES = os.pathsep.join([str(ROOT), *(str(ROOT / name) for name in ("tasks", "beat", "cli"))])
-START_SECONDS = 40.0
+START_SECONDS = 90.0
 
 #: A program that writes down which GPUs it saw, and when, outside the system; takes the file and how long to run.
 DUMP = (sys.executable, runner_dump.__file__)
