@@ -5,15 +5,17 @@ transaction up after bounded retries; then nothing of it took effect, except whe
 every method is safe to repeat. Streams raise ``StreamUnavailable``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.canvas import CanvasCancelled, Need
+from orchestrator.domain.cluster import Gpu, GpuAction, GpuHealth, GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.usage import LeaseUse
 from orchestrator.scheduling.snapshot import Snapshot
 
 
@@ -44,6 +46,9 @@ class JobFilter:
     tenant: str | None = None
     name: str | None = None
     before_seq: int | None = None  # keyset cursor
+    root_id: str | None = None  # of a canvas; a job alone is the root of its own
+    group_id: str | None = None
+    ids: frozenset[str] | None = None
     limit: int = 100
 
 
@@ -73,6 +78,7 @@ class Attempt:
     error: str | None
     peak_memory_mib: int | None
     gpu_seconds: float
+    gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,9 @@ class NodeRecord:
     live: bool  # the heartbeat is fresh, by the database's clock
     gpus: tuple["GpuRecord", ...]
     tasks: tuple[str, ...] = ()  # that its worker's app knows
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int = 0  # that jobs may ask for
+    memory_mib: int = 0  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,10 @@ class GpuRecord:
     reserved_mib: int
     exclusive_lease_id: int | None
     utilization_percent: int | None
+    temperature_celsius: int | None = None
+    power_watts: int | None = None
+    health_reason: str | None = None  # why it is not healthy
+    strikes: int = 0
 
 
 class JobStore(Protocol):
@@ -136,6 +149,9 @@ class JobStore(Protocol):
         A job is admitted here only when its queue is not paused, nothing waits ahead of it in the queue, and fewer
         admitted jobs than the queue's window are unclaimed. ``IdempotencyConflict`` if a key names another request.
         ``UnknownQueue`` if a queue has no row.
+
+        One that needs others is blocked until it is submitted once more, by what it waited for, without needs. A job
+        whose canvas was cancelled is stored cancelled.
         """
         ...
 
@@ -145,7 +161,7 @@ class JobStore(Protocol):
 
     def list_jobs(self, wanted: JobFilter) -> Sequence[Job]: ...
 
-    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]: ...
+    def count_by_state(self, queue: str | None = None, *, tenant: str | None = None) -> Mapping[JobState, int]: ...
 
     def attempts(self, job_id: str) -> Sequence[Attempt]: ...
 
@@ -154,7 +170,26 @@ class JobStore(Protocol):
     def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
-        """Cancel a job that has not started; mark one that runs; repeating it changes nothing."""
+        """Cancel a job that has not started; mark one that runs; repeating it changes nothing.
+
+        What waits for a cancelled job in its canvas is cancelled with it.
+        """
+        ...
+
+    def cancel_canvas(self, canvas_id: str, *, whole: bool, by: str, reason: str) -> CanvasCancelled:
+        """Cancel every job of a canvas (``whole``), or of one group and what waits for it, as ``request_cancel`` does.
+
+        What they would still submit is stored cancelled. A canvas is named by its root or any job of it, or by a group.
+        ``UnknownJob`` if no job has such an id, root or group.
+        """
+        ...
+
+    def end_dependents(self, task_ids: Sequence[str], words: str) -> int:
+        """Cancel the blocked jobs that wait for tasks that did not end well; ``words`` say how those ended."""
+        ...
+
+    def needs(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[Need]]:
+        """Return what the blocked ones among these jobs wait for."""
         ...
 
 
@@ -198,10 +233,38 @@ class ClusterStore(Protocol):
         """Count the events of a kind that are still kept."""
         ...
 
+    def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
+        """Return what is remembered of a host's GPUs, by uuid."""
+        ...
+
+    def note_gpu_standings(self, node: str, standings: Mapping[str, GpuStanding]) -> Mapping[str, GpuOrder]:
+        """Remember what changed, each change of health with an event; return what operators want, by uuid."""
+        ...
+
+    def order_gpu(self, uuid: str, action: GpuAction, *, by: str) -> None:
+        """Record what an operator wants of a GPU.
+
+        Raises:
+            UnknownGpu: If no host ever told of it.
+        """
+        ...
+
     def ensure_queues(self, names: Sequence[str]) -> None: ...
 
     def queues(self) -> Mapping[str, bool]:
         """Name and whether it is paused."""
+        ...
+
+
+class UsageStore(Protocol):
+    """What accounting reads."""
+
+    def now(self) -> datetime:
+        """Return the database's clock."""
+        ...
+
+    def leases(self, *, since: datetime, until: datetime) -> Iterator[LeaseUse]:
+        """Yield the leases of GPUs that overlap the window, with what ran under them."""
         ...
 
 
@@ -240,6 +303,10 @@ class AdmissionStore(Protocol):
         ...
 
     def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]: ...
+
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """End blocked jobs that wait for what ended otherwise than well, whoever failed to tell them."""
+        ...
 
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.ports import (
@@ -12,8 +13,10 @@ from orchestrator.ports import (
     Leadership,
     LedgerStore,
     StreamPublisher,
+    UsageStore,
     Wake,
 )
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
+    usage: UsageStore
+    access: AccessStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -60,3 +60,26 @@ class Assignment(click.ParamType[tuple[str, str]]):
         if not equals or not name:
             self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
         return name, content
+
+
+class Alternative(click.ParamType[dict[str, Any]]):
+    """GPUs as ``gpus=2,gpu-type=H100|A100,min-memory=40GiB``."""
+
+    name = "gpus"
+    _NAMES: Final = ("gpus", "gpu-memory", "gpu-type", "min-memory", "mig")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Return them as ``POST /jobs/submit`` takes them."""
+        if isinstance(value, dict):
+            return value
+        found: dict[str, Any] = {}
+        for part in str(value).split(","):
+            name, equals, content = part.strip().partition("=")
+            if not equals or not content or name not in self._NAMES:
+                self.fail(f"{part!r} is none of {', '.join(f'{known}=…' for known in self._NAMES)}", param, ctx)
+            found[name.replace("-", "_")] = content
+        if "gpus" in found:
+            if not found["gpus"].isdecimal():
+                self.fail(f"gpus={found['gpus']} is not a whole number", param, ctx)
+            found["gpus"] = int(found["gpus"])
+        return found

@@ -10,8 +10,10 @@ import click
 VERBS: Final[Mapping[str, Sequence[str]]] = {
     "jobs": ("submit", "run", "ps", "status", "logs", "wait", "cancel", "why"),
     "cluster": ("nodes", "gpus", "queues"),
+    "usage": ("usage",),
     "database": ("db",),
     "admin": ("admin",),
+    "tokens": ("token",),
     "processes": ("worker", "beat", "api", "flower"),
     "stack": ("up", "down"),
 }

@@ -1,21 +1,42 @@
 """What the API takes and gives, as JSON."""
 
+import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.access import DEFAULT_TENANT, Principal
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
+from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
+from orchestrator.domain.wants import wants_document
 from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
+
+#: The highest cursor that the database can hold.
+MOST_SEQ: Final = (1 << 63) - 1
 
 Text = Annotated[str, Field(max_length=4096)]
 
 #: Fields that mean something only with the other kind of job.
-_OF_COMMANDS: Final = ("env", "cwd")
+_OF_COMMANDS: Final = ("env", "secrets", "cwd")
 _OF_TASKS: Final = ("args", "kwargs")
+
+
+class AlternativeBody(BaseModel):
+    """Other GPUs that would do."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    gpus: int | None = None
+    gpu_memory: str | int | None = None
+    gpu_type: Text | None = None
+    min_memory: str | int | None = None
+    mig: Text | None = None
 
 
 class SubmitBody(BaseModel):
@@ -25,6 +46,9 @@ class SubmitBody(BaseModel):
 
     argv: list[str] | None = Field(default=None, description="Program and arguments; no shell.")
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables of a command.")
+    secrets: list[Text] = Field(
+        default_factory=list, description="Names of secrets on the host that become variables; never their values."
+    )
     cwd: Text | None = Field(default=None, description="Working directory of a command.")
     task: Text | None = Field(default=None, description="Name of a Celery task.")
     args: list[Any] = Field(default_factory=list)
@@ -33,6 +57,15 @@ class SubmitBody(BaseModel):
     queue: Text | None = None
     gpus: int | None = Field(default=None, description="Whole GPUs of one host.")
     gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
+    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards, as 1g.10gb.")
+    constraints: dict[str, str] = Field(default_factory=dict, description="Labels that the host has.")
+    cpus: int | None = Field(default=None, description="CPUs of the host that the job is counted with.")
+    memory: str | int | None = Field(default=None, description="Memory of the host, likewise, as 64GiB.")
+    alternatives: list[AlternativeBody] = Field(
+        default_factory=list, description="Other GPUs that would do, in order of preference."
+    )
     priority: int | None = Field(default=None, description="0 to 9; 9 starts first.")
     time_limit: float | None = Field(default=None, description="Seconds.")
     soft_time_limit: float | None = Field(default=None, description="Seconds.")
@@ -41,6 +74,7 @@ class SubmitBody(BaseModel):
     run_at: Annotated[datetime | None, Field(strict=False)] = None
     deadline: Annotated[datetime | None, Field(strict=False)] = None
     key: Text | None = Field(default=None, description="Idempotency key.")
+    tenant: Text | None = Field(default=None, description="Whose job it is; default: the token's tenant.")
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
@@ -55,13 +89,20 @@ class SubmitBody(BaseModel):
             )
         return self
 
-    def to_request(self, *, submitted_by: str, key: str | None) -> Request:
+    def to_request(self, *, caller: Principal, key: str | None) -> Request:
         """Return the request; its values are checked where all requests are."""
         common: dict[str, Any] = {
             "name": self.name,
             "queue": self.queue,
             "gpus": self.gpus,
             "gpu_memory_mib": parse_mebibytes(self.gpu_memory),
+            "gpu_type": self.gpu_type,
+            "min_memory_mib": parse_mebibytes(self.min_memory),
+            "mig": self.mig,
+            "constraints": self.constraints,
+            "cpus": self.cpus,
+            "memory_mib": parse_mebibytes(self.memory),
+            "alternatives": tuple(alternative(other.model_dump(exclude_unset=True)) for other in self.alternatives),
             "priority": self.priority,
             "time_limit_seconds": self.time_limit,
             "soft_time_limit_seconds": self.soft_time_limit,
@@ -70,11 +111,14 @@ class SubmitBody(BaseModel):
             "run_at": self.run_at,
             "deadline": self.deadline,
             "key": key if self.key is None else self.key,
-            "submitted_by": submitted_by,
+            "tenant": self.tenant or caller.tenant or DEFAULT_TENANT,
+            "submitted_by": caller.name,
         }
         if self.task is not None:
             return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)
-        return CommandRequest(argv=tuple(self.argv or ()), environment=self.env, cwd=self.cwd, **common)
+        return CommandRequest(
+            argv=tuple(self.argv or ()), environment=self.env, secrets=tuple(self.secrets), cwd=self.cwd, **common
+        )
 
 
 def submitted_document(job: Submitted) -> dict[str, Any]:
@@ -82,8 +126,8 @@ def submitted_document(job: Submitted) -> dict[str, Any]:
     return {"id": job.id, "state": job.state.value, "created": job.created}
 
 
-def job_document(job: Job) -> dict[str, Any]:
-    """Return a job as people and programs read it."""
+def job_document(job: Job, needs: Sequence[Need] = ()) -> dict[str, Any]:
+    """Return a job as people and programs read it, with what it waits for in its canvas."""
     return {
         "id": job.id,
         "name": job.name,
@@ -92,11 +136,16 @@ def job_document(job: Job) -> dict[str, Any]:
         "queue": job.queue,
         "tenant": job.tenant,
         "submitted_by": job.submitted_by,
+        "root": job.root_id,
+        "parent": job.parent_id,
+        "group": job.group_id,
+        "needs": [{"id": need.id, "state": need.state.value if need.state else None} for need in needs],
         "state": job.state.value,
         "reason": job.reason,
         "priority": job.priority,
         "gpus": job.resources.gpus,
         "gpu_memory_mib": job.resources.gpu_memory_mib,
+        "wants": wants_document(job.resources.wants),
         "time_limit": job.time_limit_seconds,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
@@ -105,8 +154,8 @@ def job_document(job: Job) -> dict[str, Any]:
         "exit_code": job.exit_code,
         "failure_class": job.failure_class.value if job.failure_class else None,
         "error": job.error,
-        "result": job.result,
-        "progress": job.progress,
+        "result": plain(job.result),
+        "progress": plain(job.progress),
         "cancel_requested_at": _text(job.cancel_requested_at),
         "run_at": _text(job.run_at),
         "deadline": _text(job.deadline),
@@ -133,6 +182,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "error": attempt.error,
         "peak_memory_mib": attempt.peak_memory_mib,
         "gpu_seconds": attempt.gpu_seconds,
+        "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }
 
 
@@ -144,7 +194,7 @@ def event_document(event: HistoryEvent) -> dict[str, Any]:
         "kind": event.kind,
         "node": event.node,
         "lease": event.lease_id,
-        "data": dict(event.data),
+        "data": plain(dict(event.data)),
     }
 
 
@@ -158,6 +208,9 @@ def node_document(node: NodeRecord) -> dict[str, Any]:
         "live": node.live,
         "queues": list(node.queues),
         "cpu_slots": node.cpu_slots,
+        "cpus": node.cpus,
+        "memory_mib": node.memory_mib,
+        "labels": dict(node.labels),
         "heartbeat_at": _text(node.heartbeat_at),
         "gpus": [gpu_document(gpu) for gpu in node.gpus],
     }
@@ -174,10 +227,30 @@ def gpu_document(record: GpuRecord) -> dict[str, Any]:
         "used_mib": record.used_mib,
         "reserved_mib": record.reserved_mib,
         "utilization_percent": record.utilization_percent,
+        "temperature_celsius": record.temperature_celsius,
+        "power_watts": record.power_watts,
+        "mig_profile": record.gpu.mig_profile,
+        "parent_uuid": record.gpu.parent_uuid,
         "health": record.health.value,
+        "health_reason": record.health_reason,
+        "strikes": record.strikes,
         "lease": record.exclusive_lease_id,
         "driver_version": record.gpu.driver_version,
     }
+
+
+def plain(value: Any, *, levels: int = 100) -> Any:
+    """Return what a job made as every JSON reader can read it.
+
+    NaN and infinities, which Celery's JSON has and JSON has not, become null; so does what is nested below ``levels``.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: plain(inner, levels=levels - 1) for name, inner in value.items()} if levels else None
+    if isinstance(value, list):
+        return [plain(inner, levels=levels - 1) for inner in value] if levels else None
+    return value
 
 
 def _text(value: datetime | None) -> str | None:

@@ -1,6 +1,6 @@
 """Hosts and GPUs: what they are and what a sample of them says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -31,6 +31,8 @@ class Gpu:
     model: str
     memory_mib: int
     driver_version: str
+    mig_profile: str | None = None  # of an instance, as 1g.10gb
+    parent_uuid: str | None = None  # the card of an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,32 @@ class GpuSample:
     utilization_percent: int | None
     temperature_celsius: int | None
     power_watts: int | None
+    xid: int | None = None  # the latest error that the driver reported
+    xid_count: int = 0  # errors that it reported since it is read
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOrder:
+    """What operators want of a GPU; the counters only grow."""
+
+    held: bool = False  # kept out until it is released
+    releases: int = 0  # how often a quarantine was ended by hand
+    resets: int = 0  # how often its strikes were forgotten by hand
+
+
+class GpuAction(StrEnum):
+    """What an operator can ask of a GPU."""
+
+    QUARANTINE = "quarantine"  # lease it to nobody; what runs there goes on
+    RELEASE = "release"  # end a quarantine, whoever began it
+    RESET = "reset"  # likewise, and forget its strikes
+
+
+@dataclass(frozen=True, slots=True)
+class GpuStanding:
+    """What is remembered of a GPU across restarts."""
+
+    health: GpuHealth = GpuHealth.HEALTHY
+    strikes: int = 0
+    reason: str | None = None  # why it is not healthy
+    order: GpuOrder = field(default_factory=GpuOrder)

@@ -1,11 +1,13 @@
 """Jobs: their states, the one table of legal transitions, and what a request must satisfy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+from orchestrator.domain.wants import Wants
 from orchestrator.errors import IllegalTransition
 
 Document: TypeAlias = Mapping[str, Any]
@@ -14,7 +16,7 @@ Document: TypeAlias = Mapping[str, Any]
 class JobState(StrEnum):
     """Where a job is; exactly one at a time."""
 
-    BLOCKED = "blocked"  # waits for dependencies
+    BLOCKED = "blocked"  # its canvas has not come to it: it waits for the tasks before it
     SCHEDULED = "scheduled"  # waits for ``run_at``: a start time or a retry delay
     PENDING = "pending"  # ready, in the database only
     QUEUED = "queued"  # admitted: an entry is, or is about to be, in a stream
@@ -28,7 +30,8 @@ class JobState(StrEnum):
 class JobEvent(StrEnum):
     """What can happen to a job; each is appended to ``orchestrator_events`` with the change it causes."""
 
-    RELEASE = "release"  # its dependencies hold, or its ``run_at`` has come
+    RELEASE = "release"  # what it waited for in its canvas has come to it, or its ``run_at`` has come
+    DEFER = "defer"  # what it waited for in its canvas has come to it, but its ``run_at`` has not
     ADMIT = "admit"  # it may start about now
     WITHDRAW = "withdraw"  # its admission is taken back; the entry becomes stale
     CLAIM = "claim"  # a worker took it under a lease
@@ -47,6 +50,7 @@ TERMINAL_STATES: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobStat
 #: The only legal ways from one state to another; docs/state-machine.md draws it and the database repeats it.
 TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (JobState.BLOCKED, JobEvent.RELEASE): JobState.PENDING,
+    (JobState.BLOCKED, JobEvent.DEFER): JobState.SCHEDULED,
     (JobState.BLOCKED, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.SCHEDULED, JobEvent.RELEASE): JobState.PENDING,
     (JobState.SCHEDULED, JobEvent.CANCEL): JobState.CANCELLED,
@@ -116,11 +120,26 @@ class Resources:
 
     gpus: int = 0
     gpu_memory_mib: int | None = None
+    wants: Wants | None = None  # conditions on GPUs and host
+
+    @property
+    def options(self) -> tuple["Resources", ...]:
+        """What would do, in order of preference; each without further alternatives."""
+        return (self,) if self.wants is None or not self.wants.alternatives else _options(self)
 
     @property
     def mode(self) -> LeaseMode:
         """Whole GPUs are exclusive; a memory reservation shares its GPU."""
         return LeaseMode.EXCLUSIVE if self.gpu_memory_mib is None else LeaseMode.SHARED
+
+
+@lru_cache(maxsize=1024)
+def _options(resources: Resources) -> tuple[Resources, ...]:
+    wants = resources.wants
+    assert wants is not None
+    first = replace(wants, alternatives=())
+    others = [Resources(a.gpus, a.gpu_memory_mib, wants.for_alternative(a)) for a in wants.alternatives]
+    return (replace(resources, wants=first), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +166,10 @@ class NewJob:
     run_at: datetime | None  # None: as soon as possible
     deadline: datetime | None  # not started by then: cancelled as expired
     idempotency_key: str | None
+    root_id: str | None = None  # of the canvas that it belongs to; None: it stands alone
+    parent_id: str | None = None  # the task that called it, or the first that it waits for
+    group_id: str | None = None  # the innermost group that it belongs to
+    needs: tuple[str, ...] = ()  # ids of tasks and jobs before it in its canvas; with any it is blocked at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +206,6 @@ class Job:
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None

@@ -31,6 +31,8 @@ class LeaseGrant:
     gpus: tuple[str, ...]  # uuids; empty for a CPU-only job
     mode: LeaseMode
     memory_mib: int | None  # per GPU, for shared leases
+    cpus: int = 0  # of the host, counted against what it offers
+    host_memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Claim:
     resources: Resources  # what each of the jobs was taken for; one that asked for something else is refused
     grant: LeaseGrant | None = None
     lease_id: int | None = None
+    repeated: bool = False  # it was sent before, and whether it was granted is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Finish:
     delay_seconds: float = 0.0  # for RETRY and LOSE
     payload: Document | None = None  # a retry's changed arguments
     gpu_seconds: float = 0.0
+    gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,17 @@ from typing import Any, Final, TypeAlias
 from orchestrator.domain.job import Document, JobKind, NewJob, Resources
 from orchestrator.domain.redaction import show_arguments, show_command, show_keywords
 from orchestrator.domain.request_checks import Checks
+from orchestrator.domain.request_wants import AlternativeRequest, check_wants, gpus_of, wants_of
 from orchestrator.errors import InvalidJob, PayloadTooLarge
 
 #: The Celery task that carries command jobs.
 COMMAND_TASK: Final = "orchestrator.command"
 DEFAULT_PRIORITY: Final = 5
-MOST_GPUS: Final = 1024
-MOST_MEMORY_MIB: Final = 16 << 20
 MOST_ATTEMPTS: Final = 100
 LONGEST_LIMIT_SECONDS: Final = 366 * 86_400.0
 LONGEST_GRACE_SECONDS: Final = 3600.0
+#: Of a task that is no job; Celery lets people choose ids, and its own tables end here too.
+LONGEST_TASK_ID: Final = 155
 
 #: Headers of a Celery message that its entry repeats, so that Celery and Flower show the call as they know it.
 _ENTRY_HEADERS: Final = ("root_id", "parent_id", "group", "group_index", "shadow", "origin", "retries", "ignore_result")
@@ -37,8 +38,15 @@ class Options:
 
     name: str | None = None  # shown to people
     queue: str | None = None
-    gpus: int | None = None  # None: 1 with a memory share, else 0
+    gpus: int | None = None  # None: 1 when something is said of GPUs, else 0
     gpu_memory_mib: int | None = None  # a share of one GPU in place of whole ones
+    gpu_type: str | None = None  # models that would do, as "H100|A100"
+    min_memory_mib: int | None = None  # that each GPU has in all
+    mig: str | None = None  # instances of this profile in place of whole cards
+    constraints: Mapping[str, str] = field(default_factory=dict)  # labels that the host has
+    cpus: int | None = None  # of the host, counted against what it offers
+    memory_mib: int | None = None  # of the host, likewise
+    alternatives: tuple[AlternativeRequest, ...] = ()  # other GPUs, in order of preference
     priority: int | None = None  # 9 starts first
     time_limit_seconds: float | None = None
     soft_time_limit_seconds: float | None = None
@@ -58,6 +66,7 @@ class CommandRequest(Options):
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()  # names of secrets on the host that become variables; the values never travel
     cwd: str | None = None
 
 
@@ -70,6 +79,10 @@ class TaskRequest(Options):
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     embed: Mapping[str, Any] = field(default_factory=dict)  # callbacks, errbacks, chain, chord
     headers: Mapping[str, Any] = field(default_factory=dict)
+    root_id: str | None = None  # of its canvas
+    parent_id: str | None = None
+    group_id: str | None = None
+    needs: tuple[str, ...] = ()  # what it waits for in its canvas, by id
 
 
 Request: TypeAlias = CommandRequest | TaskRequest
@@ -113,9 +126,6 @@ def new_job(request: Request, *, id: str, limits: Limits) -> NewJob:
 
 def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJob:
     command = isinstance(request, CommandRequest)
-    gpus = request.gpus
-    if gpus is None:
-        gpus = 0 if request.gpu_memory_mib is None else 1
     return NewJob(
         id=id,
         name=request.name or _default_name(request),
@@ -124,7 +134,7 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         queue=request.queue or limits.default_queue,
         payload=payload,
         headers=_entry_headers(request),
-        resources=Resources(gpus, request.gpu_memory_mib),
+        resources=Resources(gpus_of(request), request.gpu_memory_mib, wants_of(request)),
         tenant=request.tenant,
         submitted_by=request.submitted_by,
         priority=min(DEFAULT_PRIORITY, limits.max_priority) if request.priority is None else request.priority,
@@ -136,7 +146,17 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         run_at=request.run_at,
         deadline=request.deadline,
         idempotency_key=request.key,
+        **({} if isinstance(request, CommandRequest) else _canvas_ids(request)),
     )
+
+
+def _canvas_ids(request: TaskRequest) -> dict[str, Any]:
+    return {
+        "root_id": request.root_id,
+        "parent_id": request.parent_id,
+        "group_id": request.group_id,
+        "needs": request.needs,
+    }
 
 
 def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
@@ -146,10 +166,7 @@ def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
     checks.name("submitted_by", request.submitted_by, longest=128)
     checks.optional_text("key", request.key, longest=128)
     checks.optional_job_id("id", request.id)
-    checks.optional_whole("gpus", request.gpus, 0, MOST_GPUS)
-    checks.optional_whole("gpu_memory_mib", request.gpu_memory_mib, 1, MOST_MEMORY_MIB)
-    if request.gpu_memory_mib is not None and request.gpus not in (None, 1):
-        checks.add("gpu_memory_mib", "asks for a share of one GPU; it cannot be given with gpus other than 1")
+    check_wants(checks, request)
     checks.optional_whole("priority", request.priority, 0, limits.max_priority)
     checks.whole("max_attempts", request.max_attempts, 1, MOST_ATTEMPTS)
     hard = checks.optional_seconds("time_limit_seconds", request.time_limit_seconds, LONGEST_LIMIT_SECONDS)
@@ -166,6 +183,7 @@ def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
 def _check_command(checks: Checks, request: CommandRequest, limits: Limits) -> None:
     checks.argv("argv", request.argv)
     checks.environment("environment", request.environment)
+    checks.secrets("secrets", request.secrets, beside=request.environment)
     cwd = checks.optional_text("cwd", request.cwd, longest=4096)
     if cwd is not None and not cwd.startswith("/"):
         checks.add("cwd", "must be an absolute path")
@@ -178,6 +196,10 @@ def _check_task(checks: Checks, request: TaskRequest) -> None:
     checks.array("args", request.args)
     for name in ("kwargs", "embed", "headers"):
         checks.document(name, getattr(request, name))
+    for name in ("root_id", "parent_id", "group_id"):
+        checks.optional_text(name, getattr(request, name), longest=LONGEST_TASK_ID)
+    for task_id in request.needs:
+        checks.text("needs", task_id, longest=LONGEST_TASK_ID)
 
 
 def _is_below(path: str, roots: tuple[str, ...]) -> bool:
@@ -187,7 +209,8 @@ def _is_below(path: str, roots: tuple[str, ...]) -> bool:
 
 def _payload(request: Request) -> Document:
     if isinstance(request, CommandRequest):
-        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd}
+        named = {"secrets": sorted(request.secrets)} if request.secrets else {}
+        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd} | named
     return {
         "args": list(request.args),
         "kwargs": dict(request.kwargs),

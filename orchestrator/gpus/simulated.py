@@ -11,7 +11,9 @@
     pid = 4711
     used_mib = 1024
 
-``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too.
+``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too, and for a MIG
+instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
+``xid_count`` how many there were.
 """
 
 import json
@@ -30,8 +32,9 @@ DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
 
 _REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
-_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts")
-_KNOWN: Final = {*_REQUIRED, *_READINGS, "driver_version", "used_mib", "health", "processes"}
+_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts", "xid")
+_INSTANCE: Final = ("mig_profile", "parent_uuid")
+_KNOWN: Final = {*_REQUIRED, *_READINGS, *_INSTANCE, "driver_version", "used_mib", "health", "xid_count", "processes"}
 
 
 class SimulatedDriver:
@@ -117,8 +120,10 @@ def _format(sample: GpuSample) -> str:
         "driver_version": gpu.driver_version,
         "used_mib": sample.used_mib,
         "health": str(sample.health),
+        "xid_count": sample.xid_count,
     }
     fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
+    fields |= {name: getattr(gpu, name) for name in _INSTANCE if getattr(gpu, name) is not None}
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
@@ -157,6 +162,8 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
             model=_text(entry, "model", where),
             memory_mib=_whole(entry, "memory_mib", where),
             driver_version=_text({"driver_version": DRIVER_VERSION} | dict(entry), "driver_version", where),
+            mig_profile=_text(entry, "mig_profile", where) if "mig_profile" in entry else None,
+            parent_uuid=_text(entry, "parent_uuid", where) if "parent_uuid" in entry else None,
         ),
         used_mib=_whole({"used_mib": 0} | dict(entry), "used_mib", where),
         health=GpuHealth(health),
@@ -164,6 +171,8 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
         utilization_percent=_whole(entry, "utilization_percent", where) if "utilization_percent" in entry else None,
         temperature_celsius=_whole(entry, "temperature_celsius", where) if "temperature_celsius" in entry else None,
         power_watts=_whole(entry, "power_watts", where) if "power_watts" in entry else None,
+        xid=_whole(entry, "xid", where) if "xid" in entry else None,
+        xid_count=_whole({"xid_count": 0} | dict(entry), "xid_count", where),
     )
 
 

@@ -11,47 +11,10 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from orchestrator.domain.job import Resources
-from orchestrator.scheduling.snapshot import AdmittedView, GpuView, HostView
+from orchestrator.scheduling.hosts import Host, Slot
+from orchestrator.scheduling.snapshot import AdmittedView, HostView
 
 _Shares: TypeAlias = list[tuple[int, int, int]]  # (free MiB, number of the host, number of the slot)
-
-
-class Slot:
-    """One healthy GPU of a host, as far as the plan has used it up."""
-
-    __slots__ = ("exclusive", "free_mib", "kept", "memory_mib", "uuid")
-
-    def __init__(self, view: GpuView) -> None:
-        self.uuid, self.memory_mib, self.exclusive = view.uuid, view.memory_mib, view.exclusive
-        self.free_mib = 0 if view.exclusive else max(0, view.memory_mib - view.reserved_mib)
-        self.kept = False  # kept for a job ahead
-
-    @property
-    def whole(self) -> bool:
-        """Nothing uses it, and it is kept for nobody."""
-        return not self.exclusive and not self.kept and self.free_mib == self.memory_mib
-
-
-class Host:
-    """One host that accepts jobs."""
-
-    __slots__ = ("ahead_left", "cpu_free", "cpu_slots", "free", "largest_mib", "node", "number", "open_ahead", "slots")
-
-    def __init__(self, view: HostView, number: int) -> None:
-        self.node, self.number = view.node, number
-        healthy = [gpu for gpu in view.gpus if gpu.healthy]
-        self.slots = [Slot(gpu) for gpu in sorted(healthy, key=lambda gpu: (gpu.index, gpu.uuid))]
-        self.free = sum(slot.whole for slot in self.slots)
-        self.largest_mib = max((slot.memory_mib for slot in self.slots), default=0)
-        self.cpu_slots, self.cpu_free = view.cpu_slots, max(0, view.cpu_slots - view.cpu_jobs)
-        self.ahead_left = max(0, view.look_ahead)
-        self.open_ahead = True  # GPU jobs may queue up behind running ones
-
-    def could_ever(self, resources: Resources) -> bool:
-        """The job would fit if the host were idle."""
-        if resources.gpu_memory_mib is not None:
-            return self.largest_mib >= resources.gpu_memory_mib
-        return len(self.slots) >= resources.gpus if resources.gpus else self.cpu_slots > 0
 
 
 class Placement(NamedTuple):
@@ -105,17 +68,18 @@ class Capacity:
 
     def _settle_on(self, host: Host, jobs: AdmittedView) -> None:
         for placed in range(jobs.count):
-            if self._take(host, jobs.resources) is None:
+            if all(self._take(host, option) is None for option in jobs.resources.options):
                 host.ahead_left = max(0, host.ahead_left - (jobs.count - placed))
                 self.keep(host, jobs.resources)
                 return
 
     def place(self, queue: str, resources: Resources) -> Placement | None:
         """Put a job where it fits now and leaves the least behind; None if it fits nowhere."""
-        if resources.gpu_memory_mib is not None:
-            return self._place_shared(queue, resources.gpu_memory_mib)
-        host = self._find_whole(queue, resources.gpus) if resources.gpus else self._find_cpu(queue)
-        return None if host is None else self._take(host, resources)
+        for option in resources.options:
+            placed = self._place(queue, option)
+            if placed is not None:
+                return placed
+        return None
 
     def place_ahead(self, queue: str, resources: Resources) -> Placement | None:
         """Put a job behind running ones of a host that ends them soon; None if no host has look-ahead left."""
@@ -139,9 +103,12 @@ class Capacity:
     def keep(self, host: Host, resources: Resources) -> None:
         """Keep GPUs of the host from later jobs, so that what waits for them can start when the others come free.
 
-        A host keeps as many as the largest of those jobs needs: free ones first, then busy ones, shared ones last.
+        A host keeps as many as the largest of those jobs needs: free ones first, then busy ones, shared ones last. Of
+        a job with alternatives, the first that the host could ever grant counts.
         """
-        fitting = [slot for slot in host.slots if slot.memory_mib >= (resources.gpu_memory_mib or 0)]
+        resources = next((option for option in resources.options if host.could_ever(option)), resources)
+        suiting = host.suiting(resources.wants)
+        fitting = [slot for slot in suiting if slot.memory_mib >= (resources.gpu_memory_mib or 0)]
         missing = resources.gpus - sum(slot.kept for slot in fitting)
         if missing <= 0:
             return
@@ -194,26 +161,30 @@ class Capacity:
                 return host
         return None
 
-    def _take(self, host: Host, resources: Resources) -> Placement | None:
+    def _place(self, queue: str, resources: Resources) -> Placement | None:
+        if resources.wants is not None:
+            return self._place_where_suiting(queue, resources)
         if resources.gpu_memory_mib is not None:
-            need = resources.gpu_memory_mib
-            usable = [slot for slot in host.slots if not slot.exclusive and not slot.kept and slot.free_mib >= need]
-            if not usable:
-                return None
-            slot = min(usable, key=lambda slot: (slot.whole, slot.free_mib))
-            return self._take_share(host, host.slots.index(slot), need)
-        if not resources.gpus:
-            if host.cpu_free == 0:
-                return None
-            host.cpu_free -= 1
-            return Placement(host.node, ())
-        if host.free < resources.gpus:
+            return self._place_shared(queue, resources.gpu_memory_mib)
+        host = self._find_whole(queue, resources.gpus) if resources.gpus else self._find_cpu(queue)
+        return None if host is None else self._take(host, resources)
+
+    def _place_where_suiting(self, queue: str, resources: Resources) -> Placement | None:
+        """Try every host, those first that the job leaves the least of."""
+        for host in sorted(self.consumers(queue), key=lambda host: (host.free, host.number)):
+            placed = self._take(host, resources)
+            if placed is not None:
+                return placed
+        return None
+
+    def _take(self, host: Host, resources: Resources) -> Placement | None:
+        slots = host.take(resources)
+        if slots is None:
             return None
-        taken = [slot for slot in host.slots if slot.whole][: resources.gpus]
-        for slot in taken:
-            slot.exclusive, slot.free_mib = True, 0
+        if resources.gpu_memory_mib is not None:
+            self._note_share(host, slots[0])
         self._recount(host)
-        return Placement(host.node, tuple(slot.uuid for slot in taken))
+        return Placement(host.node, tuple(slot.uuid for slot in slots))
 
     def _place_shared(self, queue: str, need: int) -> Placement | None:
         for unused in (False, True):  # a GPU that is shared already keeps the others whole
@@ -230,10 +201,13 @@ class Capacity:
     def _take_share(self, host: Host, number: int, need: int) -> Placement:
         slot = host.slots[number]
         slot.free_mib -= need
-        for queue in self._queues[host.number]:
-            insort(self._shared[queue, False], (slot.free_mib, host.number, number))
+        self._note_share(host, slot)
         self._recount(host)
         return Placement(host.node, (slot.uuid,))
+
+    def _note_share(self, host: Host, slot: Slot) -> None:
+        for queue in self._queues[host.number]:
+            insort(self._shared[queue, False], (slot.free_mib, host.number, host.slots.index(slot)))
 
     def _recount(self, host: Host) -> None:
         free = sum(slot.whole for slot in host.slots)

@@ -18,8 +18,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from orchestrator.domain.job import Resources
+from orchestrator.domain.wants import describe_wants
+from orchestrator.scheduling.hosts import Host
 from orchestrator.scheduling.ordering import in_order
-from orchestrator.scheduling.placement import Capacity, Host
+from orchestrator.scheduling.placement import Capacity
 from orchestrator.scheduling.snapshot import Candidate, HostView, Snapshot
 
 
@@ -63,20 +65,11 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """A host outside the snapshot that could also take a job; GPUs are kept on one host only."""
-
-    node: str
-    queues: frozenset[str]
-    memories_mib: tuple[int, ...]  # of its GPUs
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """What a pass may do."""
 
     most_admissions: int = 1000
-    peers: tuple[Peer, ...] = ()
+    peers: tuple[HostView, ...] = ()  # hosts outside the snapshot that take jobs too; GPUs are kept on one host only
 
 
 def plan(snapshot: Snapshot, now: datetime, policy: Policy) -> Plan:
@@ -172,7 +165,8 @@ class _Pass:
         queue, resources = candidate.queue, candidate.resources
         self._heads[queue] = candidate.seq
         names = [host.node for host in self._capacity.consumers(queue) if host.could_ever(resources)]
-        names += [peer.node for peer in self._policy.peers if queue in peer.queues and _peer_could(peer, resources)]
+        peers = (peer for peer in self._policy.peers if queue in peer.queues)
+        names += [peer.node for peer in peers if Host(peer, 0).could_ever(resources)]
         host = self._capacity.host(keeper(candidate.seq, names))
         if host is not None:
             self._capacity.keep(host, resources)
@@ -187,37 +181,27 @@ def keeper(seq: int, nodes: Iterable[str]) -> str:
     return max(nodes, key=lambda node: (zlib.crc32(f"{seq}/{node}".encode()), node))
 
 
-def peers_of(hosts: Iterable[HostView]) -> tuple[Peer, ...]:
-    """Return hosts as peers of the one that a plan is made for."""
-    return tuple(
-        Peer(host.node, host.queues, tuple(gpu.memory_mib for gpu in host.gpus if gpu.healthy))
-        for host in hosts
-        if host.accepts
-    )
-
-
-def _peer_could(peer: Peer, resources: Resources) -> bool:
-    if resources.gpu_memory_mib is not None:
-        return max(peer.memories_mib, default=0) >= resources.gpu_memory_mib
-    return len(peer.memories_mib) >= resources.gpus
-
-
 def _would_fit_if_not_kept(host: Host, resources: Resources) -> bool:
-    free = [slot for slot in host.slots if not slot.exclusive]
-    if resources.gpu_memory_mib is not None:
-        return any(slot.free_mib >= resources.gpu_memory_mib for slot in free)
-    return sum(slot.free_mib == slot.memory_mib for slot in free) >= resources.gpus
+    return any(host.take(option, kept_too=True) is not None for option in resources.options)
 
 
 def _ask(resources: Resources) -> str:
+    return "it asks for " + ", or ".join(_ask_one(option) for option in resources.options)
+
+
+def _ask_one(resources: Resources) -> str:
     if resources.gpu_memory_mib is not None:
-        return f"it asks for {resources.gpu_memory_mib} MiB of a GPU"
-    if not resources.gpus:
-        return "it asks for a CPU slot"
-    return "it asks for a GPU" if resources.gpus == 1 else f"it asks for {resources.gpus} GPUs on one host"
+        what = f"{resources.gpu_memory_mib} MiB of a GPU"
+    elif not resources.gpus:
+        what = "a CPU slot"
+    else:
+        what = "a GPU" if resources.gpus == 1 else f"{resources.gpus} GPUs on one host"
+    return what + describe_wants(resources.wants)
 
 
 def _largest(hosts: list[Host], resources: Resources) -> str:
+    if resources.wants is not None:
+        return f"no host that takes jobs of the queue has that now: {_some([host.node for host in hosts])}"
     if resources.gpu_memory_mib is not None:
         host = max(hosts, key=lambda host: (host.largest_mib, host.node))
         return f"the largest healthy GPU, on {host.node}, has {host.largest_mib} MiB"
@@ -228,11 +212,17 @@ def _largest(hosts: list[Host], resources: Resources) -> str:
 
 
 def _free(hosts: list[Host], resources: Resources) -> str:
+    cramped = [host for host in hosts if not host.has_room(resources.wants)]
+    if resources.wants is not None and len(cramped) == len(hosts):
+        left = [f"{host.cpus_free} CPUs and {host.memory_free_mib} MiB on {host.node}" for host in hosts[:3]]
+        return f"free: {', '.join(left)}"
     if resources.gpu_memory_mib is not None:
         best = max(((slot.free_mib, host.node) for host in hosts for slot in host.slots), default=(0, "nowhere"))
         return f"at most {best[0]} MiB of one are free, on {best[1]}"
-    best_hosts = sorted(hosts, key=lambda host: (-host.free, host.node))[:3]
-    return "free: " + ", ".join(f"{host.free} of {len(host.slots)} on {host.node}" for host in best_hosts)
+    free = {host: sum(slot.whole for slot in host.suiting(resources.wants)) for host in hosts}
+    best_hosts = sorted(hosts, key=lambda host: (-free[host], host.node))[:3]
+    shown = [f"{free[host]} of {len(host.suiting(resources.wants))} on {host.node}" for host in best_hosts]
+    return f"free: {', '.join(shown)}"
 
 
 def _some(names: list[str]) -> str:

@@ -17,6 +17,7 @@ class GpuView:
     reserved_mib: int  # by shared leases
     exclusive: bool  # held by an exclusive lease
     healthy: bool
+    mig_profile: str | None = None  # of an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class HostView:
     cpu_slots: int  # CPU-only jobs that it runs at once
     cpu_jobs: int  # CPU-only jobs that run now
     look_ahead: int  # jobs beyond its capacity that it finishes in the look-ahead window, from the run times it saw
+    labels: tuple[tuple[str, str], ...] = ()
+    cpus: int = 0  # that jobs may ask for
+    cpus_taken: int = 0
+    memory_mib: int = 0  # likewise
+    memory_taken_mib: int = 0
 
     @property
     def idle(self) -> int:

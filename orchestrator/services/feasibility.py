@@ -7,6 +7,7 @@ from typing import Final
 from orchestrator.clock import Clock
 from orchestrator.domain.cluster import GpuHealth
 from orchestrator.domain.job import Resources
+from orchestrator.domain.wants import NODE_LABEL, Wants, describe_wants
 from orchestrator.errors import UnknownTask, UnsatisfiableRequest
 from orchestrator.ports import NodeRecord
 
@@ -23,23 +24,50 @@ def require_satisfiable(resources: Resources, nodes: Sequence[NodeRecord]) -> No
     Raises:
         UnsatisfiableRequest: Naming the host that comes closest.
     """
-    if not resources.gpus or not nodes:
+    if _asks_for_nothing(resources) or not nodes:
         return
+    lacks = [(_lacks(option, node), node.name) for option in resources.options for node in nodes]
+    if all(lack for lack, _name in lacks):
+        closest, name = min(lacks, key=lambda found: (sum(missing for missing, _ in found[0]), found[1]))
+        words = " and ".join(words for _missing, words in closest)
+        asked = ", or ".join(_asked(option) for option in resources.options)
+        raise UnsatisfiableRequest(f"no host has {asked}; the closest, {name}, {words}")
+
+
+def _asks_for_nothing(resources: Resources) -> bool:
+    return not resources.gpus and resources.wants is None
+
+
+def _asked(resources: Resources) -> str:
     if resources.gpu_memory_mib is not None:
-        best = max(nodes, key=lambda node: (max(_memories(node), default=0), node.name))
-        largest = max(_memories(best), default=0)
+        what = f"{resources.gpu_memory_mib} MiB of one GPU"
+    elif not resources.gpus:
+        what = "room for a job"
+    else:
+        what = "1 GPU" if resources.gpus == 1 else f"{resources.gpus} GPUs"
+    return what + describe_wants(resources.wants)
+
+
+def _lacks(resources: Resources, node: NodeRecord) -> list[tuple[float, str]]:
+    """Return what a host, even when idle, lacks for one option: how much of it, and in words."""
+    wants = resources.wants or Wants()
+    labels = dict(node.labels) | {NODE_LABEL: node.name}
+    found = [(1.0, f"is not labelled {name}={value}") for name, value in wants.labels if labels.get(name) != value]
+    if wants.cpus > node.cpus:
+        found.append((1 - node.cpus / wants.cpus, f"offers {node.cpus} CPUs"))
+    if wants.host_memory_mib > node.memory_mib:
+        found.append((1 - node.memory_mib / wants.host_memory_mib, f"offers {node.memory_mib} MiB of memory"))
+    cards = [record.gpu for record in node.gpus if record.health is not GpuHealth.LOST]
+    such = [gpu.memory_mib for gpu in cards if wants.accepts_gpu(gpu.model, gpu.memory_mib, gpu.mig_profile)]
+    kind = "" if resources.wants is None else " such"
+    if resources.gpu_memory_mib is not None:
+        largest = max(such, default=0)
         if largest < resources.gpu_memory_mib:
-            raise UnsatisfiableRequest(
-                f"{resources.gpu_memory_mib} MiB of one GPU are asked for; "
-                f"the largest GPU, on host {best.name}, has {largest} MiB"
-            )
-        return
-    best = max(nodes, key=lambda node: (len(_memories(node)), node.name))
-    most = len(_memories(best))
-    if most < resources.gpus:
-        raise UnsatisfiableRequest(
-            f"{resources.gpus} GPUs of one host are asked for; the largest host, {best.name}, has {most}"
-        )
+            words = f"has {largest} MiB on the largest{kind} GPU" if such else f"has no{kind} GPU"
+            found.append((1 - largest / resources.gpu_memory_mib, words))
+    elif len(such) < resources.gpus:
+        found.append((1 - len(such) / resources.gpus, f"has {len(such)}" if such else f"has no{kind} GPU"))
+    return found
 
 
 class KnownHosts:
@@ -62,7 +90,7 @@ class KnownHosts:
         Raises:
             UnsatisfiableRequest: Naming the host that comes closest.
         """
-        if not resources.gpus:
+        if _asks_for_nothing(resources):
             return
         fresh = self._refresh(force=False)
         try:
@@ -96,7 +124,3 @@ class KnownHosts:
                 return False
             self._nodes, self._read_at = self._read(), now
             return True
-
-
-def _memories(node: NodeRecord) -> list[int]:
-    return [record.gpu.memory_mib for record in node.gpus if record.health is not GpuHealth.LOST]

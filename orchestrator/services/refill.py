@@ -6,8 +6,8 @@ from typing import Final
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
-from orchestrator.scheduling.plan import Peer, Policy, plan
-from orchestrator.scheduling.snapshot import HostView
+from orchestrator.scheduling.plan import Policy, plan
+from orchestrator.scheduling.snapshot import GpuView, HostView
 from orchestrator.services.feasibility import KnownHosts
 from orchestrator.services.publish import publish_admitted
 
@@ -56,6 +56,29 @@ def _takes_jobs(node: NodeRecord) -> bool:
     return node.live and node.state is NodeState.UP
 
 
-def _peer(node: NodeRecord) -> Peer:
-    memories = tuple(record.gpu.memory_mib for record in node.gpus if record.health is GpuHealth.HEALTHY)
-    return Peer(node.name, frozenset(node.queues), memories)
+def _peer(node: NodeRecord) -> HostView:
+    cards = tuple(
+        GpuView(
+            uuid=record.gpu.uuid,
+            index=record.gpu.index,
+            model=record.gpu.model,
+            memory_mib=record.gpu.memory_mib,
+            reserved_mib=0,
+            exclusive=False,
+            healthy=record.health is GpuHealth.HEALTHY,
+            mig_profile=record.gpu.mig_profile,
+        )
+        for record in node.gpus
+    )
+    return HostView(
+        node=node.name,
+        accepts=True,
+        gpus=cards,
+        queues=frozenset(node.queues),
+        cpu_slots=node.cpu_slots,
+        cpu_jobs=0,
+        look_ahead=0,
+        labels=tuple(sorted(node.labels.items())),
+        cpus=node.cpus,
+        memory_mib=node.memory_mib,
+    )

@@ -24,6 +24,7 @@ ENTRIES_BATCH: Final = 500
 RELEASE_BATCH: Final = 500
 LEASES_BATCH: Final = 1000
 PRUNE_BATCH: Final = 500
+BLOCKED_BATCH: Final = 500
 UNBOUNDED: Final = 1 << 62
 
 #: A submit may always leave so many unclaimed jobs in a stream, so that a cluster without a leader makes progress.
@@ -59,6 +60,7 @@ class Sweeps:
             Sweep("heal_streams", 2 * interval, UNBOUNDED, self.heal_streams),
             Sweep("publish_due", interval, ENTRIES_BATCH, self.publish_due),
             Sweep("lose_nodes", 5 * interval, UNBOUNDED, self.lose_nodes),
+            Sweep("end_forgotten", 30 * interval, BLOCKED_BATCH, self.end_forgotten),
             Sweep("prune", 60 * interval, PRUNE_BATCH, self.prune),
         )
 
@@ -137,6 +139,13 @@ class Sweeps:
         if names:
             logger.warning("lost hosts: %s", ", ".join(names))
         return len(names)
+
+    def end_forgotten(self, epoch: int) -> int:
+        """End blocked jobs that nothing will call any more: what they wait for ended otherwise than well."""
+        ended = self._runtime.admission.end_forgotten(limit=BLOCKED_BATCH, epoch=epoch)
+        if ended:
+            logger.warning("%d blocked jobs were ended late: nobody had told them that what they need failed", ended)
+        return ended
 
     def prune(self, epoch: int) -> int:
         """Delete jobs that ended long ago."""

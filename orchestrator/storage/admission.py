@@ -10,9 +10,10 @@ from sqlalchemy import Connection, select
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Resources
+from orchestrator.domain.wants import wants_from
 from orchestrator.ports import DueEntry, LossPolicy
 from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
-from orchestrator.storage import statements, sweeps, tables
+from orchestrator.storage import canvases, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
 from orchestrator.storage.rows import entry_from, load
@@ -81,6 +82,12 @@ class SqlAdmissionStore:
             self._database, epoch, lambda c: sweeps.expire(self._database, c, candidates, policy, epoch=epoch)
         )
 
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """End blocked jobs whose need ended otherwise than well without them being told."""
+        return sweeps.fenced(
+            self._database, epoch, lambda c: canvases.end_forgotten(self._database, c, limit, epoch=epoch)
+        )
+
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """Mark silent hosts as lost and withdraw what was admitted for them."""
         return sweeps.fenced(
@@ -112,8 +119,8 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
-            AdmittedView(seq, queue, Resources(gpus, memory), node, count)
-            for seq, count, queue, gpus, memory, node in admitted
+            AdmittedView(seq, queue, Resources(gpus, memory, wants_from(wants)), node, count)
+            for seq, count, queue, gpus, memory, wants, node in admitted
         ),
         candidates=tuple(_candidates(candidates)),
         queues=queues,
@@ -121,11 +128,11 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
 
 
 def _candidates(rows: Iterable[Any]) -> Iterator[Candidate]:
-    wants: dict[tuple[int, int | None], Resources] = {}  # most jobs ask for the same
-    for seq, queue, rank, tenant, gpus, memory in rows:
-        resources = wants.get((gpus, memory))
+    known: dict[tuple[int, int | None, str | None], Resources] = {}  # most jobs ask for the same
+    for seq, queue, rank, tenant, gpus, memory, wants in rows:
+        resources = known.get((gpus, memory, wants))
         if resources is None:
-            resources = wants[gpus, memory] = Resources(gpus, memory)
+            resources = known[gpus, memory, wants] = Resources(gpus, memory, wants_from(wants))
         yield Candidate(seq, queue, tenant, 9 - rank, resources)
 
 
@@ -143,6 +150,7 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
                     reserved_mib=row.reserved_mib,
                     exclusive=row.exclusive_lease_id is not None,
                     healthy=row.health == GpuHealth.HEALTHY.value,
+                    mig_profile=row.mig_profile,
                 )
             )
     return tuple(
@@ -154,6 +162,11 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
             cpu_slots=row.cpu_slots,
             cpu_jobs=row.cpu_jobs,
             look_ahead=row.look_ahead,
+            labels=tuple(sorted(load(row.labels).items())),
+            cpus=row.cpus,
+            cpus_taken=int(row.cpus_taken),
+            memory_mib=row.memory_mib,
+            memory_taken_mib=int(row.memory_taken_mib),
         )
         for row in nodes
     )

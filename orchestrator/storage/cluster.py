@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select, update
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.cluster import Gpu, GpuAction, GpuHealth, GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.job import FailureClass
 from orchestrator.ports import GpuRecord, LossPolicy, NodeRecord
-from orchestrator.storage import tables
+from orchestrator.storage import gpu_health, tables
 from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
@@ -22,9 +22,10 @@ NODES: Final = Sql(
     " ORDER BY n.name"
 )
 REGISTER: Final = Sql(
-    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, tasks, cpu_slots, look_ahead,"
-    " registered_at, heartbeat_at)"
-    " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :tasks, :cpu_slots, 0, {now}, {now})"
+    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, tasks, cpu_slots, labels, cpus,"
+    " memory_mib, look_ahead, registered_at, heartbeat_at)"
+    " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :tasks, :cpu_slots, :labels, :cpus, :memory_mib, 0,"
+    " {now}, {now})"
 )
 DELETE_NODE: Final = Sql("DELETE FROM orchestrator_nodes WHERE name = :name")
 NODE_FOR_UPDATE: Final = Sql("SELECT state, boot_id, pid FROM orchestrator_nodes WHERE name = :name {for_update}")
@@ -36,8 +37,9 @@ DEREGISTER: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name
 NODE_LEASES: Final = Sql("SELECT id FROM orchestrator_leases WHERE node = :name AND state = 'active'")
 NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :name)")
 SAMPLE: Final = Sql(
-    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization, health = :health,"
-    " gpu_index = :gpu_index"
+    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization,"
+    " health = CASE WHEN held = 1 AND :health = 'healthy' THEN health ELSE :health END,"
+    " gpu_index = :gpu_index, temperature = :temperature, power = :power"
     " WHERE uuid = :uuid AND node = :node"
 )
 COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
@@ -116,6 +118,18 @@ class SqlClusterStore:
         """Count the events of a kind that are still kept."""
         return int(self._database.read(lambda c: self._database.run(c, COUNT_EVENTS, {"kind": kind}).scalar_one()))
 
+    def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
+        """Return what is remembered of a host's GPUs."""
+        return self._database.read(lambda c: gpu_health.standings(self._database, c, node))
+
+    def note_gpu_standings(self, node: str, standings: Mapping[str, GpuStanding]) -> Mapping[str, GpuOrder]:
+        """Remember what changed; return what operators want of the host's GPUs."""
+        return self._database.transaction(lambda c: gpu_health.note(self._database, c, node, standings))
+
+    def order_gpu(self, uuid: str, action: GpuAction, *, by: str) -> None:
+        """Record what an operator wants of a GPU."""
+        self._database.transaction(lambda c: gpu_health.order(self._database, c, uuid, action, by=by))
+
     def ensure_queues(self, names: Sequence[str]) -> None:
         """Create the queues that do not exist."""
         rows = [{"name": name} for name in sorted(set(names))]
@@ -155,6 +169,9 @@ def _node_row(record: NodeRecord) -> dict[str, Any]:
         "queues": dump(record.queues),
         "tasks": dump(record.tasks),
         "cpu_slots": record.cpu_slots,
+        "labels": dump(dict(record.labels)),
+        "cpus": record.cpus,
+        "memory_mib": record.memory_mib,
     }
 
 
@@ -166,9 +183,13 @@ def _gpu_row(card: GpuRecord, node: str) -> dict[str, Any]:
         "model": card.gpu.model,
         "memory_mib": card.gpu.memory_mib,
         "driver_version": card.gpu.driver_version,
+        "mig_profile": card.gpu.mig_profile,
+        "parent_uuid": card.gpu.parent_uuid,
         "health": card.health.value,
         "used_mib": card.used_mib,
         "utilization": card.utilization_percent,
+        "temperature": card.temperature_celsius,
+        "power": card.power_watts,
     }
 
 
@@ -179,19 +200,33 @@ def _sample_row(node: str, sample: GpuSample) -> dict[str, Any]:
         "gpu_index": sample.gpu.index,
         "used_mib": sample.used_mib,
         "utilization": sample.utilization_percent,
+        "temperature": sample.temperature_celsius,
+        "power": sample.power_watts,
         "health": sample.health.value,
     }
 
 
 def _gpu_record(row: Row) -> GpuRecord:
     return GpuRecord(
-        gpu=Gpu(row["uuid"], row["gpu_index"], row["model"], row["memory_mib"], row["driver_version"]),
+        gpu=Gpu(
+            uuid=row["uuid"],
+            index=row["gpu_index"],
+            model=row["model"],
+            memory_mib=row["memory_mib"],
+            driver_version=row["driver_version"],
+            mig_profile=row["mig_profile"],
+            parent_uuid=row["parent_uuid"],
+        ),
         node=row["node"],
         health=GpuHealth(row["health"]),
         used_mib=row["used_mib"],
         reserved_mib=row["reserved_mib"],
         exclusive_lease_id=row["exclusive_lease_id"],
         utilization_percent=row["utilization"],
+        temperature_celsius=row["temperature"],
+        power_watts=row["power"],
+        health_reason=row["health_reason"],
+        strikes=row["strikes"],
     )
 
 
@@ -209,4 +244,7 @@ def _node_record(row: Row, gpus: tuple[GpuRecord, ...]) -> NodeRecord:
         live=bool(row["live"]),
         gpus=gpus,
         tasks=tuple(load(row["tasks"])),
+        labels=load(row["labels"]),
+        cpus=row["cpus"],
+        memory_mib=row["memory_mib"],
     )

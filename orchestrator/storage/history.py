@@ -20,6 +20,7 @@ from orchestrator.domain.history import (
     ReadyPlace,
 )
 from orchestrator.domain.job import JobState, LeaseMode, Resources
+from orchestrator.domain.wants import wants_from
 from orchestrator.errors import StoreUnavailable
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import instant, load, required_instant
@@ -32,9 +33,12 @@ BATCH: Final = 500
 
 NOW: Final = Sql("SELECT {now}")
 JOBS: Final = Sql(
-    "SELECT j.seq, j.id, j.queue, j.state, j.gpus, j.gpu_memory_mib, j.max_attempts, j.attempt, j.lost_count,"
+    "SELECT j.seq, j.id, j.queue, j.state, j.gpus, j.gpu_memory_mib, j.wants, j.max_attempts, j.attempt, j.lost_count,"
     " j.lease_id, j.run_at, j.deadline,"
-    " r.job_seq AS ready_seq, r.publish_at, r.entry_id, r.node, s.run_at AS scheduled_at"
+    " r.job_seq AS ready_seq, r.publish_at, r.entry_id, r.node, s.run_at AS scheduled_at,"
+    " (SELECT COUNT(*) FROM orchestrator_needs n WHERE n.job_seq = j.seq) AS needs,"
+    " (SELECT MIN(e.id) FROM orchestrator_needs n JOIN orchestrator_jobs e ON e.id = n.needs_id"
+    " WHERE n.job_seq = j.seq AND e.state IN ('failed', 'cancelled', 'dead_letter')) AS failed_need"
     " FROM orchestrator_jobs j LEFT JOIN orchestrator_ready r ON r.job_seq = j.seq"
     " LEFT JOIN orchestrator_scheduled s ON s.job_seq = j.seq WHERE j.seq > :after ORDER BY j.seq LIMIT :limit"
 )
@@ -71,7 +75,7 @@ HOLDS: Final = Sql(
 LEADER_EVENTS: Final = Sql(
     f"SELECT {_EVENT_COLUMNS} FROM orchestrator_events WHERE epoch IS NOT NULL ORDER BY seq"  # noqa: S608 - above
 )
-_OF_JOBS: Final = ("events", "attempts", "ready", "scheduled", "logs")
+_OF_JOBS: Final = ("events", "attempts", "ready", "scheduled", "needs", "logs")
 STRAYS: Final = tuple(
     (
         table,
@@ -190,7 +194,7 @@ def _job(row: Any) -> JobRow:
         id=row.id,
         queue=row.queue,
         state=JobState(row.state),
-        resources=Resources(row.gpus, row.gpu_memory_mib),
+        resources=Resources(row.gpus, row.gpu_memory_mib, wants_from(row.wants)),
         max_attempts=row.max_attempts,
         attempt=row.attempt,
         lost_count=row.lost_count,
@@ -199,6 +203,8 @@ def _job(row: Any) -> JobRow:
         deadline=instant(row.deadline),
         ready=place,
         scheduled_at=instant(row.scheduled_at),
+        needs=row.needs,
+        failed_need=row.failed_need,
     )
 
 

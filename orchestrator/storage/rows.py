@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob, Resources
+from orchestrator.domain.wants import wants_from, wants_text
 
 Row: TypeAlias = Mapping[str, Any] | RowMapping
 
@@ -86,7 +87,7 @@ def job_from(row: Row) -> Job:
         priority=row["priority"],
         state=JobState(row["state"]),
         reason=row["reason"],
-        resources=Resources(row["gpus"], row["gpu_memory_mib"]),
+        resources=Resources(row["gpus"], row["gpu_memory_mib"], wants_from(row["wants"])),
         time_limit_seconds=row["time_limit_s"],
         max_attempts=row["max_attempts"],
         attempt=row["attempt"],
@@ -105,6 +106,9 @@ def job_from(row: Row) -> Job:
         queued_at=instant(row["queued_at"]),
         started_at=instant(row["started_at"]),
         finished_at=instant(row["finished_at"]),
+        root_id=row["root_id"],
+        parent_id=row["parent_id"],
+        group_id=row["group_id"],
     )
 
 
@@ -124,6 +128,7 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "digest": job.digest,
         "gpus": job.resources.gpus,
         "gpu_memory_mib": job.resources.gpu_memory_mib,
+        "wants": wants_text(job.resources.wants),
         "time_limit_s": job.time_limit_seconds,
         "soft_time_limit_s": job.soft_time_limit_seconds,
         "grace_s": job.grace_seconds,
@@ -133,6 +138,9 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "run_at": stored_instant(job.run_at),
         "deadline": stored_instant(job.deadline),
         "idempotency_key": job.idempotency_key,
+        "root_id": job.root_id,
+        "parent_id": job.parent_id,
+        "group_id": job.group_id,
         "request_hash": request_hash(job, payload),
     }
 
@@ -148,6 +156,8 @@ def request_hash(job: NewJob, payload: str) -> str:
         job.priority,
         payload,
     ]
+    if job.resources.wants is not None:
+        asked.append(wants_text(job.resources.wants))
     return hashlib.sha256(dump(asked).encode()).hexdigest()
 
 
@@ -161,5 +171,7 @@ def entry_from(row: Row) -> JobEntry:
         "kind": row["kind"],
         "priority": row["priority"],
     }
+    if row["wants"] is not None:
+        header["wants"] = row["wants"]
     headers = load(row["headers"]) or {}
     return JobEntry(row["id"], row["seq"], row["task"], row["queue"], row["node"], headers | {"orchestrator": header})

@@ -22,23 +22,24 @@ QUEUE_WINDOWS: Final = Sql(
 INSERT_JOB: Final = Sql(
     "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
     " payload, headers, digest,"
-    " gpus, gpu_memory_mib, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
+    " gpus, gpu_memory_mib, wants, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
     " run_at, deadline,"
-    " idempotency_key, request_hash, created_at, queued_at)"
+    " idempotency_key, root_id, parent_id, group_id, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
-    " :gpus, :gpu_memory_mib, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
+    " :gpus, :gpu_memory_mib, :wants, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
     " :lost_count, :run_at, :deadline,"
-    " :idempotency_key, :request_hash, :now, :queued_at)"
+    " :idempotency_key, :root_id, :parent_id, :group_id, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
 INSERT_ADMITTED: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline,"
-    " created_at, publish_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now, :publish_at)"
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants,"
+    " deadline, created_at, publish_at)"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now, :publish_at)"
 )
 INSERT_READY: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :deadline, :now)"
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
+    " created_at)"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now)"
 )
 INSERT_SCHEDULED: Final = Sql("INSERT INTO orchestrator_scheduled (run_at, job_seq) VALUES (:run_at, :seq)")
 SUBMIT_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq) VALUES (:now, :kind, :seq)")
@@ -73,8 +74,9 @@ DELETE_SCHEDULED: Final = Sql("DELETE FROM orchestrator_scheduled WHERE job_seq 
 # Claiming: the stream chooses when, the database whether
 
 INSERT_LEASE: Final = Sql(
-    "INSERT INTO orchestrator_leases (node, mode, memory_mib, state, renewals, granted_at, heartbeat_at, expires_at)"
-    " VALUES (:node, :mode, :memory_mib, 'active', 0, {now}, {now}, {now_plus:ttl})"
+    "INSERT INTO orchestrator_leases (node, mode, memory_mib, cpus, host_memory_mib, state, renewals, granted_at,"
+    " heartbeat_at, expires_at)"
+    " VALUES (:node, :mode, :memory_mib, :cpus, :host_memory_mib, 'active', 0, {now}, {now}, {now_plus:ttl})"
 )
 DELETE_LEASE: Final = Sql("DELETE FROM orchestrator_leases WHERE id = :lease_id")
 TAKE_EXCLUSIVE: Final = Sql(
@@ -103,6 +105,7 @@ TAKE_READY: Final = Sql(
     "DELETE FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NOT NULL AND (node IS NULL OR"
     " node = :node)"
     " AND (deadline IS NULL OR deadline > {now}) AND gpus = :gpus AND COALESCE(gpu_memory_mib, 0) = :mib"
+    " AND COALESCE(wants, '') = :wants"
     " RETURNING job_seq",
     "seqs",
 )
@@ -177,49 +180,58 @@ SCHEDULE_JOBS: Final = Sql(
     "seqs",
 )
 READY_AGAIN: Final = Sql(
-    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, deadline, created_at)"
-    " SELECT seq, queue, 9 - priority, tenant, gpus, gpu_memory_mib, deadline, created_at FROM orchestrator_jobs"
-    " WHERE seq IN :seqs",
+    "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
+    " created_at)"
+    " SELECT seq, queue, 9 - priority, tenant, gpus, gpu_memory_mib, wants, deadline, created_at"
+    " FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 CLOSE_ATTEMPTS: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = r.outcome, failure_class = r.failure_class, exit_code = r.exit_code, error = r.error,"
-    " peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds FROM (SELECT json_extract(value,"
+    " peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds, gpu_busy_seconds = r.gpu_busy_seconds"
+    " FROM (SELECT json_extract(value,"
     " '$.seq') AS seq,"
     " json_extract(value, '$.number') AS number, json_extract(value, '$.ended_at') AS ended_at,"
     " json_extract(value, '$.started_at') AS started_at, json_extract(value, '$.pid') AS pid,"
     " json_extract(value, '$.outcome') AS outcome, json_extract(value, '$.failure_class') AS failure_class,"
     " json_extract(value, '$.exit_code') AS exit_code, json_extract(value, '$.error') AS error,"
-    " json_extract(value, '$.peak_memory_mib') AS peak_memory_mib, json_extract(value, '$.gpu_seconds') AS gpu_seconds"
+    " json_extract(value, '$.peak_memory_mib') AS peak_memory_mib, json_extract(value, '$.gpu_seconds') AS gpu_seconds,"
+    " json_extract(value, '$.gpu_busy_seconds') AS gpu_busy_seconds"
     " FROM json_each(:rows)) AS r WHERE orchestrator_attempts.job_seq = r.seq AND"
     " orchestrator_attempts.number = r.number",
     mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.seq',"
     " number INT PATH '$.number', ended_at DATETIME(6) PATH '$.ended_at', started_at DATETIME(6) PATH '$.started_at',"
     " pid INT PATH '$.pid', outcome VARCHAR(16) PATH '$.outcome', failure_class VARCHAR(16) PATH '$.failure_class',"
     " exit_code INT PATH '$.exit_code', error LONGTEXT PATH '$.error', peak_memory_mib INT PATH '$.peak_memory_mib',"
-    " gpu_seconds DOUBLE PATH '$.gpu_seconds')) r ON a.job_seq = r.seq AND a.number = r.number"
+    " gpu_seconds DOUBLE PATH '$.gpu_seconds', gpu_busy_seconds DOUBLE PATH '$.gpu_busy_seconds')) r"
+    " ON a.job_seq = r.seq AND a.number = r.number"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = r.outcome,"
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
-    " a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
+    " a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds,"
+    " a.gpu_busy_seconds = r.gpu_busy_seconds",
 )
 # Most attempts succeed, and of these only a few columns differ. The attempt is named with its lease: a success under
 # another token than the claim's would leave the attempt open, and the history shows it.
 CLOSE_SUCCEEDED: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
-    " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds"
+    " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds,"
+    " gpu_busy_seconds = r.gpu_busy_seconds"
     " FROM (SELECT json_extract(value, '$.q') AS seq, json_extract(value, '$.n') AS number,"
     " json_extract(value, '$.e') AS ended_at, json_extract(value, '$.s') AS started_at,"
     " json_extract(value, '$.p') AS pid, json_extract(value, '$.m') AS peak_memory_mib,"
-    " json_extract(value, '$.g') AS gpu_seconds, json_extract(value, '$.l') AS lease_id FROM json_each(:rows)) AS r"
+    " json_extract(value, '$.g') AS gpu_seconds, json_extract(value, '$.b') AS gpu_busy_seconds,"
+    " json_extract(value, '$.l') AS lease_id FROM json_each(:rows)) AS r"
     " WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number"
     " AND orchestrator_attempts.lease_id = r.lease_id",
     mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.q',"
     " number INT PATH '$.n', ended_at DATETIME(6) PATH '$.e', started_at DATETIME(6) PATH '$.s',"
-    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', gpu_seconds DOUBLE PATH '$.g', lease_id BIGINT PATH '$.l')) r"
+    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', gpu_seconds DOUBLE PATH '$.g',"
+    " gpu_busy_seconds DOUBLE PATH '$.b', lease_id BIGINT PATH '$.l')) r"
     " ON a.job_seq = r.seq AND a.number = r.number AND a.lease_id = r.lease_id"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = 'succeed',"
-    " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds",
+    " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds,"
+    " a.gpu_busy_seconds = r.gpu_busy_seconds",
 )
 # Before the jobs end: an ended job names no lease.
 SUCCEED_EVENTS: Final = Sql(
@@ -307,9 +319,9 @@ JOB_EVENTS: Final = Sql(
     "seqs",
 )
 ENTRIES: Final = Sql(
-    "SELECT j.seq, j.id, j.task, j.queue, j.tenant, j.kind, j.priority, j.gpus, j.gpu_memory_mib, j.headers, r.node,"
-    " r.entry_id FROM orchestrator_ready r JOIN orchestrator_jobs j ON j.seq = r.job_seq WHERE r.job_seq IN :seqs"
-    " ORDER BY r.`rank`, r.job_seq",
+    "SELECT j.seq, j.id, j.task, j.queue, j.tenant, j.kind, j.priority, j.gpus, j.gpu_memory_mib, j.wants, j.headers,"
+    " r.node, r.entry_id FROM orchestrator_ready r JOIN orchestrator_jobs j ON j.seq = r.job_seq"
+    " WHERE r.job_seq IN :seqs ORDER BY r.`rank`, r.job_seq",
     "seqs",
 )
 ADMITTED_FOR_UPDATE: Final = Sql(

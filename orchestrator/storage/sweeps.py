@@ -6,10 +6,11 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
+from orchestrator import failpoints
 from orchestrator.domain.job import FailureClass, JobEvent
 from orchestrator.errors import NotLeading
 from orchestrator.ports import LossPolicy
-from orchestrator.storage import statements
+from orchestrator.storage import canvases, statements
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import withdraw
@@ -70,16 +71,22 @@ LEASE_ENDED: Final = Sql(
     "INSERT INTO orchestrator_events (at, kind, lease_id, epoch) VALUES ({now}, :kind, :lease_id, :epoch)"
 )
 CANDIDATES: Final = Sql(
-    "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib FROM orchestrator_ready"
+    "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib, wants FROM orchestrator_ready"
     " WHERE queue = :queue AND publish_at IS NULL ORDER BY `rank`, job_seq LIMIT :limit"
 )
 ADMITTED: Final = Sql(
-    "SELECT MIN(job_seq) AS seq, COUNT(*) AS count, queue, gpus, gpu_memory_mib, node FROM orchestrator_ready"
+    "SELECT MIN(job_seq) AS seq, COUNT(*) AS count, queue, gpus, gpu_memory_mib, wants, node"
+    " FROM orchestrator_ready"
     " WHERE publish_at IS NOT NULL AND (:node IS NULL OR node IS NULL OR node = :node)"
-    " GROUP BY queue, gpus, gpu_memory_mib, node"
+    " GROUP BY queue, gpus, gpu_memory_mib, wants, node"
 )
 HOSTS: Final = Sql(
-    "SELECT n.name, n.state, n.queues, n.cpu_slots, n.look_ahead, n.heartbeat_at > {now_minus:bound} AS live,"
+    "SELECT n.name, n.state, n.queues, n.cpu_slots, n.look_ahead, n.labels, n.cpus, n.memory_mib,"
+    " (SELECT COALESCE(SUM(l.cpus), 0) FROM orchestrator_leases l WHERE l.node = n.name AND l.state = 'active')"
+    "  AS cpus_taken,"
+    " (SELECT COALESCE(SUM(l.host_memory_mib), 0) FROM orchestrator_leases l WHERE l.node = n.name"
+    "  AND l.state = 'active') AS memory_taken_mib,"
+    " n.heartbeat_at > {now_minus:bound} AS live,"
     " (SELECT COUNT(*) FROM orchestrator_leases l WHERE l.node = n.name AND l.state = 'active'"
     "  AND NOT EXISTS (SELECT 1 FROM orchestrator_lease_gpus g WHERE g.lease_id = l.id)) AS cpu_jobs"
     " FROM orchestrator_nodes n WHERE (:node IS NULL OR n.name = :node) AND n.state <> 'lost' ORDER BY n.name"
@@ -103,7 +110,9 @@ def fenced(database: Database, epoch: int, unit: Callable[[Connection], Result])
     def checked(connection: Connection) -> Result:
         if database.run(connection, EPOCH_FOR_SHARE, {"epoch": epoch}).first() is None:
             raise NotLeading(epoch)
-        return unit(connection)
+        result = unit(connection)
+        failpoints.reach("sweep.in_transaction")
+        return result
 
     return database.transaction(checked)
 
@@ -124,6 +133,7 @@ def release_due(database: Database, connection: Connection, limit: int, *, epoch
         run(connection, statements.DELETE_READY, {"seqs": late})
         expired = {"seqs": late, "kind": JobEvent.CANCEL.value, "node": None, "epoch": epoch}
         run(connection, statements.JOB_EVENTS, expired)
+        canvases.end_dependents(database, connection, late, epoch=epoch)
     return len(due) + len(late)
 
 
@@ -160,6 +170,7 @@ def lose_nodes(database: Database, connection: Connection, silent_for: timedelta
 def prune(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
     """Delete jobs that ended long ago, with all that belongs to them, then leases that no attempt names any more."""
     values = {"age": older_than.total_seconds(), "limit": limit}
+    database.run(connection, canvases.FORGET_CANCELLED, {"age": older_than.total_seconds()})
     pruned = 0
     for find, deletions in _PRUNED:
         seqs: list[Any] = list(database.run(connection, find, values).scalars())

@@ -26,8 +26,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
 
+from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
+from orchestrator.domain.wants import LONGEST_WANTS
 
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -69,6 +71,7 @@ jobs = Table(
     Column("digest", String(64), nullable=False),
     Column("gpus", Integer, nullable=False),
     Column("gpu_memory_mib", Integer),
+    Column("wants", String(LONGEST_WANTS)),  # conditions on GPUs and host, as ``domain.wants`` writes them
     Column("time_limit_s", Float),
     Column("soft_time_limit_s", Float),
     Column("grace_s", Float, nullable=False),
@@ -78,6 +81,9 @@ jobs = Table(
     Column("run_at", _Instant),
     Column("deadline", _Instant),
     Column("idempotency_key", String(128)),
+    Column("root_id", String(155), index=True),
+    Column("parent_id", String(155)),
+    Column("group_id", String(155), index=True),
     Column("request_hash", String(64), nullable=False),
     Column("node", String(64)),
     Column("lease_id", BigInteger),
@@ -115,6 +121,7 @@ ready = Table(
     Column("tenant", String(64), nullable=False),
     Column("gpus", Integer, nullable=False),
     Column("gpu_memory_mib", Integer),
+    Column("wants", String(LONGEST_WANTS)),
     Column("deadline", _Instant),
     Column("created_at", _Instant, nullable=False),
     Column("node", String(64)),  # admitted for this host; NULL: any
@@ -139,6 +146,31 @@ scheduled = Table(
     mysql_collate=COLLATION,
 )
 
+#: What blocked jobs wait for; a job that is not blocked has no row here.
+needs = Table(
+    "orchestrator_needs",
+    metadata,
+    Column("job_seq", _Seq, nullable=False, autoincrement=False),
+    Column("needs_id", String(155), nullable=False),  # of a job or of a plain task
+    PrimaryKeyConstraint("job_seq", "needs_id"),
+    Index(None, "needs_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: Canvases and groups that somebody cancelled: what they would still submit does not start.
+cancelled_canvases = Table(
+    "orchestrator_cancelled_canvases",
+    metadata,
+    Column("id", String(155), primary_key=True),  # a root or a group
+    Column("at", _Instant, nullable=False),
+    Column("reason", String(512), nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
 attempts = Table(
     "orchestrator_attempts",
     metadata,
@@ -156,6 +188,7 @@ attempts = Table(
     Column("error", _Document),
     Column("peak_memory_mib", Integer),
     Column("gpu_seconds", Float, nullable=False, default=0.0),
+    Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),
     Index(None, "lease_id"),
     mysql_engine="InnoDB",
@@ -171,6 +204,8 @@ leases = Table(
     Column("pid", Integer),
     Column("mode", String(10), nullable=False),
     Column("memory_mib", Integer),
+    Column("cpus", Integer, nullable=False, default=0),  # of the host, counted against what it offers
+    Column("host_memory_mib", Integer, nullable=False, default=0),
     Column("state", String(8), nullable=False),
     Column("renewals", Integer, nullable=False, default=0),
     Column("granted_at", _Instant, nullable=False),
@@ -212,6 +247,9 @@ nodes = Table(
     Column("queues", Text, nullable=False),
     Column("tasks", Text, nullable=False),
     Column("cpu_slots", Integer, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("cpus", Integer, nullable=False),  # that jobs may ask for
+    Column("memory_mib", Integer, nullable=False),  # likewise
     Column("look_ahead", Integer, nullable=False, default=0),
     Column("registered_at", _Instant, nullable=False),
     Column("heartbeat_at", _Instant, nullable=False),
@@ -230,9 +268,18 @@ gpus = Table(
     Column("model", String(128), nullable=False),
     Column("memory_mib", Integer, nullable=False),
     Column("driver_version", String(64), nullable=False),
+    Column("mig_profile", String(32)),  # of an instance
+    Column("parent_uuid", String(64)),  # the card of an instance
     Column("health", String(12), nullable=False),
+    Column("health_reason", String(255)),
+    Column("strikes", Integer, nullable=False, default=0),
+    Column("held", SmallInteger, nullable=False, default=0),  # 1: an operator keeps it out
+    Column("releases", Integer, nullable=False, default=0),  # how often one let it back in
+    Column("resets", Integer, nullable=False, default=0),  # how often one forgave its strikes
     Column("used_mib", Integer, nullable=False, default=0),
     Column("utilization", Integer),
+    Column("temperature", Integer),
+    Column("power", Integer),
     Column("reserved_mib", Integer, nullable=False, default=0),
     Column("exclusive_lease_id", BigInteger),
     Column("last_lease_id", BigInteger, nullable=False, default=0),  # the largest token that ever held it
@@ -268,6 +315,20 @@ leadership = Table(
     mysql_collate=COLLATION,
 )
 
+#: The latest firing of each entry of beat's schedule, noted before it is sent.
+firings = Table(
+    "orchestrator_firings",
+    metadata,
+    Column("name", String(191), primary_key=True),
+    Column("fired_at", _Instant, nullable=False),
+    Column("task_id", String(155)),  # NULL: it has not fired yet
+    Column("is_sent", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
 events = Table(
     "orchestrator_events",
     metadata,
@@ -293,6 +354,45 @@ logs = Table(
     Column("at", _Instant, nullable=False),
     Column("data", _Document, nullable=False),
     PrimaryKeyConstraint("job_seq", "attempt", "number"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+tokens = Table(
+    "orchestrator_tokens",
+    metadata,
+    Column("id", String(12), primary_key=True),  # public: the part of the secret by which it is looked up
+    Column("name", String(64), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the whole secret
+    Column("role", String(10), nullable=False),
+    Column("tenant", String(64)),  # NULL: every tenant
+    Column("requests_per_minute", Integer),  # NULL: as the settings say
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Column("expires_at", _Instant),
+    Column("revoked_at", _Instant),
+    Column("last_used_at", _Instant),  # to the minute
+    _one_of("role", Role),
+    CheckConstraint("role <> 'submitter' OR tenant IS NOT NULL", name="submitter_has_tenant"),
+    CheckConstraint("role NOT IN ('operator', 'admin') OR tenant IS NULL", name="operator_has_none"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+audit = Table(
+    "orchestrator_audit",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("at", _Instant, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("tenant", String(64)),
+    Column("action", String(128), nullable=False),
+    Column("target", String(512), nullable=False),
+    Column("outcome", String(16), nullable=False),  # begun, or the status that was answered: a row of its own
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,

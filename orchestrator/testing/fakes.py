@@ -4,13 +4,14 @@ Each fake keeps the rules of its port as far as services rely on them, and can b
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from orchestrator.config import Settings
 from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
     NotLeading,
     StoreUnavailable,
@@ -24,8 +25,10 @@ from orchestrator.ports import (
     WakeListener,
 )
 from orchestrator.runtime import Runtime
+from orchestrator.schedule_ports import Firing
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
+from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs
 
 EMPTY: Snapshot = Snapshot((), (), (), ())
@@ -149,6 +152,42 @@ class MemoryLeadership:
             raise StoreUnavailable("down")
 
 
+class MemoryFirings:
+    """``Firings`` in memory."""
+
+    def __init__(self, leadership: MemoryLeadership) -> None:
+        self._leadership = leadership
+        self.known: dict[str, Firing] = {}
+        self.down = False
+
+    def load(self) -> Mapping[str, Firing]:
+        """Return what is known."""
+        self._answer()
+        return dict(self.known)
+
+    def begin(self, names: Mapping[str, datetime], *, epoch: int) -> None:
+        """Note where entries begin."""
+        self._answer()
+        self._leadership.check(epoch)
+        self.known = {name: Firing(at, None, is_sent=True) for name, at in names.items()} | self.known
+
+    def fire(self, name: str, fired_at: datetime, task_id: str, *, epoch: int) -> None:
+        """Note a firing."""
+        self._answer()
+        self._leadership.check(epoch)
+        self.known[name] = Firing(fired_at, task_id, is_sent=False)
+
+    def sent(self, name: str, task_id: str) -> None:
+        """Note that it was sent."""
+        self._answer()
+        if self.known[name].task_id == task_id:
+            self.known[name] = replace(self.known[name], is_sent=True)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnavailable("down")
+
+
 @dataclass(slots=True)
 class MemoryCluster:
     """``ClusterStore``: hosts as a test says."""
@@ -246,6 +285,11 @@ class MemoryAdmission:
         self.ended_leases += ended
         return len(ended)
 
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """Nobody is forgotten."""
+        self._call("end_forgotten", epoch)
+        return 0
+
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """No host is silent."""
         self._call("lose_nodes", epoch)
@@ -264,6 +308,24 @@ class MemoryAdmission:
             self._leadership.check(epoch)
 
 
+class MemoryUsage:
+    """``UsageStore`` over a list."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.uses: list[LeaseUse] = []
+
+    def now(self) -> datetime:
+        """Return the clock."""
+        return self._clock.now()
+
+    def leases(self, *, since: datetime, until: datetime) -> Iterator[LeaseUse]:
+        """Yield those of the list that overlap the window."""
+        for use in self.uses:
+            if use.granted_at < until and (use.ended_at is None or use.ended_at > since):
+                yield use
+
+
 @dataclass(slots=True)
 class MemoryWorld:
     """Every fake, and the runtime that is made of them."""
@@ -276,6 +338,7 @@ class MemoryWorld:
     streams: MemoryStreams
     wake: MemoryWake
     runtime: Runtime
+    firings: MemoryFirings
 
 
 def memory_world(**settings: Any) -> MemoryWorld:
@@ -286,6 +349,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
     leadership = MemoryLeadership(clock)
     admission = MemoryAdmission(leadership)
     streams, wake = MemoryStreams(), MemoryWake()
+    firings = MemoryFirings(leadership)
     runtime = Runtime(
         settings=Settings(**settings),
         clock=clock,
@@ -294,8 +358,11 @@ def memory_world(**settings: Any) -> MemoryWorld:
         cluster=cast("Any", cluster),
         admission=cast("Any", admission),
         leadership=leadership,
+        firings=firings,
+        usage=MemoryUsage(clock),
+        access=MemoryAccess(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,
     )
-    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime)
+    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime, firings)

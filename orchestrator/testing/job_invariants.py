@@ -50,6 +50,7 @@ def check_job(history: JobHistory) -> Iterator[Violation]:
         _step(fold, event)
     _check_row(fold)
     _check_places(fold)
+    _check_needs(fold)
     _check_attempts(fold)
     _check_times(fold)
     yield from fold.found
@@ -102,10 +103,11 @@ def _claim(fold: _Fold, event: Event) -> None:
     if _is_past(event, lease):
         fold.report("claim-under-live-lease", f"under lease {lease.id}, which {_end_words(lease)}", event)
     wanted = fold.history.job.resources
-    if lease.mode is not wanted.mode or len(lease.gpus) != wanted.gpus:
+    alike = [w for w in wanted.options if lease.mode is w.mode and len(lease.gpus) == w.gpus]
+    if not alike:
         held = f"{len(lease.gpus)} GPUs, {lease.mode.value}"
         fold.report("gang-whole", f"asked for {wanted.gpus} GPUs, {wanted.mode.value}; lease {lease.id}: {held}", event)
-    elif lease.mode is LeaseMode.SHARED and (lease.memory_mib or 0) < (wanted.gpu_memory_mib or 0):
+    elif lease.mode is LeaseMode.SHARED and all((lease.memory_mib or 0) < (w.gpu_memory_mib or 0) for w in alike):
         fold.report("gang-whole", f"asked for {wanted.gpu_memory_mib} MiB, got {lease.memory_mib}", event)
 
 
@@ -163,6 +165,14 @@ def _check_places(fold: _Fold) -> None:
         fold.report("outbox", f"{job.state.value} {told if job.ready.publish_at is None else 'with an entry due'}")
 
 
+def _check_needs(fold: _Fold) -> None:
+    job = fold.history.job
+    if (job.state is JobState.BLOCKED) != (job.needs > 0):
+        fold.report("blocked-needs", f"{job.state.value}, and waits for {job.needs} tasks")
+    elif job.failed_need is not None:
+        fold.report("blocked-needs", f"waits for {job.failed_need}, which ended otherwise than well")
+
+
 def _check_attempts(fold: _Fold) -> None:
     job, rows = fold.history.job, fold.history.attempts
     numbers = [row.number for row in rows]
@@ -204,7 +214,7 @@ def _check_times(fold: _Fold) -> None:
     waits_since: Event | None = None
     released: Event | None = None
     for event in fold.history.events:
-        if event.kind in (SUBMIT, JobEvent.RETRY, JobEvent.LOSE):
+        if event.kind in (SUBMIT, JobEvent.DEFER, JobEvent.RETRY, JobEvent.LOSE):
             waits_since, released = event, None
         elif event.kind == JobEvent.RELEASE:
             released = event

@@ -7,7 +7,7 @@ when its claim came back granted, and its entry is acknowledged when its finish 
 import itertools
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -15,7 +15,8 @@ from typing import Any, Final
 from celery.exceptions import WorkerTerminate
 from celery.worker import state as worker_state
 
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator import failpoints
+from orchestrator.domain.cluster import GpuOrder, NodeState
 from orchestrator.domain.job import JobEvent
 from orchestrator.domain.lease import (
     Claim,
@@ -32,8 +33,8 @@ from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
 from orchestrator.worker.frames import Message
+from orchestrator.worker.gpu_care import GpuCare
 from orchestrator.worker.host import Line, WaitingJob
-from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
 from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
@@ -43,13 +44,13 @@ from orchestrator.worker.processes import RunnerProcess
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.untold import Untold
 from orchestrator.worker.work import Callbacks, Ended, Work
 
 logger = logging.getLogger(__name__)
 
 #: A delivered job that could not be claimed is handed back after so many seconds: the scheduler places it anew, and
-#: keeps
-#: GPUs for it if it is a gang.
+#: keeps GPUs for it if it is a gang.
 LONGEST_HOLD: Final = 5.0
 #: Jobs that may wait here even when nothing is free.
 LEAST_HELD: Final = 16
@@ -89,18 +90,19 @@ class Dispatcher:
         self._dirty = False
         self._reports = Reports()
         self.accepting = False  # registered, up, and not shutting down
-        self.samples: Sequence[GpuSample] = ()
-        self._idle = IdleKeeper(IdlePolicy(self._settings.idle_gpu_warn, self._settings.idle_gpu_end))
+        self.care = GpuCare(pool, self._settings, runtime.clock)
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
         self.refiller: Refiller
-        self.on_first_gpus: Callable[[], None] | None = None
+        self.untold: Untold
+        self.on_new_gpus: Callable[[], None]  # set by the lease step: the host is to be registered, again if need be
 
     # What Celery delivers
 
     def offer(self, request: Any) -> None:
         """Take a delivered request of a GPU task."""
+        failpoints.reach("delivery.received")
         try:
             waiting = requests.waiting_job(request, next(self._keys))
         except InvalidEntry as error:
@@ -244,6 +246,7 @@ class Dispatcher:
         work, report = self._settling.pop((finish.job_seq, finish.attempt))
         if not stale:
             self._settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
+            self.untold.tell(work, finish, report)
             return
         logger.warning("job %s: its attempt %d is no longer ours; nothing was recorded", work.id, finish.attempt)
         self.lines.lose(finish.lease_id)
@@ -257,8 +260,9 @@ class Dispatcher:
     # Starting
 
     def _start(self, line: Line, claimed: ClaimedJob) -> None:
+        failpoints.reach("start.before")
         held = self._held[claimed.seq]
-        self._pool.granted[claimed.id] = Grant(self, line, claimed)
+        self._pool.granted[claimed.id] = partial(self.accept, line, claimed)
         self._execute(held.request)
         if self._pool.granted.pop(claimed.id, None) is not None:
             # Celery refused to run it: it was revoked between its delivery and its claim.
@@ -319,17 +323,20 @@ class Dispatcher:
 
     def on_gpus(self, report: GpuReport | GpuFault) -> None:
         """Follow the host's GPUs."""
-        if isinstance(report, GpuFault):
-            logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
-            self.samples = ()
-        else:
-            self.samples = report.samples
-            for work in self._idle.look(self._runtime.clock.monotonic(), self._pool.runners, self.samples):
-                self.on_output(work)
-        self._host.update_gpus(self.samples)
+        for work in self.care.on_report(report):
+            self.on_output(work)
         self._dirty = True
-        if self.on_first_gpus is not None:
-            self.on_first_gpus()
+        if self.care.take_news():
+            self.on_new_gpus()
+
+    def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
+        """Operators may want something of this host's GPUs."""
+        self.care.obey(orders)
+        self._dirty = True
+
+    def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
+        """A runner's GPUs did not come clean: others are used."""
+        self.care.on_unclean(gpus, reason)
 
     def _finish(self, work: Work, finish: Finish, report: Message) -> None:
         assert work.job is not None
@@ -383,16 +390,3 @@ class Dispatcher:
             self._finish(runner, lost, _DONE)
         self.ledger.add(releases=[line.lease_id for line in self._host.lines.values() if line.lease_id is not None])
         worker_state.reserved_requests.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A claim that came back granted, waiting for Celery to ask the pool to run it."""
-
-    dispatcher: Dispatcher
-    line: Line
-    claimed: ClaimedJob
-
-    def accept(self, pool: RunnerPool, request: dict[str, Any], callbacks: Callbacks) -> Work:
-        """Turn the request into work of the line."""
-        return self.dispatcher.accept(self.line, self.claimed, request, callbacks)

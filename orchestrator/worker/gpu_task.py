@@ -6,9 +6,13 @@
 ``.delay()``, ``.apply_async()``, ``AsyncResult`` and canvases work as for any task.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 from celery import Task
+
+from orchestrator.domain.request_wants import alternative
+from orchestrator.domain.size import parse_mebibytes
 
 
 class GPUTask(Task):
@@ -26,13 +30,49 @@ class GPUTask(Task):
     gpus: ClassVar[int] = 1
     #: For a share of one GPU instead of whole ones: MiB as a number, or a size like ``"12GiB"``.
     gpu_memory: ClassVar[int | str | None] = None
+    #: Models that would do, as ``"H100|A100"``.
+    gpu_type: ClassVar[str | None] = None
+    #: Least memory of each GPU, as ``"40GiB"``.
+    min_memory: ClassVar[int | str | None] = None
+    #: MIG instances of this profile in place of whole cards, as ``"1g.10gb"``.
+    mig: ClassVar[str | None] = None
+    #: Labels that the host has, as ``{"zone": "a"}``.
+    constraints: ClassVar[Mapping[str, str] | None] = None
+    #: CPUs and memory of the host that each call is counted with.
+    cpus: ClassVar[int | None] = None
+    memory: ClassVar[int | str | None] = None
+    #: Other GPUs that would do, in order of preference, as ``[{"gpus": 2, "gpu_type": "A100"}]``.
+    alternatives: ClassVar[Sequence[Mapping[str, Any]]] = ()
     #: Attempts in all when it raises; Celery's own ``retry`` counts apart.
     max_attempts: ClassVar[int] = 1
     #: Who the work is for.
     tenant: ClassVar[str] = "default"
 
 
+_OPTIONAL: Final = ("gpu_memory", "gpu_type", "min_memory", "mig", "constraints", "cpus", "memory", "grace", "key")
+
+
 def job_options(task: Any, properties: dict[str, Any]) -> dict[str, Any]:
     """Take the job options of a call out of ``properties``; what it was not given is the task's own."""
-    names = {"gpus": 0, "gpu_memory": None, "max_attempts": 1, "tenant": "default", "grace": None, "key": None}
+    names: dict[str, Any] = dict.fromkeys(_OPTIONAL)
+    names |= {"gpus": 0, "alternatives": (), "max_attempts": 1, "tenant": "default"}
     return {name: properties.pop(name, getattr(task, name, default)) for name, default in names.items()}
+
+
+def request_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return job options as the fields of a request that they are."""
+    return {
+        "gpus": wanted["gpus"] if wanted["gpu_memory"] is None else 1,
+        "gpu_memory_mib": parse_mebibytes(wanted["gpu_memory"]),
+        "gpu_type": wanted["gpu_type"],
+        "min_memory_mib": parse_mebibytes(wanted["min_memory"]),
+        "mig": wanted["mig"],
+        "constraints": wanted["constraints"] or {},
+        "cpus": wanted["cpus"],
+        "memory_mib": parse_mebibytes(wanted["memory"]),
+        "alternatives": tuple(alternative(other) for other in wanted["alternatives"]),
+        "grace_seconds": wanted["grace"],
+        "max_attempts": wanted["max_attempts"],
+        "key": wanted["key"],
+        "tenant": wanted["tenant"],
+    }

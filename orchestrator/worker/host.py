@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import LeaseGrant
+from orchestrator.domain.wants import Wants
 from orchestrator.worker.run_times import RunTimes
 
 
@@ -58,6 +59,8 @@ class _GpuUse:
     memory_mib: int
     index: int
     usable: bool
+    model: str = ""
+    mig_profile: str | None = None
     exclusive: bool = False
     reserved_mib: int = 0
 
@@ -65,13 +68,22 @@ class _GpuUse:
 class Host:
     """Accounts for GPUs and lines; every method leaves the sums consistent."""
 
-    def __init__(self, *, cpu_slots: int, run_times: RunTimes) -> None:
+    def __init__(self, *, cpu_slots: int, run_times: RunTimes, cpus: int = 0, memory_mib: int = 0) -> None:
+        """Make it.
+
+        Args:
+            cpu_slots: CPU-only jobs that run at once.
+            run_times: What is known of how long tasks take.
+            cpus: CPUs of the host that jobs may ask for.
+            memory_mib: Memory of the host that jobs may ask for.
+        """
         self._gpus: dict[str, _GpuUse] = {}
         self._lines: dict[int, Line] = {}
         self._keys = itertools.count(1)
         self._waiting: dict[Shape, deque[WaitingJob]] = {}
         self._waiting_count = 0
         self._cpu_slots = cpu_slots
+        self._cpus, self._memory_mib = cpus, memory_mib  # that jobs have not taken
         self._run_times = run_times
         self._plain_running = 0  # plain Celery tasks in CPU runners
 
@@ -96,6 +108,7 @@ class Host:
         for uuid, sample in seen.items():
             use = self._gpus.setdefault(uuid, _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False))
             use.memory_mib, use.index = sample.gpu.memory_mib, sample.gpu.index
+            use.model, use.mig_profile = sample.gpu.model, sample.gpu.mig_profile
             use.usable = sample.health is GpuHealth.HEALTHY
         for uuid in self._gpus.keys() - seen.keys():
             self._gpus[uuid].usable = False
@@ -172,6 +185,8 @@ class Host:
         if self._lines.pop(line.key, None) is None:
             return
         line.closed = True
+        self._cpus += line.grant.cpus
+        self._memory_mib += line.grant.host_memory_mib
         for uuid in line.grant.gpus:
             use = self._gpus[uuid]
             if line.grant.mode is LeaseMode.EXCLUSIVE:
@@ -197,11 +212,12 @@ class Host:
             self._waiting.pop(shape, None)
 
     def _open(self, shape: Shape) -> Line | None:
-        gpus = self._find(shape.resources)
-        if gpus is None:
+        grant = next(filter(None, map(self._find, shape.resources.options)), None)
+        if grant is None:
             return None
-        grant = LeaseGrant(gpus, shape.resources.mode, shape.resources.gpu_memory_mib)
-        for uuid in gpus:
+        self._cpus -= grant.cpus
+        self._memory_mib -= grant.host_memory_mib
+        for uuid in grant.gpus:
             use = self._gpus[uuid]
             if grant.mode is LeaseMode.EXCLUSIVE:
                 use.exclusive = True
@@ -211,10 +227,24 @@ class Host:
         self._lines[line.key] = line
         return line
 
-    def _find(self, resources: Resources) -> tuple[str, ...] | None:
+    def _find(self, resources: Resources) -> LeaseGrant | None:
+        """Return what one option of a job would take now; None when it does not fit."""
+        wants = resources.wants or Wants()
+        if wants.cpus > self._cpus or wants.host_memory_mib > self._memory_mib:
+            return None
+        gpus = self._find_gpus(resources, wants)
+        if gpus is None:
+            return None
+        return LeaseGrant(gpus, resources.mode, resources.gpu_memory_mib, wants.cpus, wants.host_memory_mib)
+
+    def _find_gpus(self, resources: Resources, wants: Wants) -> tuple[str, ...] | None:
         if resources.gpus == 0:
             return () if self.free_cpu_slots() else None
-        usable = [(uuid, use) for uuid, use in self._gpus.items() if use.usable and not use.exclusive]
+        usable = [
+            (uuid, use)
+            for uuid, use in self._gpus.items()
+            if use.usable and not use.exclusive and wants.accepts_gpu(use.model, use.memory_mib, use.mig_profile)
+        ]
         if resources.gpu_memory_mib is not None:
             need = resources.gpu_memory_mib
             fits = [(use.memory_mib - use.reserved_mib, uuid) for uuid, use in usable]

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from orchestrator.domain.cluster import GpuSample
 from orchestrator.domain.job import FailureClass
+from orchestrator.worker.busy import BusyMeter
 from orchestrator.worker.runners import Runners
 from orchestrator.worker.work import Work
 
@@ -83,10 +84,13 @@ class IdleWatch:
 
 
 class IdleKeeper:
-    """Tells the jobs of one worker what its watch finds, in their own output, and ends those that are to end."""
+    """Tells the jobs of one worker what its watch finds, in their own output, and ends those that are to end.
+
+    It also counts how busy their GPUs are.
+    """
 
     def __init__(self, policy: IdlePolicy) -> None:
-        self._policy, self._watch = policy, IdleWatch(policy)
+        self._policy, self._watch, self._meter = policy, IdleWatch(policy), BusyMeter()
 
     def look(self, now: float, runners: Runners | None, samples: Sequence[GpuSample]) -> list[Work]:
         """Take in one reading; return the jobs whose output has grown.
@@ -109,6 +113,7 @@ class IdleKeeper:
             if work.job is not None and work.begun_at is not None and work.job.line.grant.gpus
         ]
         utilization = {sample.gpu.uuid: sample.utilization_percent for sample in samples}
+        self._meter.note(now, (work for _runner, work in running.values()), utilization)
         told = []
         for key, verdict, seconds in self._watch.look(now, holders, utilization):
             runner, work = running[key]

@@ -16,7 +16,7 @@ from celery import bootsteps
 from celery.signals import task_revoked, task_unknown
 from kombu.asynchronous import get_event_loop
 
-from orchestrator.domain.cluster import NodeState
+from orchestrator.domain.cluster import GpuSample, NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import GpuRecord, NodeRecord
@@ -29,6 +29,7 @@ from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.requests import HEADER
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.untold import Untold
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,9 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.untold = Untold(consumer.app)
         dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
-        dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
+        dispatcher.on_new_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
 
@@ -71,6 +73,7 @@ class LeaseStep(bootsteps.StartStopStep):
             return
         if not dispatcher.ledger.is_alive():
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
+            dispatcher.care.recall(self._runtime.cluster.gpu_standings(self._runtime.settings.node))
             task_revoked.connect(self._on_revoked, weak=False)
             task_unknown.connect(self._on_unknown, weak=False)
             dispatcher.ledger.start()
@@ -110,6 +113,7 @@ class LeaseStep(bootsteps.StartStopStep):
             self._listener.stop()
         if dispatcher.ledger.is_alive() and not dispatcher.ledger.stop(STOP_DEADLINE):
             logger.error("the database did not take the last results in time; their leases will expire")
+        dispatcher.untold.stop()
         self._runtime.cluster.deregister_node(self._runtime.settings.node, os.getpid())
 
     def info(self, consumer: Any) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class LeaseStep(bootsteps.StartStopStep):
                 "used_mib": sample.used_mib,
                 "health": sample.health.value,
             }
-            for sample in dispatcher.samples
+            for sample in dispatcher.care.samples
         ]
         return {
             "orchestrator": {"node": self._runtime.settings.node, "leases": dispatcher.lines.lease_ids(), "gpus": gpus}
@@ -171,11 +175,10 @@ class LeaseStep(bootsteps.StartStopStep):
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
-        dispatcher.on_first_gpus = None
         settings = self._runtime.settings
         gpus = tuple(
-            GpuRecord(sample.gpu, settings.node, sample.health, sample.used_mib, 0, None, sample.utilization_percent)
-            for sample in dispatcher.samples
+            _gpu_record(sample, settings.node)
+            for sample in dispatcher.care.samples
         )
         record = NodeRecord(
             name=settings.node,
@@ -190,6 +193,9 @@ class LeaseStep(bootsteps.StartStopStep):
             live=True,
             gpus=gpus,
             tasks=tuple(sorted(name for name in consumer.app.tasks if not name.startswith("celery."))),
+            labels=settings.labels,
+            cpus=settings.cpus,
+            memory_mib=settings.memory_mib,
         )
         dispatcher.ledger.register(record)
 
@@ -210,7 +216,9 @@ class LeaseStep(bootsteps.StartStopStep):
             dispatcher.ledger.renew(lease_ids)
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
-        dispatcher.ledger.heartbeat(dispatcher.samples, look_ahead=dispatcher.pace.look_ahead())
+        dispatcher.ledger.heartbeat(
+            dispatcher.care.samples, look_ahead=dispatcher.pace.look_ahead(), standings=dispatcher.care.standings()
+        )
 
     def _on_wake(self, dispatcher: Dispatcher, kind: str, data: Mapping[str, Any]) -> None:
         hub = get_event_loop()
@@ -248,6 +256,20 @@ class LeaseStep(bootsteps.StartStopStep):
                 execute(request)
 
         consumer.on_task_request = on_task_request
+
+
+def _gpu_record(sample: GpuSample, node: str) -> GpuRecord:
+    return GpuRecord(
+        gpu=sample.gpu,
+        node=node,
+        health=sample.health,
+        used_mib=sample.used_mib,
+        reserved_mib=0,
+        exclusive_lease_id=None,
+        utilization_percent=sample.utilization_percent,
+        temperature_celsius=sample.temperature_celsius,
+        power_watts=sample.power_watts,
+    )
 
 
 def _boot_id() -> str:

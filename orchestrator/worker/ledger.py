@@ -7,14 +7,15 @@ rises and nothing waits for a timer. Outcomes go back to the worker's event loop
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from orchestrator import failpoints
 from orchestrator.clock import Clock
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
@@ -48,6 +49,10 @@ class Listener(Protocol):
         """The heartbeat was answered."""
         ...
 
+    def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
+        """What operators want of the host's GPUs."""
+        ...
+
     def on_degraded(self, degraded: bool) -> None:
         """The database stopped answering, or answers again."""
         ...
@@ -55,6 +60,15 @@ class Listener(Protocol):
     def on_broken(self, error: Exception) -> None:
         """The ledger has ended for a fault of its own; nothing will be committed any more."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    """What a heartbeat tells."""
+
+    samples: Sequence[GpuSample]
+    look_ahead: int
+    standings: Mapping[str, GpuStanding]
 
 
 @dataclass(slots=True)
@@ -69,7 +83,7 @@ class _Pending:
     claims: list[Claim] = field(default_factory=list)
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
-    heartbeat: tuple[Sequence[GpuSample], int] | None = None
+    heartbeat: _Heartbeat | None = None
     cancels: list[tuple[str, str]] = field(default_factory=list)  # (job id, why)
 
     def any_rows(self) -> bool:
@@ -102,7 +116,7 @@ class _Taken:
 
     registration: NodeRecord | None
     renewals: list[int] | None
-    heartbeat: tuple[Sequence[GpuSample], int] | None
+    heartbeat: _Heartbeat | None
     batch: LedgerBatch
     cancels: list[tuple[str, str]]
 
@@ -198,10 +212,12 @@ class Ledger(threading.Thread):
             self._pending.cancels.append((job_id, reason))
             self._changed.notify()
 
-    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
-        """Have the host's row refreshed."""
+    def heartbeat(
+        self, samples: Sequence[GpuSample], *, look_ahead: int, standings: Mapping[str, GpuStanding]
+    ) -> None:
+        """Have the host's row refreshed, and what is remembered of its GPUs."""
         with self._changed:
-            self._pending.heartbeat = (samples, look_ahead)
+            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -261,18 +277,28 @@ class Ledger(threading.Thread):
         for job_id, reason in taken.cancels:
             self._cancel(job_id, reason)
         if taken.heartbeat is not None:
-            samples, look_ahead = taken.heartbeat
-            state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
+            beat = taken.heartbeat
+            orders = self._cluster.note_gpu_standings(self._node, beat.standings)
+            self._post(lambda: self._listener.on_gpu_orders(orders))
+            state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead)
             self._post(lambda: self._listener.on_node_state(state))
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()
+        failpoints.reach("renew.before")
         renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl)
+        failpoints.reach("renew.committed")
         self._post(lambda: self._listener.on_renewed(asked_at, lease_ids, renewal))
 
     def _commit(self, batch: LedgerBatch) -> None:
         asked_at = self._clock.monotonic()
+        if batch.finishes:
+            failpoints.reach("finish.before")
         outcome = self._store.commit(self._node, batch, ttl=self._ttl)
+        if batch.finishes:
+            failpoints.reach("finish.committed")
+        if batch.claims:
+            failpoints.reach("claim.committed")
         self._before_outcome(batch, outcome)
         self._post(lambda: self._listener.on_committed(asked_at, batch, outcome))
 
@@ -286,7 +312,8 @@ class Ledger(threading.Thread):
             pending.finishes[:0] = batch.finishes
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals
-            pending.claims[:0] = batch.claims
+            pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
+            pending.cancels[:0] = taken.cancels
 
     def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
         if degraded == self._degraded:

@@ -66,7 +66,11 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         return _failed(work, FailureClass.TIMEOUT, draw=draw, error=error, exit_code=TIMED_OUT, **common)
     if work.condemned is not None:
         failure, error = work.condemned
+        if failure is FailureClass.LOST:
+            return _lost(work, claimed, error=error, exit_code=code, **common)
         return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
+    if ended.unclean:
+        return give_back(work)  # it never started, and other GPUs will do
     if ended.cause == "start":
         error = f"it could not be started: {ended.reason}"
         if ended.reason.startswith("device"):
@@ -88,10 +92,15 @@ def give_back(work: Work) -> Finish:
     return _finish(work, JobEvent.CANCEL if work.cancelled else JobEvent.GIVE_BACK)
 
 
+def is_final(claimed: ClaimedJob) -> bool:
+    """No further attempt follows if this one fails."""
+    return claimed.attempt - claimed.lost_count >= claimed.max_attempts
+
+
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if claimed.attempt - claimed.lost_count < claimed.max_attempts:
+    if not is_final(claimed):
         delay = retry_delay(claimed.attempt, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)
@@ -124,6 +133,7 @@ def _finish(work: Work, event: JobEvent, **fields: Any) -> Finish:
         lease_id=work.job.lease_id,
         event=event,
         gpu_seconds=max(0.0, seconds) * len(work.job.line.grant.gpus),
+        gpu_busy_seconds=work.busy_seconds,
         pid=work.pid,
         **fields,
     )

@@ -8,6 +8,7 @@ from celery.worker import state as worker_state
 
 from orchestrator.domain.job import JobEvent, JobKind, Resources
 from orchestrator.domain.lease import Finish, Refusal
+from orchestrator.domain.wants import wants_from
 from orchestrator.errors import InvalidEntry
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Shape, WaitingJob
@@ -34,7 +35,7 @@ def waiting_job(request: Any, arrival: int) -> WaitingJob:
         )
     try:
         mib = header.get("gpu_memory_mib")
-        resources = Resources(int(header["gpus"]), int(mib) if mib is not None else None)
+        resources = Resources(int(header["gpus"]), None if mib is None else int(mib), wants_from(header.get("wants")))
         shape = Shape(
             resources, str(header["tenant"]), JobKind(header["kind"]), str(request.type), int(header["priority"])
         )

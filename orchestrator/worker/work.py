@@ -47,6 +47,7 @@ class Work:
     begun_at: float | None = None  # monotonic; None while it waits in a line
     began_at: datetime | None = None  # the same in wall time
     pid: int | None = None
+    busy_seconds: float | None = None  # of its GPUs so far, by samples; None: the driver does not tell
     soft_signalled: bool = False
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it
@@ -62,3 +63,4 @@ class Ended:
     cause: str  # exit, killed, deadline, worker_lost, or start: it never started
     reason: str = ""
     peak_rss_mib: int | None = None
+    unclean: tuple[str, ...] = ()  # the GPUs that did not come clean for it, if it did not start for that

@@ -7,6 +7,7 @@ fixture, and writes a line of JSON for each test. No file of the suite is change
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     while _stage:
-        _stage.pop().server.stop()
+        server = _stage.pop().server
+        server.stop()
+        shutil.rmtree(server.directory, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

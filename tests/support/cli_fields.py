@@ -6,12 +6,22 @@ def _words(text: str) -> frozenset[str]:
 
 
 _JOB = _words(
-    "id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib time_limit attempt"
+    "root parent group needs"
+    " id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib wants time_limit attempt"
     " max_attempts lost_count node exit_code failure_class error result progress cancel_requested_at run_at deadline"
     " created_at queued_at started_at finished_at"
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
+    " gpu_busy_seconds"
+)
+USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")
+_TOKEN = _words(
+    "name id role tenant requests_per_minute created_by created_at expires_at revoked_at last_used_at"
+)
+_GPU = _words(
+    "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
+    " driver_version temperature_celsius power_watts mig_profile parent_uuid"
 )
 _SCHEMA = frozenset({"version", "head", "database"})
 
@@ -25,13 +35,18 @@ FIELDS = {
     "wait": frozenset({"id", "state", "exit_code", "reason"}),
     "cancel": frozenset({"id", "state", "cancelled", "stopping"}),
     "why": frozenset({"id", "state", "reasons"}),
-    "nodes": _words("name pid worker state live queues cpu_slots heartbeat_at gpus"),
-    "gpus": _words(
-        "uuid node index model memory_mib used_mib reserved_mib utilization_percent health lease driver_version"
-    ),
+    "nodes": _words("name pid worker state live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "gpus": _GPU,
+    "gpus quarantine": _GPU,
+    "gpus release": _GPU,
+    "gpus reset": _GPU,
     "queues": frozenset({"name", "paused", "jobs"}),
+    "usage": _words("by since until usage left_out total"),
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "token create": _TOKEN | {"secret"},
+    "token list": _TOKEN,
+    "token revoke": frozenset({"name", "revoked"}),
     "admin verify": _words("database clean checked counts violations"),
 }

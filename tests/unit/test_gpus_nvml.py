@@ -28,6 +28,7 @@ class Card:
     """One card of the double; a ``Code`` in place of a value is raised when the value is asked for."""
 
     uuid: str | bytes
+    name: str = "NVIDIA H100"
     memory: Any = 80 * 1024
     used: Any = 3
     reserved: int = 600
@@ -50,9 +51,10 @@ class Double:
     init: int = 0
     calls: list[str] = field(default_factory=list)
     session: int = 0  # an error code that every card answers with
+    events: Any = ()  # what the driver has to report: (uuid, XID), or a ``Code`` where it cannot
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2")):
+        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2", "nvmlEventType")):
             return getattr(pynvml, name)
         raise AttributeError(name)
 
@@ -76,8 +78,8 @@ class Double:
     def nvmlDeviceGetUUID(self, card: Card) -> str | bytes:
         return card.uuid
 
-    def nvmlDeviceGetName(self, _card: Card) -> str:
-        return "NVIDIA H100"
+    def nvmlDeviceGetName(self, card: Card) -> str:
+        return card.name
 
     def nvmlDeviceGetMemoryInfo(self, card: Card, version: int | None = None) -> Any:
         used = self._answer(card.used)
@@ -103,6 +105,22 @@ class Double:
 
     def nvmlDeviceGetRemappedRows(self, card: Card) -> Any:
         return self._answer(card.remapped)
+
+    def nvmlEventSetCreate(self) -> list[str]:
+        self._answer(self.events)
+        return []
+
+    def nvmlDeviceRegisterEvents(self, card: Card, kinds: int, events: list[str]) -> None:
+        assert kinds == pynvml.nvmlEventTypeXidCriticalError
+        events.append(str(card.uuid))
+
+    def nvmlEventSetWait_v2(self, events: list[str], milliseconds: int) -> Any:
+        assert milliseconds == 0
+        if not self.events:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)
+        (uuid, xid), *self.events = self.events
+        assert uuid in events
+        return SimpleNamespace(device=Card(uuid), eventData=xid)
 
     def nvmlDeviceGetMigMode(self, card: Card) -> Any:
         return self._answer(card.mig)
@@ -256,12 +274,31 @@ def test_it_is_initialised_once_a_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_instances_stand_for_a_card_in_mig_mode() -> None:
-    """Each instance is a GPU with its own uuid and memory; empty places are passed over."""
-    instances = (Card("MIG-1", memory=10240), None, Card("MIG-2", memory=20480))
+    """Each instance is a GPU with its own uuid, memory and profile; empty places are passed over."""
+    names = "NVIDIA H100 MIG 1g.10gb", "NVIDIA H100 MIG 2g.20gb"
+    instances = (Card("MIG-1", names[0], memory=10240), None, Card("MIG-2", names[1], memory=20480))
     double = Double([Card("GPU-a", mig=[1, 1], instances=instances), Card("GPU-b", mig=[0, 0])])
 
-    found = [(sample.gpu.uuid, sample.gpu.index, sample.gpu.memory_mib) for sample in NvmlDriver(double).sample()]
-    assert found == [("MIG-1", 0, 10240), ("MIG-2", 0, 20480), ("GPU-b", 1, 80 * 1024)]
+    assert [sample.gpu for sample in NvmlDriver(double).sample()] == [
+        Gpu("MIG-1", 0, "NVIDIA H100", 10240, "570.1", "1g.10gb", "GPU-a"),
+        Gpu("MIG-2", 0, "NVIDIA H100", 20480, "570.1", "2g.20gb", "GPU-a"),
+        Gpu("GPU-b", 1, "NVIDIA H100", 80 * 1024, "570.1"),
+    ]
+
+
+def test_errors_that_the_driver_reports_are_counted() -> None:
+    """The latest of each card, and how many there were; an instance's are its card's."""
+    split = Card("GPU-b", mig=[1, 1], instances=(Card("MIG-1", "NVIDIA H100 MIG 1g.10gb"),))
+    double = Double([Card("GPU-a"), split], events=[("GPU-a", 31), ("GPU-a", 79), ("GPU-b", 48)])
+    driver = NvmlDriver(double)
+
+    assert [(s.gpu.uuid, s.xid, s.xid_count) for s in driver.sample()] == [("GPU-a", 79, 2), ("MIG-1", 48, 1)]
+    double.events = [("GPU-a", 13)]
+    assert [(s.xid, s.xid_count) for s in driver.sample()] == [(13, 3), (48, 1)]
+
+
+def test_a_driver_that_cannot_report_errors_is_read_all_the_same() -> None:
+    assert only(Double([Card("GPU-a")], events=Code(pynvml.NVML_ERROR_NOT_SUPPORTED))).xid_count == 0
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])

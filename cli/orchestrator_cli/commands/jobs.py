@@ -1,9 +1,8 @@
 """Verbs about jobs."""
 
-import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -12,8 +11,10 @@ from orchestrator.client import Client, RemoteError
 from orchestrator.errors import InvalidRequest, OrchestratorError
 from orchestrator_cli import show
 from orchestrator_cli.interrupts import HeldInterrupt
+from orchestrator_cli.job_options import job_body, job_options
 from orchestrator_cli.profile import open_client
-from orchestrator_cli.values import Assignment, Duration, Size
+from orchestrator_cli.tree import show_tree, with_canvases
+from orchestrator_cli.values import Duration
 
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead_letter"})
 #: What `wait` and `run` end with when the job has no exit code of its own.
@@ -23,30 +24,6 @@ POLL_SECONDS: Final = 0.3
 PATIENCE_SECONDS: Final = 30.0
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a job to a verb."""
-    for option in reversed(
-        (
-            click.option("--gpus", type=int, default=None, help="Whole GPUs of one host, all or nothing."),
-            click.option("--gpu-memory", type=Size(), help="A share of one GPU's memory, as 12GiB."),
-            click.option("--priority", type=int, help="0 to 9; 9 starts first.  [default: 5]"),
-            click.option("--time-limit", type=Duration(), help="End the job after so long, as 2h."),
-            click.option("--grace", type=Duration(), help="From TERM to KILL.  [default: 10s]"),
-            click.option("--name", help="What people see.  [default: the program]"),
-            click.option("--queue", help="Queue.  [default: gpu]"),
-            click.option(
-                "--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."
-            ),
-            click.option("--cwd", help="Working directory.  [default: this one]"),
-            click.option("--retries", type=int, default=0, help="Further attempts after a failed one."),
-            click.option("--key", help="Idempotency key: the same key names the same job."),
-            click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -59,7 +36,7 @@ def submit(and_wait: bool, as_json: bool, **options: Any) -> None:
     The job is durable when its id is printed.
     """
     with open_client() as client:
-        submitted = client.submit(_body(**options))
+        submitted = client.submit(job_body(**options))
         if as_json:
             show.as_json(submitted)
         else:
@@ -77,7 +54,7 @@ def run(raw: bool, as_json: bool, **options: Any) -> None:
     """Submit a command and stay attached: its output is shown, Ctrl-C cancels it, its exit code is ours."""
     with open_client() as client:
         with HeldInterrupt() as interrupt:
-            job_id = client.submit(_body(**options))["id"]
+            job_id = client.submit(job_body(**options))["id"]
         client.patience_seconds = PATIENCE_SECONDS
         try:
             if interrupt.came:
@@ -102,37 +79,37 @@ def run(raw: bool, as_json: bool, **options: Any) -> None:
 @click.option("--all", "-a", "everything", is_flag=True, help="Ended jobs too.")
 @click.option("--state", multiple=True, help="Only jobs in this state; can be given again.")
 @click.option("--queue", help="Only jobs of this queue.")
+@click.option("--root", help="Only jobs of the canvas with this root, ended ones too.")
+@click.option("--group", help="Only jobs of this group, ended ones too.")
+@click.option("--tree", "as_tree", is_flag=True, help="Show whole canvases: who was called by whom, who waits.")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @JSON
-def ps(everything: bool, state: Sequence[str], queue: str | None, limit: int, as_json: bool) -> None:
+def ps(
+    everything: bool,
+    state: Sequence[str],
+    queue: str | None,
+    root: str | None,
+    group: str | None,
+    as_tree: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List jobs, newest first; without --all those that have not ended, and the latest that have."""
     with open_client() as client:
+        everything = everything or root is not None or group is not None
         wanted = list(state) or (None if everything else ["blocked", "scheduled", "pending", "queued", "running"])
-        found = client.jobs(state=wanted, queue=queue, limit=limit)["jobs"]
+        asked: dict[str, Any] = {"queue": queue, "root": root, "group": group}
+        found = client.jobs(state=wanted, **asked, limit=limit)["jobs"]
         if not state and not everything and len(found) < limit:
-            found += client.jobs(state=sorted(ENDED), queue=queue, limit=min(10, limit - len(found)))["jobs"]
+            found += client.jobs(state=sorted(ENDED), **asked, limit=min(10, limit - len(found)))["jobs"]
+        if as_tree:
+            found = with_canvases(client, found)
     if as_json:
         show.as_json(found)
-        return
-    show.table(
-        ["ID", "NAME", "STATE", "GPUS", "NODE", "TRY", "RUN", "AGE", "DONE", "EXIT"],
-        (
-            [
-                job["id"],
-                job["name"],
-                job["state"],
-                _gpus(job),
-                job["node"],
-                job["attempt"] or None,
-                show.run_time(job),
-                show.age(job["created_at"]),
-                show.progress(job),
-                job["exit_code"],
-            ]
-            for job in found
-        ),
-        can_go=("NODE", "TRY", "GPUS", "DONE"),
-    )
+    elif as_tree:
+        show_tree(found)
+    else:
+        _show_list(found)
 
 
 @click.command()
@@ -219,13 +196,20 @@ def wait(job_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[JOB...]", nargs=-1)
+@click.option("--tree", help="Cancel the whole canvas that this job belongs to, what it has not called yet included.")
+@click.option("--group", help="Cancel the members of this group, and what waits for them.")
 @JSON
-def cancel(job_ids: Sequence[str], as_json: bool) -> None:
+def cancel(job_ids: Sequence[str], tree: str | None, group: str | None, as_json: bool) -> None:
     """Cancel jobs; cancelling twice changes nothing. A wrong id keeps none of the others from being cancelled."""
+    if not (job_ids or tree or group):
+        raise InvalidRequest("name jobs, or a canvas with --tree, or a group with --group")
     outcomes: list[dict[str, Any]] = []
     mistakes: list[OrchestratorError] = []
     with open_client() as client:
+        for name, value in (("tree", tree), ("group", group)):
+            if value is not None:
+                outcomes += _cancel_canvas(client, **{name: value})
         for job_id in job_ids:
             try:
                 outcomes.append(client.cancel(job_id))
@@ -259,31 +243,38 @@ def why(job_id: str, as_json: bool) -> None:
 COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]
 
 
-def _body(
-    *, argv: Sequence[str], environment: Sequence[tuple[str, str]], cwd: str | None, retries: int, **options: Any
-) -> dict[str, Any]:
-    if retries < 0:
-        raise InvalidRequest("--retries must not be negative")
-    body = {name: value for name, value in options.items() if value is not None}
-    return body | {
-        "argv": list(argv),
-        "env": dict(environment),
-        "cwd": _absolute(cwd),
-        "max_attempts": retries + 1,
-    }
-
-
-def _absolute(cwd: str | None) -> str:
-    try:
-        return os.path.abspath(cwd or os.getcwd())
-    except OSError as error:
-        raise InvalidRequest(f"the current directory cannot be told ({error.strerror}); give --cwd") from error
-
-
 def _cancelled(job: dict[str, Any]) -> str:
     if job["cancelled"]:
         return "cancelled"
     return "is being ended" if job["stopping"] else f"had {job['state']} already"
+
+
+def _show_list(found: Sequence[dict[str, Any]]) -> None:
+    show.table(
+        ["ID", "NAME", "STATE", "GPUS", "NODE", "TRY", "RUN", "AGE", "DONE", "EXIT"],
+        (
+            [
+                job["id"],
+                job["name"],
+                job["state"],
+                show.gpus(job),
+                job["node"],
+                job["attempt"] or None,
+                show.run_time(job),
+                show.age(job["created_at"]),
+                show.progress(job),
+                job["exit_code"],
+            ]
+            for job in found
+        ),
+        can_go=("NODE", "TRY", "GPUS", "DONE"),
+    )
+
+
+def _cancel_canvas(client: Client, **which: str) -> list[dict[str, Any]]:
+    answer = client.cancel_canvas(**which)
+    ended = [{"id": one, "state": "cancelled", "cancelled": True, "stopping": False} for one in answer["cancelled"]]
+    return ended + [{"id": one, "state": "running", "cancelled": False, "stopping": True} for one in answer["stopping"]]
 
 
 def _wait(client: Client, job_id: str, deadline: float | None = None) -> dict[str, Any]:
@@ -305,7 +296,3 @@ def _exit_code(job: dict[str, Any]) -> int:
     if job["state"] == "failed":
         return int(job["exit_code"] or 1)
     return NOT_RUN
-
-
-def _gpus(job: dict[str, Any]) -> str:
-    return f"{job['gpu_memory_mib']}M" if job["gpu_memory_mib"] else str(job["gpus"])

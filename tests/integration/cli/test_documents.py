@@ -7,7 +7,7 @@ import pytest
 from orchestrator.domain.job import JobEvent
 from orchestrator.runtime import Runtime
 from tests.integration.cli.conftest import Installation, Orch, on_a_terminal
-from tests.support.cli_fields import ATTEMPT, FIELDS
+from tests.support.cli_fields import ATTEMPT, FIELDS, USAGE
 from tests.support.running import Running, register
 
 
@@ -166,6 +166,23 @@ def test_hosts_gpus_and_queues_are_listed(orch: Orch, runtime: Runtime) -> None:
     assert {queue["name"] for queue in queues} == {"gpu", "preloads"}
     for verb, word in (("nodes", "alpha"), ("gpus", "alpha-1"), ("queues", "preloads")):
         assert word in orch(verb).out
+
+
+def test_usage_is_summed_up(orch: Orch, runtime: Runtime) -> None:
+    """What an ended and a running job leased, by tenant and by GPU."""
+    register(runtime, "alpha", 2)
+    ended, _held = (Running(runtime, submit(orch, "--gpus", "1"), gpus=(f"alpha-{place}",)) for place in (0, 1))
+    ended.end()
+
+    by_tenant, by_gpu = (orch("usage", "--by", by, "--json").document for by in ("tenant", "gpu"))
+
+    assert set(by_tenant) == FIELDS["usage"]
+    assert set(by_tenant["total"]) == USAGE
+    assert [(row["key"], row["jobs"], row["attempts"]) for row in by_tenant["usage"]] == [("default", 2, 2)]
+    assert {row["key"] for row in by_gpu["usage"]} == {"alpha-0", "alpha-1"}
+    assert by_gpu["total"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in by_gpu["usage"]), abs=0.01)
+    assert "default" in orch("usage").out
+    assert orch("usage", "--by", "moon").code == 2
 
 
 @pytest.mark.parametrize("verb", ["upgrade", "current", "check"])

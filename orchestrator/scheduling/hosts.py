@@ -1,0 +1,127 @@
+"""Hosts as a plan draws on them: what each has, what is left of it, and what would suit a request."""
+
+from orchestrator.domain.job import Resources
+from orchestrator.domain.wants import NODE_LABEL, Wants
+from orchestrator.scheduling.snapshot import GpuView, HostView
+
+
+class Slot:
+    """One healthy GPU of a host, as far as the plan has used it up."""
+
+    __slots__ = ("exclusive", "free_mib", "kept", "memory_mib", "mig_profile", "model", "uuid")
+
+    def __init__(self, view: GpuView) -> None:
+        self.uuid, self.memory_mib, self.exclusive = view.uuid, view.memory_mib, view.exclusive
+        self.model, self.mig_profile = view.model, view.mig_profile
+        self.free_mib = 0 if view.exclusive else max(0, view.memory_mib - view.reserved_mib)
+        self.kept = False  # kept for a job ahead
+
+    @property
+    def whole(self) -> bool:
+        """Nothing uses it, and it is kept for nobody."""
+        return not self.exclusive and not self.kept and self.free_mib == self.memory_mib
+
+
+class Host:
+    """One host that accepts jobs."""
+
+    __slots__ = (
+        "_suiting",
+        "ahead_left",
+        "cpu_free",
+        "cpu_slots",
+        "cpus",
+        "cpus_free",
+        "free",
+        "labels",
+        "largest_mib",
+        "memory_free_mib",
+        "memory_mib",
+        "node",
+        "number",
+        "open_ahead",
+        "slots",
+    )
+
+    def __init__(self, view: HostView, number: int) -> None:
+        self.node, self.number = view.node, number
+        healthy = sorted((gpu for gpu in view.gpus if gpu.healthy), key=lambda gpu: (gpu.index, gpu.uuid))
+        every = [Slot(gpu) for gpu in healthy]
+        self.slots = [slot for slot in every if slot.mig_profile is None]  # instances are asked for by profile
+        self._suiting: dict[Wants | None, list[Slot]] = {None: self.slots}
+        self._suiting |= {Wants(mig_profile=slot.mig_profile): [] for slot in every}
+        for slot in every:
+            self._suiting[Wants(mig_profile=slot.mig_profile)].append(slot)
+        self.free = sum(slot.whole for slot in self.slots)
+        self.largest_mib = max((slot.memory_mib for slot in self.slots), default=0)
+        self.cpu_slots, self.cpu_free = view.cpu_slots, max(0, view.cpu_slots - view.cpu_jobs)
+        self.cpus, self.cpus_free = view.cpus, view.cpus - view.cpus_taken
+        self.memory_mib, self.memory_free_mib = view.memory_mib, view.memory_mib - view.memory_taken_mib
+        self.labels = dict(view.labels) | {NODE_LABEL: view.node}
+        self.ahead_left = max(0, view.look_ahead)
+        self.open_ahead = True  # GPU jobs may queue up behind running ones
+
+    def suiting(self, wants: Wants | None) -> list[Slot]:
+        """Return the GPUs that meet the conditions on GPUs."""
+        found = self._suiting.get(wants)
+        if found is None:
+            assert wants is not None
+            alike = self._suiting.get(Wants(mig_profile=wants.mig_profile), [])
+            found = [slot for slot in alike if wants.accepts_gpu(slot.model, slot.memory_mib, slot.mig_profile)]
+            self._suiting[wants] = found
+        return found
+
+    def could_ever(self, resources: Resources) -> bool:
+        """The job would fit if the host were idle."""
+        return any(self._could_ever(option) for option in resources.options)
+
+    def has_room(self, wants: Wants | None) -> bool:
+        """The host meets the conditions on hosts now."""
+        return wants is None or (
+            wants.cpus <= self.cpus_free
+            and wants.host_memory_mib <= self.memory_free_mib
+            and wants.accepts_labels(self.labels)
+        )
+
+    def take(self, resources: Resources, *, kept_too: bool = False) -> tuple[Slot, ...] | None:
+        """Use up what the job needs, its best fit on this host, and return its GPUs; None when it does not fit.
+
+        Args:
+            resources: One option of a job's.
+            kept_too: Take no notice of what is kept for jobs ahead; nothing is used up then.
+        """
+        chosen = self._choose(resources, kept_too=kept_too) if self.has_room(resources.wants) else None
+        if chosen is None or kept_too:
+            return chosen
+        if resources.wants is not None:
+            self.cpus_free -= resources.wants.cpus
+            self.memory_free_mib -= resources.wants.host_memory_mib
+        if not resources.gpus:
+            self.cpu_free -= 1
+        for slot in chosen:
+            slot.free_mib -= slot.free_mib if resources.gpu_memory_mib is None else resources.gpu_memory_mib
+            slot.exclusive = slot.exclusive or resources.gpu_memory_mib is None
+        return chosen
+
+    def _choose(self, resources: Resources, *, kept_too: bool) -> tuple[Slot, ...] | None:
+        need = resources.gpu_memory_mib
+        if not resources.gpus:
+            return () if self.cpu_free > 0 else None
+        usable = [slot for slot in self.suiting(resources.wants) if not slot.exclusive and (kept_too or not slot.kept)]
+        if need is not None:
+            fitting = [slot for slot in usable if slot.free_mib >= need]
+            return (min(fitting, key=lambda slot: (slot.whole, slot.free_mib)),) if fitting else None
+        unused = [slot for slot in usable if slot.free_mib == slot.memory_mib]
+        return tuple(unused[: resources.gpus]) if len(unused) >= resources.gpus else None
+
+    def _could_ever(self, resources: Resources) -> bool:
+        wants = resources.wants
+        if wants is not None:
+            enough = wants.cpus <= self.cpus and wants.host_memory_mib <= self.memory_mib
+            if not (enough and wants.accepts_labels(self.labels)):
+                return False
+        if not resources.gpus:
+            return self.cpu_slots > 0
+        if resources.gpu_memory_mib is not None:
+            return any(slot.memory_mib >= resources.gpu_memory_mib for slot in self.suiting(wants))
+        return len(self.suiting(wants)) >= resources.gpus

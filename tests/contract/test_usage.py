@@ -1,0 +1,69 @@
+"""What accounting reads, on both databases."""
+
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.domain.job import JobEvent, Resources
+from orchestrator.domain.usage import UsageKey, fold_usage
+from orchestrator.storage.usage import SqlUsageStore
+from tests.contract.conftest import Stores
+
+DAY = timedelta(days=1)
+
+
+def test_leases_with_what_ran_under_them(stores: Stores) -> None:
+    """An exclusive one that ended, a share that is held, and a CPU job, which uses no GPU."""
+    stores.register("a", 2)
+    first, lease = stores.start("a-0", tenant="red")
+    stores.finish(first, lease, JobEvent.SUCCEED, gpu_seconds=1.0, gpu_busy_seconds=0.5)
+    stores.commit(releases=(lease,))
+    shared = stores.submit(resources=Resources(1, 250), tenant="blue")
+    held = stores.claim(shared.seq, "a-1", mib=250).lease_id
+    cpu, cpu_lease = stores.start(tenant="red")
+    stores.finish(cpu, cpu_lease, JobEvent.SUCCEED)
+    usage = SqlUsageStore(stores.database)
+    now = usage.now()
+    done, live = usage.leases(since=now - DAY, until=now + DAY)
+
+    assert (done.id, done.node, done.shares) == (lease, "a", (("a-0", 1.0),))
+    assert done.ended_at is not None
+    assert [(use.job_id, use.tenant, use.outcome, use.busy_gpu_seconds) for use in done.attempts] == [
+        (first.id, "red", "succeed", 0.5)
+    ]
+    assert (live.id, live.shares, live.ended_at) == (held, (("a-1", 0.25),), None)
+    assert [(use.tenant, use.outcome, use.ended_at) for use in live.attempts] == [("blue", None, None)]
+    rows, total = fold_usage([done, live], by=UsageKey.TENANT, since=now - DAY, until=now + timedelta(seconds=100))
+    assert rows[0].key == "blue"
+    assert total.attempts == 2
+
+
+def test_how_busy_a_failed_attempt_was_is_kept_too(stores: Stores) -> None:
+    stores.register("a", 1)
+    job, lease = stores.start("a-0")
+    stores.finish(job, lease, JobEvent.FAIL, gpu_busy_seconds=2.5)
+
+    assert [attempt.gpu_busy_seconds for attempt in stores.jobs.attempts(job.id)] == [2.5]
+
+
+def test_leases_outside_the_window_are_left_out(stores: Stores) -> None:
+    stores.register("a", 1)
+    stores.start("a-0")
+    usage = SqlUsageStore(stores.database)
+    now = usage.now()
+
+    assert list(usage.leases(since=now - 2 * DAY, until=now - DAY)) == []
+    assert len(list(usage.leases(since=now - DAY, until=now + DAY))) == 1
+
+
+def test_pages_follow_each_other(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores.register("a", 1)
+    for _ in range(5):
+        job, lease = stores.start("a-0")
+        stores.finish(job, lease, JobEvent.SUCCEED)
+        stores.commit(releases=(lease,))
+    monkeypatch.setattr("orchestrator.storage.usage.BATCH", 2)
+    usage = SqlUsageStore(stores.database)
+    now = usage.now()
+
+    assert len(list(usage.leases(since=now - DAY, until=now + DAY))) == 5
