@@ -23,6 +23,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.guardian.client import Guardian, GuardianSettings
 from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.worker import task_log
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Host
 from orchestrator.worker.launch import find_app_path, task_runner_spec
@@ -111,7 +112,7 @@ class RunnerPool(BasePool):
     def on_apply(self, target: Any, args: Any, kwargs: Any, **options: Any) -> WorkHandle:
         """Take one request's work: claimed jobs go to their line, plain tasks to a CPU runner."""
         task, work_id, request, body, content_type, encoding = args[:6]
-        callbacks = Callbacks(*callbacks_from(options))
+        callbacks = callbacks_from(options)
         hard, soft = options.get("timeout"), options.get("soft_timeout")
         grant = self.granted.pop(work_id, None)
         if grant is not None:
@@ -127,10 +128,14 @@ class RunnerPool(BasePool):
         """Start plain tasks while CPU slots are free."""
         assert self.runners is not None
         while self._plain and self.host.take_cpu_slot():
+            work = self._plain.popleft()
+            if work.callbacks.revoked is not None and work.callbacks.revoked():
+                self.host.give_back_cpu_slot()  # the request has told everybody that it was revoked, or has expired
+                continue
             runner = self.runners.find_idle(PLAIN)
             if runner is None:
                 runner = self.start_task_runner(PLAIN, token=0)
-            self.runners.give(runner, self._plain.popleft())
+            self.runners.give(runner, work)
 
     def start_task_runner(self, key: RunnerKey, *, token: int) -> RunnerProcess:
         """Start a runner for Celery tasks on the key's GPUs."""
@@ -187,6 +192,7 @@ class RunnerPool(BasePool):
             self.jobs.on_report(runner, work, report)
             return
         self.host.give_back_cpu_slot()
+        task_log.log_again(report)
         if work.callbacks.done is not None and not work.timed_out:
             if report["state"] == "SUCCESS":
                 work.callbacks.done((0, report["repr"], report["runtime"]))

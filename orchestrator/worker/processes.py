@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.worker import frames
+from orchestrator.worker import frames, task_log
 from orchestrator.worker.frames import Message
 from orchestrator.worker.work import Work
 
@@ -185,5 +185,7 @@ class RunnerProcess:
         if data and work is not None and work.job is not None:
             work.job.output.feed(data)
             note(work)
+        elif data and work is not None:
+            task_log.write_through(data)
         elif data:
             self.stray = (self.stray + data)[-STRAY:]

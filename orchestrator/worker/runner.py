@@ -25,7 +25,7 @@ from kombu.utils.json import loads as revive
 
 from orchestrator import job_context
 from orchestrator.job_context import ATTEMPT, FENCING_TOKEN, JOB_ID, JobContext, visible_gpus
-from orchestrator.worker import frames, resubmission
+from orchestrator.worker import frames, resubmission, task_log
 from orchestrator.worker.results import REPLACED, capture_results_of
 
 #: Names the app (``module:attribute``) and the worker's node name to the runner.
@@ -41,9 +41,10 @@ def main(spec: Mapping[str, Any], channel: socket.socket) -> None:
     hostname = os.environ.get(HOSTNAME, "")
     signal.signal(signal.SIGUSR1, _raise_soft_time_limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    relay = task_log.set_up(app, hostname, os.environ)
     _prepare(app, hostname)
     while (message := frames.receive(channel, _loads, wait=True)) is not None:
-        frames.send(channel, _run(message, channel))
+        frames.send(channel, _run(message, channel, relay))
 
 
 def load_app(path: str) -> Any:
@@ -74,11 +75,12 @@ def _raise_soft_time_limit(_signum: int, _frame: FrameType | None) -> None:
         raise SoftTimeLimitExceeded
 
 
-def _run(message: dict[str, Any], channel: socket.socket) -> dict[str, Any]:
+def _run(message: dict[str, Any], channel: socket.socket, relay: task_log.TracerRelay) -> dict[str, Any]:
     global _running  # noqa: PLW0603 - the signal handler asks whether a task is there to be interrupted
     job = message.get("job")
     _mark_output(message["mark"])
     capture = _enter_job(message, job, channel) if job else None
+    relay.begin(is_job=bool(job))
     started_at = time.time()
     try:
         _running = True
@@ -89,7 +91,9 @@ def _run(message: dict[str, Any], channel: socket.socket) -> dict[str, Any]:
         _running = False
     report = {"op": "done", "id": message["id"], "started_at": started_at, "ended_at": time.time(), "runtime": runtime}
     report |= _failure(value) if failed else {"state": states.SUCCESS, "repr": value}
-    if capture is not None:
+    if capture is None:
+        report[task_log.FIELD] = relay.take()
+    else:
         value = REPLACED if resubmission.is_replaced() else capture.value
         report |= {"meta": capture.meta, "value": value, "resubmission": resubmission.take()}
         report["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -7,7 +7,7 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -17,7 +17,7 @@ from orchestrator.guardian.client import Guardian
 from orchestrator.guardian.messages import Exited, GpuFault, GpuReport, RunnerSpec, Spawned, SpawnFailed
 from orchestrator.worker.frames import Message
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
-from orchestrator.worker.work import Ended, Work
+from orchestrator.worker.work import Callbacks, Ended, Work
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +311,13 @@ class Runners:
             self._listener.on_unstarted(runner, unstarted)
 
 
-def callbacks_from(options: dict[str, Any]) -> tuple[Callable[..., None] | None, ...]:
-    """Return the four callbacks of a pool's ``apply_async`` in the order of ``Callbacks``."""
-    names = ("accept_callback", "callback", "error_callback", "timeout_callback")
-    return tuple(options.get(name) for name in names)
+def callbacks_from(options: dict[str, Any]) -> Callbacks:
+    """Return what the options of a pool's ``apply_async`` say; Celery's request passes its own methods."""
+    request = getattr(options.get("callback"), "__self__", None)
+    return Callbacks(
+        accepted=options.get("accept_callback"),
+        done=options.get("callback"),
+        failed=options.get("error_callback"),
+        timed_out=options.get("timeout_callback"),
+        revoked=getattr(request, "revoked", None),
+    )

@@ -19,6 +19,7 @@ class Callbacks:
     done: Callable[..., None] | None
     failed: Callable[..., None] | None
     timed_out: Callable[..., None] | None
+    revoked: Callable[[], bool] | None = None  # whether it must not start: revoked or expired while it waited
 
 
 @dataclass(eq=False, slots=True)

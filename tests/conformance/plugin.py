@@ -7,6 +7,7 @@ fixture, and writes a line of JSON for each test. No file of the suite is change
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,15 @@ from kombu.transport import TRANSPORT_ALIASES, resolve_transport
 
 from orchestrator.streams.client import broker_url
 from orchestrator.transport import SCHEMES, register
-from tests.conformance.runner_worker import RunnerWorker
+from tests.conformance.runner_pool import stage as stage_runner_pool
 from tests.conformance.units import NO_POOL, POOLS
 from tests.support.servers import RedisServer
 
 RUNNER_POOL = "runner"
 #: Stands in for the suites' own limits, some of which a loaded machine does not keep on the baseline either.
 TEST_SECONDS = 300
+#: Never ends on threads, on either transport, and a worker that is never idle makes every later test wait in vain.
+LAST_ON_THREADS = "test_class_based_task_retried"
 
 
 @dataclass
@@ -69,6 +72,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     os.environ |= {
         "TEST_BROKER": server.url if options.conformance_alias else stage.broker,
         "TEST_BACKEND": f"redis://127.0.0.1:{server.port}/0",  # the suite looks there for results
+        "WORKER_LOGLEVEL": "INFO",  # some tests read what the worker logs
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": str(server.port),  # Celery's name for it
         "REDIS_6379_TCP": str(server.port),  # kombu's
@@ -83,7 +87,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     while _stage:
-        _stage.pop().server.stop()
+        server = _stage.pop().server
+        server.stop()
+        shutil.rmtree(server.directory, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -91,6 +97,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("timeout") is not None:
             item.add_marker(pytest.mark.timeout(TEST_SECONDS), append=False)
+    if _stage[0].pool == "threads":
+        items.sort(key=lambda item: LAST_ON_THREADS in item.nodeid)
     number, count = _stage[0].shard
     if count == 1:
         return
@@ -104,17 +112,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Any:
-    """Stand in for the fixtures that name the pool, and for the worker itself where it needs a process of its own."""
+    """Stand in for the fixture that names the pool."""
     stage = _stage[0]
-    value: Any = None
-    if fixturedef.argname == "celery_worker_pool":
-        value = "threads" if stage.pool == "threads" else "prefork"
-    elif fixturedef.argname == "celery_session_worker" and stage.pool == RUNNER_POOL:
-        request.getfixturevalue("celery_session_app")
-        value = RunnerWorker(stage.server, stage.broker).start()
-        request.addfinalizer(value.stop)
-    else:
+    if fixturedef.argname != "celery_worker_pool":
         return None
+    value: Any = stage.pool
+    if stage.pool == RUNNER_POOL:
+        value = stage_runner_pool(request.getfixturevalue("celery_session_app"), stage.server)
     fixturedef.cached_result = (value, fixturedef.cache_key(request), None)
     return value
 

@@ -19,6 +19,7 @@ from tests.conformance import sources
 from tests.conformance.outcomes import Comparison, compare, judge, load_deviations, read_outcomes
 from tests.conformance.report import show, write
 from tests.conformance.units import BASELINE_POOL, NO_POOL, POOLS, SUITES, Suite, Unit
+from tests.support.distribution import write_entry_points
 
 HERE = Path(__file__).parent
 ROOT = sources.ROOT
@@ -30,10 +31,13 @@ class Run:
     """One invocation."""
 
     def __init__(self, work: Path, processes: int) -> None:
+        work = work.resolve()
         self.sources = sources.fetch(work / "sources")
         self.results = work / "results" / _fingerprint()
         self.results.mkdir(parents=True, exist_ok=True)
         self._processes = processes
+        self._site = work / "site"
+        write_entry_points(self._site)
 
     def run(self, units: Iterable[Unit]) -> None:
         """Run the units that have not been run, several at once."""
@@ -72,7 +76,11 @@ class Run:
             *("--conformance-results", str(self._lines(unit)), *unit.flags),
         ]
         chosen = unit.tests or unit.files
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.sources[unit.project]), str(ROOT)])}
+        path = [str(self.sources[unit.project]), str(ROOT), str(self._site)]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        }
         with self._lines(unit).with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
                 # The kernel ends it when this process ends, however that ends.

@@ -1,22 +1,13 @@
-"""The app of Celery's integration tasks as a user of this product would have it, for the worker's process."""
+"""The app of Celery's integration tasks as a user of this product would have it, for the pool's runners to import."""
 
 import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init
 
-from orchestrator.install import install
+from tests.conformance.runner_pool import adopt
 
-app = install(Celery("conformance", include=["t.integration.tasks"]))
-app.conf.update(
-    broker_url=os.environ["CONFORMANCE_BROKER"],
-    result_backend=os.environ["TEST_BACKEND"],
-    result_extended=True,
-    task_acks_late=False,
-    task_default_queue="celery",
-    worker_send_task_events=True,
-)
+app = adopt(Celery("conformance", include=["t.integration.tasks", "celery.contrib.testing.tasks"]), os.environ)
 app.set_default()
 
 
@@ -24,9 +15,7 @@ def register_class_tasks(**_: Any) -> None:
     """Register what Celery's own fixture registers with the worker's app."""
     from t.integration.tasks import ClassBasedAutoRetryTask
 
-    if ClassBasedAutoRetryTask.name not in app.tasks:
-        app.register_task(ClassBasedAutoRetryTask)
+    app.register_task(ClassBasedAutoRetryTask)
 
 
-worker_init.connect(register_class_tasks)
 app.on_after_finalize.connect(register_class_tasks, weak=False)

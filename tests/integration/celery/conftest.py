@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, reload
@@ -17,6 +15,7 @@ import pytest
 
 from orchestrator.streams.client import broker_url
 from orchestrator.transport import register
+from tests.support.distribution import write_entry_points
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_for
 
@@ -111,7 +110,7 @@ def plain_server() -> Iterator[RedisServer]:
 def plain(plain_server: RedisServer, tmp_path: Path) -> Iterator[Plain]:
     """Processes on an emptied server; all are ended."""
     plain_server.clear()
-    entry_points(tmp_path)
+    write_entry_points(tmp_path)
     made = Plain(plain_server, tmp_path)
     yield made
     made.close()
@@ -134,19 +133,6 @@ def app_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Plain], Any]]:
     yield get
     for module in modules:
         module.app.close()
-
-
-def entry_points(directory: Path) -> None:
-    """Write what an installed distribution has, from the project's own description."""
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    lines: list[str] = []
-    for group, entries in groups.items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    made = directory / "gpu_orchestrator_here-0.dist-info"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: gpu-orchestrator-here\nVersion: 0\n")
-    (made / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 def pool_arguments(pool: str) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.log import get_task_logger
 
 from orchestrator import current, model_cache
 from orchestrator.install import install
@@ -15,6 +16,7 @@ from orchestrator.testing.runner_dump import dumping
 from orchestrator.worker.gpu_task import GPUTask
 
 app = install(Celery("tasks_app", include=["orchestrator_tasks.command"]))
+logger = get_task_logger(__name__)
 
 
 @app.task(base=GPUTask, name="t.echo", gpus=1)
@@ -109,3 +111,22 @@ def plain(value: Any) -> Any:
 def plain_nap(seconds: float) -> str:
     time.sleep(seconds)
     return "rested"
+
+
+@app.task(name="t.plain_fail")
+def plain_fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@app.task(name="t.talk")
+def talk(text: str) -> str:
+    print("printed", text)
+    logger.info("logged %s", text)
+    return text
+
+
+@app.task(base=GPUTask, name="t.talk_on_gpu", gpus=1)
+def talk_on_gpu(text: str) -> str:
+    print("printed", text)
+    logger.info("logged %s", text)
+    return text

@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +18,10 @@ from tests.support.cluster import Cluster, Process
 from tests.support.servers import free_port
 from tests.support.waiting import wait_for
 
-HERE = Path(__file__).parent
+from .conftest import HERE
+
 #: The app is imported anew for each cluster, as it would be in a new process.
 pytestmark = pytest.mark.filterwarnings("ignore:Task name:UserWarning")
-
-
-@pytest.fixture
-def app(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The user's app in this process, a producer on the cluster's servers."""
-    for name, value in cluster.environment(node="producer").items():
-        if name.startswith("ORCHESTRATOR_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(str(HERE))
-    for name in [name for name in sys.modules if name in ("tasks_app", "orchestrator_tasks.command")]:
-        del sys.modules[name]
-    import tasks_app
-
-    yield tasks_app.app
-    tasks_app.app.close()
-    del sys.modules["tasks_app"]
 
 
 @pytest.fixture
