@@ -14,12 +14,13 @@ PYTEST_ARGS ?=
 CONFORMANCE_ARGS ?=
 # How many sequences `make explore` plays on each database: about 25 a second.
 EXAMPLES ?= 5000
+FUZZ_EXAMPLES ?= 500
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance lint format bench-quick bench-plain clean
+.PHONY: help run test test-quick test-gpu explore conformance smoke lint format openapi fuzz bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,10 @@ explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the sto
 	@tests/install-debian-packages
 	@EXPLORE=$(EXAMPLES) $(PYTEST) tests/contract/interleavings tests/model $(PYTEST_ARGS)
 
+smoke: $(VENV)/dev.stamp ## Run all smoke tests of pytest-celery's style, on processes, and on containers where there is Docker
+	@tests/install-debian-packages
+	@$(PYTEST) -n $(TEST_PROCESSES) -m 'smoke or not smoke' tests/smoke $(PYTEST_ARGS)
+
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -50,6 +55,12 @@ lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 format: $(VENV)/dev.stamp ## Lay out the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .
 	@$(BIN)/ruff format .
+
+openapi: $(VENV)/dev.stamp ## Write docs/openapi.json, the API's description, anew
+	@$(BIN)/python -m tests.support.openapi
+
+fuzz: $(VENV)/dev.stamp ## Send each operation of the API FUZZ_EXAMPLES made-up requests with each role's token
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) tests/integration/api/test_fuzz.py --timeout 3600 $(PYTEST_ARGS)
 
 bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery (needs Debian's redis-server and mariadb-server)
 	@tests/install-debian-packages
@@ -61,6 +72,7 @@ bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transport
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages
+	@$(PYTEST) -m index tests/integration/celery_app $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.conformance.run -n $(TEST_PROCESSES) $(CONFORMANCE_ARGS)
 
 clean: ## Remove the environment and everything that was built or cached

@@ -10,6 +10,7 @@ from orchestrator.config import Settings
 from orchestrator.errors import InvalidSettings
 from orchestrator.ports import WakeListener
 from orchestrator.runtime import Runtime
+from orchestrator.storage.access import SqlAccessStore
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.dead_letters import SqlDeadLetterStore
@@ -59,6 +60,7 @@ def open_runtime(settings: Settings) -> Runtime:
         firings=SqlFirings(database),
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),
+        access=SqlAccessStore(database),
         publisher=RedisStreamPublisher(client),
         wake=_ListeningWake(client, settings.redis),
         close=close,

@@ -213,7 +213,7 @@ def _path(job_id: str) -> str:
 
 
 def _may_pass(error: ApiUnavailable | RemoteError) -> bool:
-    return isinstance(error, ApiUnavailable) or error.document.get("status") == 503
+    return isinstance(error, ApiUnavailable) or error.document.get("status") in (429, 503)
 
 
 def _kind_of(status: int) -> type[OrchestratorError]:

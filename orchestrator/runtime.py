@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.dead_letter_ports import DeadLetterStore
@@ -33,6 +34,7 @@ class Runtime:
     firings: Firings
     usage: UsageStore
     letters: DeadLetterStore
+    access: AccessStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -2,21 +2,23 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import requires
 from orchestrator.dead_letter_ports import DeadLetter, DeadLetterFilter
+from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import FailureClass
 from orchestrator.errors import UnknownDeadLetter
 
 MOST_LETTERS: Final = 500
 MOST_SEQ: Final = (1 << 63) - 1
-#: Who the history names: the API knows its callers by one token.
-BY: Final = "api"
-
 routes = APIRouter(prefix="/dlq", tags=["dead letters"])
 
+#: Dead letters are told of every tenant, so a token of one is refused.
+SEES_ALL: Final = [Depends(requires(Role.VIEWER, every_tenant=True))]
+Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
 JobId = Annotated[str, Path(max_length=155, description="The job's id.")]
 
 
@@ -29,7 +31,7 @@ class RetryBody(BaseModel):
     failure_class: FailureClass | None = None
 
 
-@routes.get("")
+@routes.get("", dependencies=SEES_ALL)
 def list_letters(
     given: Given,
     queue: Annotated[str | None, Query(max_length=64)] = None,
@@ -46,14 +48,14 @@ def list_letters(
 
 
 @routes.post("/retry")
-def retry_all(given: Given, body: RetryBody) -> Any:
+def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     """Try a page of dead letters again, and say whether there are more; each on its own, so that repeating is safe."""
     letters = given.runtime.letters
     found = letters.list_letters(DeadLetterFilter(body.queue, body.failure_class, limit=MOST_LETTERS))
     retried = []
     for letter in found:
         try:
-            changed = letters.revive(letter.job_id, by=BY).changed
+            changed = letters.revive(letter.job_id, by=caller.name).changed
         except UnknownDeadLetter:
             continue  # purged since it was listed
         if changed:
@@ -62,25 +64,25 @@ def retry_all(given: Given, body: RetryBody) -> Any:
     return {"retried": retried, "more": len(found) == MOST_LETTERS}
 
 
-@routes.get("/{job_id}")
+@routes.get("/{job_id}", dependencies=SEES_ALL)
 def show(given: Given, job_id: JobId) -> Any:
     """Tell of one dead letter."""
     return letter_document(given.runtime.letters.get(job_id))
 
 
 @routes.post("/{job_id}/retry")
-def retry(given: Given, job_id: JobId) -> Any:
+def retry(given: Given, caller: Operator, job_id: JobId) -> Any:
     """Try a job again with all its attempts; repeating it changes nothing."""
-    revived = given.runtime.letters.revive(job_id, by=BY)
+    revived = given.runtime.letters.revive(job_id, by=caller.name)
     if revived.changed:
         given.runtime.wake.publish("place")
     return {"id": revived.job_id, "retried": revived.changed}
 
 
 @routes.delete("/{job_id}")
-def purge(given: Given, job_id: JobId) -> Any:
+def purge(given: Given, caller: Operator, job_id: JobId) -> Any:
     """Dismiss a dead letter; its job is kept as it ended."""
-    given.runtime.letters.purge(job_id, by=BY)
+    given.runtime.letters.purge(job_id, by=caller.name)
     return {"id": job_id, "purged": True}
 
 

@@ -66,6 +66,7 @@ class CommandRequest(Options):
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()  # names of secrets on the host that become variables; the values never travel
     cwd: str | None = None
 
 
@@ -182,6 +183,7 @@ def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
 def _check_command(checks: Checks, request: CommandRequest, limits: Limits) -> None:
     checks.argv("argv", request.argv)
     checks.environment("environment", request.environment)
+    checks.secrets("secrets", request.secrets, beside=request.environment)
     cwd = checks.optional_text("cwd", request.cwd, longest=4096)
     if cwd is not None and not cwd.startswith("/"):
         checks.add("cwd", "must be an absolute path")
@@ -207,7 +209,8 @@ def _is_below(path: str, roots: tuple[str, ...]) -> bool:
 
 def _payload(request: Request) -> Document:
     if isinstance(request, CommandRequest):
-        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd}
+        named = {"secrets": sorted(request.secrets)} if request.secrets else {}
+        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd} | named
     return {
         "args": list(request.args),
         "kwargs": dict(request.kwargs),

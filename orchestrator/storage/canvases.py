@@ -160,6 +160,13 @@ def block(database: Database, connection: Connection, needs: Mapping[int, Collec
     end_dependents(database, connection, [row.seq for row in found if row.state in WORDS])
 
 
+def block_further(database: Database, connection: Connection, needs: Mapping[int, Collection[str]]) -> None:
+    """Have jobs that are stored wait for more, as far as they are still blocked."""
+    if needs:
+        blocked = database.run(connection, LOCK_BLOCKED, {"seqs": sorted(needs)}).scalars().all()
+        block(database, connection, {seq: needs[seq] for seq in blocked})
+
+
 def needs_of(database: Database, connection: Connection, job_ids: Collection[str]) -> Mapping[str, Sequence[Need]]:
     """Return what blocked jobs wait for."""
     found: dict[str, list[Need]] = {}
@@ -239,7 +246,7 @@ def cancel_canvas(database: Database, canvas_id: str, *, whole: bool, by: str, r
         count, ended, asked = database.transaction(lambda c: _cancel_batch(database, c, left, root, words, data))
         cancelled += ended
         stopping += asked
-        if count < CANCEL_BATCH:
+        if not count:  # not before: while a batch waited for a member's row, that member may have called another
             return CanvasCancelled(root, tuple(cancelled), tuple(stopping))
 
 

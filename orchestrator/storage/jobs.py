@@ -83,11 +83,13 @@ class SqlJobStore:
             query = query.where(columns.seq < wanted.before_seq)
         return [job_from(row) for row in self._database.read(lambda c: c.execute(query).mappings().all())]
 
-    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]:
+    def count_by_state(self, queue: str | None = None, *, tenant: str | None = None) -> Mapping[JobState, int]:
         """Count jobs; every state is there."""
         query = select(tables.jobs.c.state, func.count()).group_by(tables.jobs.c.state)
         if queue is not None:
             query = query.where(tables.jobs.c.queue == queue)
+        if tenant is not None:
+            query = query.where(tables.jobs.c.tenant == tenant)
         counts = {JobState(state): number for state, number in self._database.read(lambda c: c.execute(query).all())}
         return {state: counts.get(state, 0) for state in JobState}
 
@@ -334,7 +336,7 @@ class SqlJobStore:
             answers, more = self._release(connection, released)
             found |= {place: answers[job.id] for place, job in enumerate(jobs) if job.id in answers}
             entries += more
-        canvases.block(self._database, connection, waiting)
+        canvases.block_further(self._database, connection, waiting)
         found |= {place: replace(found[first], created=False) for place, first in repeats.items()}
         return SubmitOutcome(tuple(found[place] for place in range(len(jobs))), entries)
 

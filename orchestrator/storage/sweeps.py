@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
+from orchestrator import failpoints
 from orchestrator.domain.job import FailureClass, JobEvent
 from orchestrator.errors import NotLeading
 from orchestrator.ports import LossPolicy
@@ -109,7 +110,9 @@ def fenced(database: Database, epoch: int, unit: Callable[[Connection], Result])
     def checked(connection: Connection) -> Result:
         if database.run(connection, EPOCH_FOR_SHARE, {"epoch": epoch}).first() is None:
             raise NotLeading(epoch)
-        return unit(connection)
+        result = unit(connection)
+        failpoints.reach("sweep.in_transaction")
+        return result
 
     return database.transaction(checked)
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
 
+from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
 from orchestrator.domain.wants import LONGEST_WANTS
@@ -371,6 +372,45 @@ dead_letters = Table(
     Column("at", _Instant, nullable=False),
     Column("copied", SmallInteger, nullable=False),  # 1: the dead-letter stream has had it
     Index(None, "copied"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+tokens = Table(
+    "orchestrator_tokens",
+    metadata,
+    Column("id", String(12), primary_key=True),  # public: the part of the secret by which it is looked up
+    Column("name", String(64), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the whole secret
+    Column("role", String(10), nullable=False),
+    Column("tenant", String(64)),  # NULL: every tenant
+    Column("requests_per_minute", Integer),  # NULL: as the settings say
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Column("expires_at", _Instant),
+    Column("revoked_at", _Instant),
+    Column("last_used_at", _Instant),  # to the minute
+    _one_of("role", Role),
+    CheckConstraint("role <> 'submitter' OR tenant IS NOT NULL", name="submitter_has_tenant"),
+    CheckConstraint("role NOT IN ('operator', 'admin') OR tenant IS NULL", name="operator_has_none"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+audit = Table(
+    "orchestrator_audit",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("at", _Instant, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("tenant", String(64)),
+    Column("action", String(128), nullable=False),
+    Column("target", String(512), nullable=False),
+    Column("outcome", String(16), nullable=False),  # begun, or the status that was answered: a row of its own
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,

@@ -29,6 +29,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.schedule_ports import Firing
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
+from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs
 
 EMPTY: Snapshot = Snapshot((), (), (), ())
@@ -378,6 +379,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         firings=firings,
         usage=MemoryUsage(clock),
         letters=cast("Any", MemoryLetters(leadership)),
+        access=MemoryAccess(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,

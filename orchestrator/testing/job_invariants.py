@@ -50,6 +50,7 @@ def check_job(history: JobHistory) -> Iterator[Violation]:
         _step(fold, event)
     _check_row(fold)
     _check_places(fold)
+    _check_needs(fold)
     _check_attempts(fold)
     _check_times(fold)
     yield from fold.found
@@ -162,6 +163,14 @@ def _check_places(fold: _Fold) -> None:
     if job.ready is not None and (job.ready.publish_at is not None) != (job.state is JobState.QUEUED):
         told = "without an instant at which its entry is looked for"
         fold.report("outbox", f"{job.state.value} {told if job.ready.publish_at is None else 'with an entry due'}")
+
+
+def _check_needs(fold: _Fold) -> None:
+    job = fold.history.job
+    if (job.state is JobState.BLOCKED) != (job.needs > 0):
+        fold.report("blocked-needs", f"{job.state.value}, and waits for {job.needs} tasks")
+    elif job.failed_need is not None:
+        fold.report("blocked-needs", f"waits for {job.failed_need}, which ended otherwise than well")
 
 
 def _check_attempts(fold: _Fold) -> None:

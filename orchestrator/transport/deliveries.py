@@ -51,6 +51,7 @@ class Deliveries:
         self._renewed_at = time.monotonic()
         self._collect_at: float | None = None
         self._flush_lock = threading.Lock()
+        self._is_failing = False  # the event loop leaves flushing to the thread
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._finalize = Finalize(None, self.close, exitpriority=0)  # does nothing in a forked child
@@ -102,6 +103,20 @@ class Deliveries:
                 except BaseException:
                     settled.extendleft(reversed(tags))  # both may be told twice
                     raise
+
+    def flush_or_leave(self) -> None:
+        """Flush; where the connection fails, leave it to this object's thread, which tries until it can.
+
+        For the event loop, where the error would end the connection that reads: Celery then drops every task that a
+        child has taken and not yet reported, and those run twice. A server that is gone ends that connection anyway.
+        """
+        if self._is_failing:
+            return
+        try:
+            self.flush()
+        except CONNECTION_ERRORS as error:
+            self._is_failing = True
+            logger.warning("acknowledgements could not be sent, they are tried again: %s", error)
 
     def collect_soon(self) -> None:
         """A channel has closed: look for messages that only a reference cycle remembers."""
@@ -162,6 +177,7 @@ class Deliveries:
             gc.collect()
         if self.acks or self._abandoned:
             self.flush()
+        self._is_failing = False
         if now - self._renewed_at >= self._renew_seconds:
             self.renew()
             self._renewed_at = now

@@ -75,7 +75,7 @@ class Transport(stock.Transport):
         deliveries = [channel.deliveries for channel in self.channels if channel.has_deliveries]
         for one in deliveries:
             if one.acks and (not busy or len(one.acks) >= MOST_ACKS):
-                one.flush()
+                one.flush_or_leave()
         self._pump(busy)
 
     def _pump(self, busy: bool) -> None:

@@ -15,7 +15,7 @@ from kombu.utils.json import dumps
 from orchestrator.domain.request import TaskRequest
 from orchestrator.services.submit import SubmitService
 from orchestrator.worker import resubmission
-from orchestrator.worker.canvas import blocked_requests, leads_on, place_of
+from orchestrator.worker.canvas import blocked_requests, leads_on, place_of, refuse_map
 from orchestrator.worker.gpu_task import GPUTask, job_options, request_fields
 
 #: Headers that describe the message rather than the call; the entry has its own.
@@ -36,7 +36,8 @@ class JobAMQP(AMQP):
                 return self._submit(task, name, message, options)
             if message.headers.get("id") == resubmission.running() is not None:
                 resubmission.note_replaced()
-            embed: Any = message.body[2] if isinstance(message.body, tuple) else None
+            _, kwargs, embed = message.body if isinstance(message.body, tuple) else (None, None, None)
+            refuse_map(tasks, name, kwargs)
             if not leads_on(embed) or not self._submit_blocked(message.headers, embed):
                 return send_plain(producer, name, message, **options)
             try:
@@ -53,8 +54,16 @@ class JobAMQP(AMQP):
         payload |= {"embed": request.embed, "headers": request.headers}
         if resubmission.offer(request.id or "", payload, eta=message.headers.get("eta")):
             return
-        blocked = self._blocked(message.headers, request.embed) if leads_on(request.embed) else []
-        self._submits().submit([request, *blocked])
+        if not leads_on(request.embed):
+            self._submits().submit([request])
+            return
+        if request.parent_id is not None:
+            # Most often a canvas goes on, and what follows is stored: a long chain is not gone through at each step.
+            (submitted,) = self._submits().submit([request])
+            if submitted.created:
+                self._submit_blocked(message.headers, request.embed)
+            return
+        self._submits().submit([request, *self._blocked(message.headers, request.embed)])
 
     def _submit_blocked(self, headers: Mapping[str, Any], embed: Mapping[str, Any]) -> bool:
         """Store the jobs that follow a plain task; returns whether there are any."""

@@ -11,6 +11,8 @@ from orchestrator.worker.gpu_task import GPUTask, job_options, request_fields
 
 #: What of a message's embedding can lead to further calls.
 _LEADS_ON: Final = ("chain", "chord", "callbacks")
+#: Celery's tasks that call another one, as a function, many times.
+_MAPS: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,20 @@ class Place:
 def leads_on(embed: Any) -> bool:
     """Other calls follow a message with this embedding."""
     return isinstance(embed, Mapping) and any(embed.get(name) for name in _LEADS_ON)
+
+
+def refuse_map(tasks: Mapping[str, Any], name: str, kwargs: Any) -> None:
+    """Refuse to run a GPU task as a plain function, without GPUs of its own.
+
+    Raises:
+        InvalidRequest: If the call is a map, starmap or chunks of a GPU task.
+    """
+    inner = kwargs.get("task") if name in _MAPS and isinstance(kwargs, Mapping) else None
+    called = inner.get("task") if isinstance(inner, Mapping) else None
+    if isinstance(tasks.get(called or ""), GPUTask):
+        raise InvalidRequest(
+            f"{name.removeprefix('celery.')} would run {called} as a function, without GPUs of its own: use a group"
+        )
 
 
 def place_of(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Place:
@@ -61,6 +77,8 @@ def blocked_requests(
     task_id = str(headers.get("id"))
     place = place_of(headers, embed)
     calls = calls_behind(task_id, embed, group_id=place.group_id)
+    for call in calls:
+        refuse_map(tasks, call.task, call.kwargs)
     jobs = {call.id for call in calls if isinstance(tasks.get(call.task), GPUTask)}
     if running in jobs:
         raise InvalidRequest("a job can be replaced by a task, but not by a canvas that ends with a job under its id")

@@ -15,6 +15,7 @@ from typing import Any, Final
 from celery.exceptions import WorkerTerminate
 from celery.worker import state as worker_state
 
+from orchestrator import failpoints
 from orchestrator.domain.cluster import GpuOrder, NodeState
 from orchestrator.domain.job import JobEvent
 from orchestrator.domain.lease import (
@@ -101,6 +102,7 @@ class Dispatcher:
 
     def offer(self, request: Any) -> None:
         """Take a delivered request of a GPU task."""
+        failpoints.reach("delivery.received")
         try:
             waiting = requests.waiting_job(request, next(self._keys))
         except InvalidEntry as error:
@@ -258,6 +260,7 @@ class Dispatcher:
     # Starting
 
     def _start(self, line: Line, claimed: ClaimedJob) -> None:
+        failpoints.reach("start.before")
         held = self._held[claimed.seq]
         self._pool.granted[claimed.id] = partial(self.accept, line, claimed)
         self._execute(held.request)

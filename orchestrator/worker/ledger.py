@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from orchestrator import failpoints
 from orchestrator.clock import Clock
 from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
@@ -284,12 +285,20 @@ class Ledger(threading.Thread):
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()
+        failpoints.reach("renew.before")
         renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl)
+        failpoints.reach("renew.committed")
         self._post(lambda: self._listener.on_renewed(asked_at, lease_ids, renewal))
 
     def _commit(self, batch: LedgerBatch) -> None:
         asked_at = self._clock.monotonic()
+        if batch.finishes:
+            failpoints.reach("finish.before")
         outcome = self._store.commit(self._node, batch, ttl=self._ttl)
+        if batch.finishes:
+            failpoints.reach("finish.committed")
+        if batch.claims:
+            failpoints.reach("claim.committed")
         self._before_outcome(batch, outcome)
         self._post(lambda: self._listener.on_committed(asked_at, batch, outcome))
 
@@ -303,7 +312,8 @@ class Ledger(threading.Thread):
             pending.finishes[:0] = batch.finishes
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals
-            pending.claims[:0] = batch.claims
+            pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
+            pending.cancels[:0] = taken.cancels
 
     def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
         if degraded == self._degraded:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = ("celery", "kombu")
-#: What is unpacked: the tests and their settings, not the packages themselves, so that the installed ones are tested.
-_KEPT = ("t/", "setup.cfg", "pyproject.toml")
+#: What is unpacked: the tests, their settings and the examples, not the packages, so that the installed ones are tested.
+_KEPT = ("t/", "examples/", "setup.cfg", "pyproject.toml")
 FETCH_SECONDS = 300
 
 
@@ -22,12 +22,14 @@ def pinned_versions() -> dict[str, str]:
 
 def fetch(directory: Path) -> dict[str, Path]:
     """Return where each project's tests are unpacked, downloading what is not there yet."""
-    return {name: _fetch_one(directory, name, version) for name, version in pinned_versions().items()}
+    return {name: fetch_one(directory, name) for name in PROJECTS}
 
 
-def _fetch_one(directory: Path, name: str, version: str) -> Path:
+def fetch_one(directory: Path, name: str) -> Path:
+    """Return where one project's tests and examples are unpacked, downloading what is not there yet."""
+    version = pinned_versions()[name]
     unpacked = directory / f"{name}-{version}"
-    if (unpacked / ".complete").exists():
+    if (unpacked / ".unpacked-with-examples").exists():
         return unpacked
     directory.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -37,5 +39,5 @@ def _fetch_one(directory: Path, name: str, version: str) -> Path:
         prefix = f"{name}-{version}/"
         members = [one for one in archive.getmembers() if one.name.removeprefix(prefix).startswith(_KEPT)]
         archive.extractall(directory, members=members, filter="data")
-    (unpacked / ".complete").touch()
+    (unpacked / ".unpacked-with-examples").touch()
     return unpacked

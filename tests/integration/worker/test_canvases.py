@@ -10,6 +10,7 @@ from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 
 from orchestrator.domain.job import Job, JobState
+from orchestrator.errors import InvalidRequest
 from orchestrator.ports import JobFilter
 from tests.support.cluster import Cluster, Process
 from tests.support.servers import MariaDBServer, RedisServer
@@ -173,6 +174,20 @@ def test_a_job_is_replaced_by_a_task_but_not_by_a_canvas_of_its_own_id(
     with pytest.raises(Exception, match="a job can be replaced by a task"):
         by_canvas.get(timeout=60)
     assert cluster.wait_for_state(by_canvas.id, JobState.CANCELLED).attempt == 0
+
+
+def test_a_map_of_a_gpu_task_is_refused_where_it_is_called(tasks: Any, workers: list[Process]) -> None:
+    """Celery would run it as a function in one plain task, without a lease."""
+    t = tasks
+    for canvas in (
+        t.add.starmap([(1, 2)]),
+        t.total.map([[1]]),
+        chain(t.plain_add.s(1, 1), t.add.starmap([(1, 2)])),
+        t.add.chunks([(1, 1), (2, 2)], 1).group(),
+    ):
+        with pytest.raises(InvalidRequest, match="use a group"):
+            canvas.apply_async()
+    assert t.plain_add.starmap([(1, 2)]).apply_async().get(timeout=40) == [3]
 
 
 def test_a_failed_attempt_that_is_tried_again_is_no_failure_to_its_canvas(

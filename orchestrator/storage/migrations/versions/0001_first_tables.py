@@ -302,6 +302,44 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
             "gpu_uuid", "live_exclusive", name=conv("uq_orchestrator_lease_gpus_gpu_uuid_live_exclusive")
         ),
     ),
+    (
+        "orchestrator_audit",
+        sa.Column("seq", SEQ, autoincrement=True, nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
+        sa.Column("request_id", sa.String(length=64), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.Column("role", sa.String(length=10), nullable=False),
+        sa.Column("tenant", sa.String(length=64)),
+        sa.Column("action", sa.String(length=128), nullable=False),
+        sa.Column("target", sa.String(length=512), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=conv("pk_orchestrator_audit")),
+    ),
+    (
+        "orchestrator_tokens",
+        sa.Column("id", sa.String(length=12), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=10), nullable=False),
+        sa.Column("tenant", sa.String(length=64)),
+        sa.Column("requests_per_minute", sa.Integer()),
+        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("expires_at", INSTANT),
+        sa.Column("revoked_at", INSTANT),
+        sa.Column("last_used_at", INSTANT),
+        sa.CheckConstraint(
+            "role IN ('viewer', 'submitter', 'operator', 'admin')", name=conv("ck_orchestrator_tokens_role")
+        ),
+        sa.CheckConstraint(
+            "role <> 'submitter' OR tenant IS NOT NULL", name=conv("ck_orchestrator_tokens_submitter_has_tenant")
+        ),
+        sa.CheckConstraint(
+            "role NOT IN ('operator', 'admin') OR tenant IS NULL", name=conv("ck_orchestrator_tokens_operator_has_none")
+        ),
+        sa.PrimaryKeyConstraint("id", name=conv("pk_orchestrator_tokens")),
+        sa.UniqueConstraint("name", name=conv("uq_orchestrator_tokens_name")),
+    ),
 )
 
 INDEXES: Final = (
