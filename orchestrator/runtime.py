@@ -33,8 +33,8 @@ class Runtime:
     leadership: Leadership
     firings: Firings
     usage: UsageStore
-    access: AccessStore
     letters: DeadLetterStore
+    access: AccessStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

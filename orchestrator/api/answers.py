@@ -231,17 +231,17 @@ class DeadLetters(BaseModel):
     next: int | None
 
 
-class RetriedLetters(BaseModel):
-    retried: list[str]
-    more: bool
-
-
-class RetriedLetter(BaseModel):
+class Retried(BaseModel):
     id: str
     retried: bool
 
 
-class PurgedLetter(BaseModel):
+class RetriedMany(BaseModel):
+    retried: list[str]
+    more: bool
+
+
+class Purged(BaseModel):
     id: str
     purged: bool
 

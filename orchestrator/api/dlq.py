@@ -15,9 +15,10 @@ from orchestrator.errors import UnknownDeadLetter
 
 MOST_LETTERS: Final = 500
 MOST_SEQ: Final = (1 << 63) - 1
-
 routes = APIRouter(prefix="/dlq", tags=["dead letters"])
 
+#: Dead letters are told of every tenant, so a token of one is refused.
+SEES_ALL: Final = [Depends(requires(Role.VIEWER, every_tenant=True))]
 Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
 JobId = Annotated[str, Path(max_length=155, description="The job's id.")]
 
@@ -31,7 +32,7 @@ class RetryBody(BaseModel):
     failure_class: FailureClass | None = None
 
 
-@routes.get("", responses=answers.answers(answers.DeadLetters))
+@routes.get("", dependencies=SEES_ALL, responses=answers.answers(answers.DeadLetters))
 def list_letters(
     given: Given,
     caller: Operator,
@@ -48,7 +49,7 @@ def list_letters(
     }
 
 
-@routes.post("/retry", responses=answers.answers(answers.RetriedLetters))
+@routes.post("/retry", responses=answers.answers(answers.RetriedMany))
 def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     """Try a page of dead letters again, and say whether there are more; each on its own, so that repeating is safe."""
     letters = given.runtime.letters
@@ -65,13 +66,13 @@ def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     return {"retried": retried, "more": len(found) == MOST_LETTERS}
 
 
-@routes.get("/{job_id}", responses=answers.answers(answers.DeadLetter))
-def show(given: Given, caller: Operator, job_id: JobId) -> Any:
+@routes.get("/{job_id}", dependencies=SEES_ALL, responses=answers.answers(answers.DeadLetter))
+def show(given: Given, job_id: JobId) -> Any:
     """Tell of one dead letter."""
     return letter_document(given.runtime.letters.get(job_id))
 
 
-@routes.post("/{job_id}/retry", responses=answers.answers(answers.RetriedLetter))
+@routes.post("/{job_id}/retry", responses=answers.answers(answers.Retried))
 def retry(given: Given, caller: Operator, job_id: JobId) -> Any:
     """Try a job again with all its attempts; repeating it changes nothing."""
     revived = given.runtime.letters.revive(job_id, by=caller.name)
@@ -80,7 +81,7 @@ def retry(given: Given, caller: Operator, job_id: JobId) -> Any:
     return {"id": revived.job_id, "retried": revived.changed}
 
 
-@routes.delete("/{job_id}", responses=answers.answers(answers.PurgedLetter))
+@routes.delete("/{job_id}", responses=answers.answers(answers.Purged))
 def purge(given: Given, caller: Operator, job_id: JobId) -> Any:
     """Dismiss a dead letter; its job is kept as it ended."""
     given.runtime.letters.purge(job_id, by=caller.name)

@@ -335,6 +335,21 @@ logs = Table(
     **_INNODB,
 )
 
+#: Jobs that could not be processed and wait for a person; a row goes when its job is revived or it is purged.
+dead_letters = Table(
+    "orchestrator_dead_letters",
+    metadata,
+    Column("job_seq", _Seq, primary_key=True, autoincrement=False),
+    Column("job_id", String(36), nullable=False),
+    Column("queue", String(64), nullable=False),
+    Column("failure_class", String(16), nullable=False),
+    Column("reason", _Document, nullable=False),
+    Column("at", _Instant, nullable=False),
+    Column("copied", SmallInteger, nullable=False),  # 1: the dead-letter stream has had it
+    Index(None, "copied"),
+    **_INNODB,
+)
+
 tokens = Table(
     "orchestrator_tokens",
     metadata,
@@ -367,20 +382,5 @@ audit = Table(
     Column("action", String(128), nullable=False),
     Column("target", String(512), nullable=False),
     Column("outcome", String(16), nullable=False),  # begun, or the status that was answered: a row of its own
-    **_INNODB,
-)
-
-#: Jobs that could not be processed and wait for a person; a row goes when its job is revived or it is purged.
-dead_letters = Table(
-    "orchestrator_dead_letters",
-    metadata,
-    Column("job_seq", _Seq, primary_key=True, autoincrement=False),
-    Column("job_id", String(36), nullable=False),
-    Column("queue", String(64), nullable=False),
-    Column("failure_class", String(16), nullable=False),
-    Column("reason", _Document, nullable=False),
-    Column("at", _Instant, nullable=False),
-    Column("copied", SmallInteger, nullable=False),  # 1: the dead-letter stream has had it
-    Index(None, "copied"),
     **_INNODB,
 )

@@ -12,7 +12,7 @@ from orchestrator.worker.work import Ended, Work
 #: Exit codes that shells and `timeout` use.
 TIMED_OUT: Final = 124
 BY_SIGNAL: Final = 128
-#: The command is not executable, or is not there: it would be no different the next time.
+#: A shell found the command not executable, or not at all: it would be no different the next time.
 MISTAKES: Final = frozenset({126, 127})
 #: Most text of an error that is kept; tracebacks of deep recursions are long.
 LONGEST_ERROR: Final = 16_000
@@ -86,6 +86,8 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
     if code == 0:
         return _finish(work, JobEvent.SUCCEED, result={"exit_code": 0}, exit_code=0, **common)
     error = f"exit code {code}" + (f" (signal {ended.signal})" if ended.signal else "")
+    if code in MISTAKES:
+        return _finish(work, JobEvent.FAIL, failure_class=FailureClass.EXIT, error=error, exit_code=code, **common)
     return _failed(work, FailureClass.EXIT, draw=draw, error=error, exit_code=code, **common)
 
 
@@ -102,8 +104,7 @@ def is_final(claimed: ClaimedJob) -> bool:
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    is_mistake = failure is FailureClass.EXIT and fields.get("exit_code") in MISTAKES
-    if not is_final(claimed) and not is_mistake:
+    if not is_final(claimed):
         delay = retry_delay(claimed.attempt - claimed.forgiven, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)

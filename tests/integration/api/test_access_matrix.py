@@ -60,12 +60,12 @@ ROWS: Final = (
     Row("GET", "/queues", Role.VIEWER),
     Row("GET", "/cluster", Role.VIEWER),
     Row("GET", "/usage", Role.VIEWER),
-    Row("GET", "/metrics", Role.VIEWER, every_tenant=True),
-    Row("GET", "/dlq", Role.OPERATOR),
+    Row("GET", "/dlq", Role.VIEWER, every_tenant=True),
+    Row("GET", "/dlq/{job_id}", Role.VIEWER, every_tenant=True, absent=True),
     Row("POST", "/dlq/retry", Role.OPERATOR, body={}),
-    Row("GET", "/dlq/{job_id}", Role.OPERATOR, absent=True),
     Row("POST", "/dlq/{job_id}/retry", Role.OPERATOR, absent=True),
     Row("DELETE", "/dlq/{job_id}", Role.OPERATOR, absent=True),
+    Row("GET", "/metrics", Role.VIEWER, every_tenant=True),
     Row("GET", "/openapi.json", Role.VIEWER),
 )
 GUARDED: Final = tuple(row for row in ROWS if row.role is not None)

@@ -286,6 +286,7 @@ def test_an_entry_that_names_no_job_becomes_a_dead_letter(cluster: Cluster) -> N
 
 def test_a_job_of_a_task_that_the_worker_does_not_know_does_not_wait_for_ever(cluster: Cluster) -> None:
     cluster.worker("a", gpus=1)
-    job = cluster.wait_for_state(cluster.task("no.such.task", gpus=1), JobState.CANCELLED)
+    job = cluster.wait_for_state(cluster.task("no.such.task", gpus=1), JobState.DEAD_LETTER)
 
     assert "has no task 'no.such.task'" in (job.reason or "")
+    assert cluster.runtime.letters.get(job.id).reason == job.reason

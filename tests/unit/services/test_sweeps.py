@@ -1,19 +1,21 @@
 """Sweeps, and the watch over leases."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.dead_letter_ports import DeadLetter
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.job import Resources
+from orchestrator.domain.job import FailureClass, Resources
 from orchestrator.errors import NotLeading, StreamUnavailable
 from orchestrator.ports import DueEntry
 from orchestrator.scheduling.snapshot import Candidate, GpuView, HostView, QueueView, Snapshot
 from orchestrator.services.lease_watch import LeaseWatch
 from orchestrator.services.sweeps import LEAST_WINDOW, Sweeps, plan_windows
-from orchestrator.testing.fakes import MemoryWorld, memory_world
+from orchestrator.testing.fakes import MemoryLetters, MemoryWorld, memory_world
 
 TTL = 15.0
 
@@ -117,6 +119,22 @@ def test_a_flush_makes_every_entry_due(world: MemoryWorld) -> None:
     assert sweeps.heal_streams(1) == 1
     assert sweeps.heal_streams(1) == 0
     assert world.admission.calls.count("make_entries_due") == 1
+
+
+def test_dead_letters_are_copied_once_into_the_stream_for_them(world: MemoryWorld) -> None:
+    """The copy is for people; when Redis is down it is made later."""
+    letter = DeadLetter(4, "job-4", "gpu", FailureClass.LOST, "its worker was lost", world.clock.now())
+    letters = cast("MemoryLetters", world.runtime.letters)
+    letters.waiting = [letter]
+    sweeps = Sweeps(world.runtime)
+    world.streams.down = True
+    with pytest.raises(StreamUnavailable):
+        sweeps.copy_letters(1)
+    assert letters.waiting == [letter]
+    world.streams.down = False
+
+    assert (sweeps.copy_letters(1), sweeps.copy_letters(1)) == (1, 0)
+    assert world.streams.letters == [("gpu", "job-4", "its worker was lost")]
 
 
 def test_a_paused_leader_changes_nothing(world: MemoryWorld) -> None:

@@ -76,6 +76,21 @@ def test_celerys_retry_keeps_its_eta_and_its_arguments() -> None:
     assert (finish.event, finish.delay_seconds, finish.payload) == (JobEvent.RETRY, 30.0, {"args": [1]})
 
 
+@pytest.mark.parametrize("code", [126, 127])
+def test_a_command_that_a_shell_cannot_run_is_not_tried_again(code: int) -> None:
+    work = make_work(JobKind.COMMAND, max_attempts=5)
+    finish = finish_of_end(work, Ended(code, None, "exit"), began_at=NOW, now=NOW, draw=0.5)
+
+    assert (finish.event, finish.exit_code, finish.failure_class) == (JobEvent.FAIL, code, FailureClass.EXIT)
+
+
+def test_a_command_that_could_not_be_started_is_tried_again() -> None:
+    work = make_work(JobKind.COMMAND, max_attempts=5)
+    finish = finish_of_end(work, Ended(None, None, "start", "no such program"), began_at=NOW, now=NOW, draw=0.5)
+
+    assert (finish.event, finish.exit_code) == (JobEvent.RETRY, 127)
+
+
 @pytest.mark.parametrize(
     ("ended", "event", "code", "failure"),
     [
