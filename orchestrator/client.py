@@ -117,6 +117,11 @@ class Client:
         """Return the hosts."""
         return list(self._document("GET", "/nodes")["nodes"])
 
+    def set_drain(self, node: str, *, drain: bool) -> dict[str, Any]:
+        """Have a host take nothing new, or take jobs again."""
+        verb = "drain" if drain else "undrain"
+        return self._document("POST", f"/nodes/{_node_path(node)}/{verb}", repeatable=True)
+
     def gpus(self) -> list[dict[str, Any]]:
         """Return the GPUs of all hosts."""
         return list(self._document("GET", "/gpus")["gpus"])
@@ -181,6 +186,12 @@ def _path(job_id: str) -> str:
     if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
         raise InvalidRequest(f"{job_id!r} is not a job id")
     return job_id
+
+
+def _node_path(name: str) -> str:
+    if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
+        raise InvalidRequest(f"{name!r} is not a host's name")
+    return name
 
 
 def _may_pass(error: ApiUnavailable | RemoteError) -> bool:

@@ -8,6 +8,9 @@ OrchestratorError
 │   ├── UnknownQueue
 │   ├── UnknownTask
 │   ├── UnknownJob
+│   ├── UnknownDeadLetter
+│   ├── UnknownNode
+│   ├── UnknownSweep
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
 │   ├── ModelDoesNotFit         larger than the lease's memory, or than what models in use leave of it
@@ -113,6 +116,45 @@ class UnknownJob(InvalidRequest):
 
     def __str__(self) -> str:
         return f"unknown job {self.job_id!r}"
+
+
+class UnknownDeadLetter(InvalidRequest):
+    """No dead letter has this id; it may have been purged."""
+
+    code = "unknown-dead-letter"
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(letter_id)
+        self.letter_id = letter_id
+
+    def __str__(self) -> str:
+        return f"unknown dead letter {self.letter_id!r}"
+
+
+class UnknownNode(InvalidRequest):
+    """No host of this name has ever registered."""
+
+    code = "unknown-node"
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.node = node
+
+    def __str__(self) -> str:
+        return f"unknown host {self.node!r}"
+
+
+class UnknownSweep(InvalidRequest):
+    """There is no sweep of this name."""
+
+    code = "unknown-sweep"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, tuple(known)
+
+    def __str__(self) -> str:
+        return f"unknown sweep {self.name!r}; there are: {', '.join(self.known)}"
 
 
 class UnsatisfiableRequest(InvalidRequest):

@@ -117,6 +117,7 @@ class NodeRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     cpus: int = 0  # that jobs may ask for
     memory_mib: int = 0  # likewise
+    drain: bool = False  # an operator wants it to take nothing new
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,15 @@ class GpuRecord:
     utilization_percent: int | None
     temperature_celsius: int | None = None
     power_watts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOutcome:
+    """``changed``: it was not so before; ``withdrawn``: so many jobs that were placed there wait again."""
+
+    state: NodeState
+    changed: bool
+    withdrawn: int
 
 
 class JobStore(Protocol):
@@ -195,7 +205,21 @@ class ClusterStore(Protocol):
         """
         ...
 
-    def heartbeat(self, node: str, samples: Sequence[GpuSample], *, look_ahead: int) -> NodeState: ...
+    def heartbeat(
+        self, node: str, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False
+    ) -> NodeState:
+        """Refresh the host's row and readings; return what it may be given.
+
+        ``settled``: it knows that it drains and works on nothing; only then is it ``drained``.
+        """
+        ...
+
+    def set_drain(self, node: str, *, drain: bool, by: str) -> "DrainOutcome":
+        """Have a host take nothing new, or take jobs again; what was placed on it and not started waits again.
+
+        It holds until it is taken back, whatever becomes of the host's worker. ``UnknownNode`` if it never registered.
+        """
+        ...
 
     def deregister_node(self, node: str, pid: int) -> None: ...
 

@@ -11,6 +11,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "jobs": ("submit", "run", "ps", "status", "logs", "wait", "cancel", "why"),
     "cluster": ("nodes", "gpus", "queues"),
     "usage": ("usage",),
+    "drains": ("drain", "undrain"),
     "database": ("db",),
     "admin": ("admin",),
     "processes": ("worker", "beat", "api", "flower"),

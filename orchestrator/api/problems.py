@@ -18,7 +18,10 @@ from orchestrator.errors import (
     PayloadTooLarge,
     Unauthenticated,
     Unavailable,
+    UnknownDeadLetter,
     UnknownJob,
+    UnknownNode,
+    UnknownSweep,
     UnsatisfiableRequest,
 )
 
@@ -32,6 +35,9 @@ _STATUS: Final = (
     (Unauthenticated, 401),
     (Forbidden, 403),
     (UnknownJob, 404),
+    (UnknownDeadLetter, 404),
+    (UnknownNode, 404),
+    (UnknownSweep, 404),
     (PayloadTooLarge, 413),
     (UnsatisfiableRequest, 422),
     (InvalidRequest, 422),

@@ -215,6 +215,7 @@ nodes = Table(
     Column("worker", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("state", String(10), nullable=False),
+    Column("drain", SmallInteger, nullable=False, default=0),  # an operator's wish: it outlives the worker
     Column("queues", Text, nullable=False),
     Column("tasks", Text, nullable=False),
     Column("cpu_slots", Integer, nullable=False),

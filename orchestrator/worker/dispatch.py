@@ -31,7 +31,9 @@ from orchestrator.errors import InvalidEntry, StreamUnavailable
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
+from orchestrator.worker.duty import Duty
 from orchestrator.worker.frames import Message
+from orchestrator.worker.grant import Grant
 from orchestrator.worker.host import Line, WaitingJob
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.ledger import Ledger
@@ -48,8 +50,7 @@ from orchestrator.worker.work import Callbacks, Ended, Work
 logger = logging.getLogger(__name__)
 
 #: A delivered job that could not be claimed is handed back after so many seconds: the scheduler places it anew, and
-#: keeps
-#: GPUs for it if it is a gang.
+#: keeps GPUs for it if it is a gang.
 LONGEST_HOLD: Final = 5.0
 #: Jobs that may wait here even when nothing is free.
 LEAST_HELD: Final = 16
@@ -88,7 +89,7 @@ class Dispatcher:
         self._keys = itertools.count(1)
         self._dirty = False
         self._reports = Reports()
-        self.accepting = False  # registered, up, and not shutting down
+        self.duty = Duty()
         self.samples: Sequence[GpuSample] = ()
         self._idle = IdleKeeper(IdlePolicy(self._settings.idle_gpu_warn, self._settings.idle_gpu_end))
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
@@ -96,6 +97,11 @@ class Dispatcher:
         self.ledger: Ledger  # set by the lease step, which knows the event loop
         self.refiller: Refiller
         self.on_first_gpus: Callable[[], None] | None = None
+
+    @property
+    def accepting(self) -> bool:
+        """New jobs may be claimed here."""
+        return self.duty.accepting
 
     # What Celery delivers
 
@@ -198,7 +204,7 @@ class Dispatcher:
 
     def on_registered(self) -> None:
         """From now on jobs may be claimed here."""
-        self.accepting = self._dirty = True
+        self.duty.registered = self._dirty = True
 
     def on_renewed(self, asked_at: float, asked: Sequence[int], renewal: Renewal) -> None:
         """Trust the live leases for another while; end what runs under the others."""
@@ -210,11 +216,12 @@ class Dispatcher:
             self.cancel(held.request.id)
 
     def on_node_state(self, state: NodeState) -> None:
-        """An operator may have told the host to drain."""
-        if self.accepting and state in (NodeState.DRAINING, NodeState.DRAINED):
-            logger.warning("this host is %s: it takes no new job", state.value)
-            self.accepting = False
-            self.hand_back_waiting()
+        """An operator may have told the host to drain, or to take jobs again."""
+        if self.duty.heed(state):
+            self._dirty = True
+            if self.duty.draining:
+                self.hand_back_waiting()
+                self.lines.stall_all()
 
     def on_degraded(self, degraded: bool) -> None:
         """The ledger has logged it; claims wait in it meanwhile."""
@@ -350,7 +357,8 @@ class Dispatcher:
         self.lines.stall_slow()
         now = self._runtime.clock.monotonic()
         waiting = [self._held[job.seq] for job in self._host.waiting_jobs()]
-        late = {held.waiting.seq for held in waiting if now - held.since > LONGEST_HOLD}
+        longest = LONGEST_HOLD if self.accepting else 0.0
+        late = {held.waiting.seq for held in waiting if now - held.since > longest}
         self._withdraw(self._host.remove_waiting(late))
         wanted = self.wanted()
         if wanted:
@@ -368,7 +376,7 @@ class Dispatcher:
 
     def begin_warm_shutdown(self, hub: Any) -> None:
         """Take nothing more, give back what has not started, and let the rest end."""
-        self.accepting = False
+        self.duty.ending = True
         self.hand_back_waiting()
         self.lines.stall_all()
 
@@ -383,16 +391,3 @@ class Dispatcher:
             self._finish(runner, lost, _DONE)
         self.ledger.add(releases=[line.lease_id for line in self._host.lines.values() if line.lease_id is not None])
         worker_state.reserved_requests.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A claim that came back granted, waiting for Celery to ask the pool to run it."""
-
-    dispatcher: Dispatcher
-    line: Line
-    claimed: ClaimedJob
-
-    def accept(self, pool: RunnerPool, request: dict[str, Any], callbacks: Callbacks) -> Work:
-        """Turn the request into work of the line."""
-        return self.dispatcher.accept(self.line, self.claimed, request, callbacks)

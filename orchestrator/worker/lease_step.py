@@ -52,10 +52,11 @@ class LeaseStep(bootsteps.StartStopStep):
         self._gpu_queues = frozenset(self._runtime.settings.queues)
         self._dispatcher: Dispatcher | None = None
         self._listener: Any = None
+        self._plain_held = False
         if not isinstance(consumer.pool, RunnerPool):
             self._refuse_gpu_queues(consumer)
             return
-        pool = consumer.pool
+        self._pool = pool = consumer.pool
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
@@ -79,6 +80,7 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Work in this event loop; called at every (re)connect, when Celery has emptied the old one's timers."""
+        self._plain_held = False  # a new connection's queues have no credit that limits them
         dispatcher = self._dispatcher
         if dispatcher is None:
             return
@@ -206,6 +208,14 @@ class LeaseStep(bootsteps.StartStopStep):
             credit = dispatcher.credit()
             for queue in self._consumed(consumer):
                 connection.transport.set_credit(queue, credit)
+            self._hold_plain_queues(consumer, hold=dispatcher.duty.draining)
+
+    def _hold_plain_queues(self, consumer: Any, *, hold: bool) -> None:
+        """While the host drains, plain tasks are left to other workers too."""
+        if hold != self._plain_held:
+            self._plain_held = hold
+            for queue in set(consumer.app.amqp.queues.consume_from) - self._gpu_queues:
+                consumer.connection.transport.set_credit(queue, 0 if hold else None)
 
     def _renew(self, dispatcher: Dispatcher) -> None:
         lease_ids = dispatcher.lines.lease_ids()
@@ -213,12 +223,17 @@ class LeaseStep(bootsteps.StartStopStep):
             dispatcher.ledger.renew(lease_ids)
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
-        dispatcher.ledger.heartbeat(dispatcher.samples, look_ahead=dispatcher.pace.look_ahead())
+        settled = dispatcher.duty.draining and not self._pool.unsettled()
+        dispatcher.ledger.heartbeat(dispatcher.samples, look_ahead=dispatcher.pace.look_ahead(), settled=settled)
 
     def _on_wake(self, dispatcher: Dispatcher, kind: str, data: Mapping[str, Any]) -> None:
         hub = get_event_loop()
-        if kind == "cancel" and isinstance(data.get("job_id"), str) and hub is not None:
+        if hub is None:
+            return
+        if kind == "cancel" and isinstance(data.get("job_id"), str):
             hub.call_soon(dispatcher.cancel, data["job_id"])
+        elif kind == "drain" and data.get("node") == self._runtime.settings.node:
+            hub.call_soon(self._heartbeat, dispatcher)  # its answer says what the host may do
 
     def _on_revoked(self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
         """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""

@@ -57,6 +57,13 @@ class Listener(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    samples: Sequence[GpuSample]
+    look_ahead: int
+    settled: bool
+
+
 @dataclass(slots=True)
 class _Pending:
     """Work that the next commit takes along."""
@@ -69,7 +76,7 @@ class _Pending:
     claims: list[Claim] = field(default_factory=list)
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
-    heartbeat: tuple[Sequence[GpuSample], int] | None = None
+    heartbeat: _Heartbeat | None = None
     cancels: list[tuple[str, str]] = field(default_factory=list)  # (job id, why)
 
     def any_rows(self) -> bool:
@@ -102,7 +109,7 @@ class _Taken:
 
     registration: NodeRecord | None
     renewals: list[int] | None
-    heartbeat: tuple[Sequence[GpuSample], int] | None
+    heartbeat: _Heartbeat | None
     batch: LedgerBatch
     cancels: list[tuple[str, str]]
 
@@ -198,10 +205,10 @@ class Ledger(threading.Thread):
             self._pending.cancels.append((job_id, reason))
             self._changed.notify()
 
-    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int) -> None:
-        """Have the host's row refreshed."""
+    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False) -> None:
+        """Have the host's row refreshed; ``settled``: it knows that it drains, and works on nothing."""
         with self._changed:
-            self._pending.heartbeat = (samples, look_ahead)
+            self._pending.heartbeat = _Heartbeat(samples, look_ahead, settled)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -250,6 +257,7 @@ class Ledger(threading.Thread):
         try:
             if taken.registration is not None:
                 self._cluster.register_node(taken.registration)
+                self._beat(_Heartbeat((), 0, settled=False))  # a host that drains must know before it takes a job
                 self._post(self._listener.on_registered)
             if taken.renewals is not None:
                 self._renew(taken.renewals)
@@ -261,9 +269,11 @@ class Ledger(threading.Thread):
         for job_id, reason in taken.cancels:
             self._cancel(job_id, reason)
         if taken.heartbeat is not None:
-            samples, look_ahead = taken.heartbeat
-            state = self._cluster.heartbeat(self._node, samples, look_ahead=look_ahead)
-            self._post(lambda: self._listener.on_node_state(state))
+            self._beat(taken.heartbeat)
+
+    def _beat(self, beat: _Heartbeat) -> None:
+        state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead, settled=beat.settled)
+        self._post(lambda: self._listener.on_node_state(state))
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()

@@ -244,7 +244,7 @@ class RunnerPool(BasePool):
         if settle is not None:
             settle(hub)
         loop = hub.create_loop()
-        while self._unsettled() and not worker_state.should_terminate:
+        while self.unsettled() and not worker_state.should_terminate:
             next(loop)
         self.runners.guardian.close(timeout_seconds=START_DEADLINE)
 
@@ -253,7 +253,8 @@ class RunnerPool(BasePool):
         if self.runners is not None:
             self.runners.guardian.close(timeout_seconds=START_DEADLINE)
 
-    def _unsettled(self) -> bool:
+    def unsettled(self) -> bool:
+        """Something runs, or is on its way to the database."""
         assert self.runners is not None
         unsettled_jobs = getattr(self.jobs, "unsettled", None)
         return bool(self._plain) or self.runners.busy() or (unsettled_jobs is not None and unsettled_jobs())

@@ -26,7 +26,9 @@ FIELDS = {
     "wait": frozenset({"id", "state", "exit_code", "reason"}),
     "cancel": frozenset({"id", "state", "cancelled", "stopping"}),
     "why": frozenset({"id", "state", "reasons"}),
-    "nodes": _words("name pid worker state live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "drain": _words("name state drain changed withdrawn"),
+    "undrain": _words("name state drain changed withdrawn"),
     "gpus": _words(
         "uuid node index model memory_mib used_mib reserved_mib utilization_percent health lease driver_version"
         " temperature_celsius power_watts mig_profile parent_uuid"

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import FailureClass, JobEvent, JobState
 from tests.contract.conftest import TTL, Stores
 
@@ -115,7 +114,7 @@ def test_what_is_on_its_way_to_a_host_that_takes_nothing_goes_elsewhere(stores: 
     stores.commit("a", withdrawals=tuple(seqs))
     stores.ledger.admit([(seqs[0], "a"), (seqs[1], "b")])
     stores.cluster.deregister_node("a", 1)
-    stores.cluster.set_node_state("b", NodeState.DRAINING)
+    stores.cluster.set_drain("b", drain=True, by="me")
 
     assert stores.admission.lose_nodes(silent_for=TTL, epoch=epoch) == []
 

@@ -200,6 +200,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("worker", sa.String(length=255), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=10), nullable=False),
+        sa.Column("drain", sa.SmallInteger(), nullable=False),
         sa.Column("queues", sa.Text(), nullable=False),
         sa.Column("tasks", sa.Text(), nullable=False),
         sa.Column("cpu_slots", sa.Integer(), nullable=False),
