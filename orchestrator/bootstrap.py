@@ -42,8 +42,11 @@ def open_runtime(settings: Settings) -> Runtime:
     except ValueError as error:
         raise InvalidSettings([f"redis_url: {error}"]) from error
 
+    leadership = SqlLeadership(database)
+
     def close() -> None:
         client.close()
+        leadership.close()
         database.close()
 
     return Runtime(
@@ -53,7 +56,7 @@ def open_runtime(settings: Settings) -> Runtime:
         ledger=SqlLedgerStore(database, max_lost=settings.max_lost),
         cluster=SqlClusterStore(database, max_lost=settings.max_lost),
         admission=SqlAdmissionStore(database, recheck=settings.recheck_delta),
-        leadership=SqlLeadership(database),
+        leadership=leadership,
         usage=SqlUsageStore(database),
         publisher=RedisStreamPublisher(client),
         wake=_ListeningWake(client, settings.redis),

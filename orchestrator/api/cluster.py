@@ -12,6 +12,7 @@ from orchestrator.api.schemas import gpu_document, node_document
 from orchestrator.config import masked_url
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime import Runtime
+from orchestrator.services.lead import host_and_pid
 
 routes = APIRouter(tags=["cluster"])
 health_routes = APIRouter(tags=["health"])
@@ -49,10 +50,14 @@ def queues(given: Given) -> Any:
 def cluster(given: Given) -> Any:
     """Show what the installation is made of."""
     term = given.runtime.leadership.current()
+    host, pid = host_and_pid(term.holder) if term else (None, None)
     return {
         "version": orchestrator.__version__,
         "api_url": given.runtime.settings.client_url,
         "leader": term.holder if term else None,
+        "leader_host": host,
+        "leader_pid": pid,
+        "leader_since": term.since.isoformat() if term and term.since else None,
         "epoch": term.epoch if term else None,
         "database": masked_url(given.runtime.settings.database),
         "redis": masked_url(given.runtime.settings.redis),

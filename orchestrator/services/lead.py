@@ -1,7 +1,8 @@
 """Stand for leadership, and run the sweeps while leading.
 
 The row in the database is the authority. A leader trusts itself only until a margin before its row can expire, counted
-on its own clock from before it asked; any doubt ends the term, and the next campaign finds out.
+on its own clock from before it asked; any doubt ends the term, and the next campaign finds out. A lock that ends with
+the leader's session lets a standby take over without waiting for the row to expire.
 """
 
 import logging
@@ -32,6 +33,12 @@ MARGIN: Final = 0.2
 def holder_name() -> str:
     """Return a name for this process that no earlier or other process has."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def host_and_pid(holder: str) -> tuple[str, int | None]:
+    """Return the host and the process id that a holder's name tells of; a name of another make is all host."""
+    host, *rest = holder.rsplit(":", 2)
+    return (host, int(rest[0])) if len(rest) == 2 and rest[0].isdecimal() else (holder, None)
 
 
 class Tenure:
@@ -121,7 +128,7 @@ class Leader:
     @property
     def leading(self) -> bool:
         """This process leads and may rely on it now."""
-        return self._tenure.holds(self._runtime.clock.monotonic())
+        return self._tenure.holds(self._runtime.clock.monotonic()) and not self._is_shaken()
 
     @property
     def epoch(self) -> int | None:
@@ -198,7 +205,7 @@ class Leader:
         """Return the epoch of the term that can be relied on now."""
         clock, tenure = self._runtime.clock, self._tenure
         asked_at = clock.monotonic()
-        if not tenure.campaign_due(asked_at):
+        if not tenure.campaign_due(asked_at) and not self._is_shaken():
             return self.epoch
         was_leading = tenure.epoch is not None
         term = self._ask()
@@ -211,6 +218,9 @@ class Leader:
             logger.warning("%s leads no longer: %s", self.holder, f"{term.holder} does" if term else "no answer")
         return self.epoch
 
+    def _is_shaken(self) -> bool:
+        return self._tenure.epoch is not None and self._runtime.leadership.is_shaken(self.holder)
+
     def _ask(self) -> Term | None:
         """Campaign, or see who leads: a standby that only reads takes no lock."""
         leadership = self._runtime.leadership
@@ -218,7 +228,9 @@ class Leader:
             if self._tenure.epoch is None:
                 current = leadership.current()
                 if current is not None and current.holder != self.holder:
-                    return current
+                    if not current.guarded or not leadership.is_deserted(self.holder):
+                        return current
+                    logger.info("%s is gone before its term has ended", current.holder)
             return leadership.campaign(self.holder, ttl=self._ttl)
         except Unavailable as error:
             logger.warning("cannot stand for leadership: %s", error)

@@ -113,6 +113,8 @@ class MemoryLeadership:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self._row: tuple[str, int, float] | None = None  # holder, epoch, expiry
+        self._since = clock.now()
+        self.ended_sessions: set[str] = set()  # of these holders
         self.down = False
 
     def campaign(self, holder: str, *, ttl: timedelta) -> Term:
@@ -120,9 +122,9 @@ class MemoryLeadership:
         self._answer()
         now, expires_at = self._clock.monotonic(), self._clock.monotonic() + ttl.total_seconds()
         if self._row is None:
-            self._row = (holder, 1, expires_at)
-        elif self._row[2] <= now:
-            self._row = (holder, self._row[1] + 1, expires_at)
+            self._row, self._since = (holder, 1, expires_at), self._clock.now()
+        elif self._row[2] <= now or self._row[0] in self.ended_sessions - {holder}:
+            self._row, self._since = (holder, self._row[1] + 1, expires_at), self._clock.now()
         elif self._row[0] == holder:
             self._row = (holder, self._row[1], expires_at)
         return Term(self._row[0], self._row[1], mine=self._row[0] == holder)
@@ -138,7 +140,15 @@ class MemoryLeadership:
         self._answer()
         if self._row is None or self._row[2] <= self._clock.monotonic():
             return None
-        return Term(self._row[0], self._row[1], mine=False)
+        return Term(self._row[0], self._row[1], mine=False, since=self._since, guarded=True)
+
+    def is_deserted(self, holder: str) -> bool:
+        """The current holder's session has ended."""
+        return self._row is not None and self._row[0] in self.ended_sessions - {holder}
+
+    def is_shaken(self, holder: str) -> bool:
+        """This holder's session has ended."""
+        return holder in self.ended_sessions
 
     def check(self, epoch: int) -> None:
         """Fence a write; the row counts, live or not."""

@@ -21,7 +21,9 @@ FIELDS = {
     "run": _JOB | {"attempts"},
     "ps": _JOB,
     "status": _JOB | {"attempts"},
-    "status --cluster": _words("version api_url leader epoch database redis nodes jobs"),
+    "status --cluster": _words(
+        "version api_url leader leader_host leader_pid leader_since epoch database redis nodes jobs"
+    ),
     "logs": frozenset({"id", "chunks", "ended"}),
     "wait": frozenset({"id", "state", "exit_code", "reason"}),
     "cancel": frozenset({"id", "state", "cancelled", "stopping"}),

@@ -162,6 +162,8 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("name", sa.String(length=32), nullable=False),
         sa.Column("holder", sa.String(length=255), nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("since", INSTANT, nullable=False),
+        sa.Column("guarded", sa.SmallInteger(), nullable=False),
         sa.Column("expires_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("name", name=conv("pk_orchestrator_leadership")),
     ),
