@@ -14,6 +14,7 @@ ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
     " gpu_busy_seconds"
 )
+USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")
 _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
@@ -37,7 +38,6 @@ FIELDS = {
     ),
     "queues": frozenset({"name", "paused", "jobs"}),
     "usage": _words("by since until usage left_out total"),
-    "usage line": _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds"),
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.domain.job import JobEvent
 from orchestrator.runtime import Runtime
 from tests.integration.cli.conftest import Installation, Orch, on_a_terminal
-from tests.support.cli_fields import ATTEMPT, FIELDS
+from tests.support.cli_fields import ATTEMPT, FIELDS, USAGE
 from tests.support.running import Running, register
 
 
@@ -177,7 +177,7 @@ def test_usage_is_summed_up(orch: Orch, runtime: Runtime) -> None:
     by_tenant, by_gpu = (orch("usage", "--by", by, "--json").document for by in ("tenant", "gpu"))
 
     assert set(by_tenant) == FIELDS["usage"]
-    assert set(by_tenant["total"]) == FIELDS["usage line"]
+    assert set(by_tenant["total"]) == USAGE
     assert [(row["key"], row["jobs"], row["attempts"]) for row in by_tenant["usage"]] == [("default", 2, 2)]
     assert {row["key"] for row in by_gpu["usage"]} == {"alpha-0", "alpha-1"}
     assert by_gpu["total"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in by_gpu["usage"]), abs=0.01)
