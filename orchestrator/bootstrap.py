@@ -17,6 +17,7 @@ from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
 from orchestrator.storage.schema import upgrade
+from orchestrator.storage.sweep_log import SqlSweepLog
 from orchestrator.storage.usage import SqlUsageStore
 from orchestrator.streams.client import connect
 from orchestrator.streams.publisher import RedisStreamPublisher
@@ -58,6 +59,7 @@ def open_runtime(settings: Settings) -> Runtime:
         admission=SqlAdmissionStore(database, recheck=settings.recheck_delta),
         leadership=leadership,
         usage=SqlUsageStore(database),
+        sweep_log=SqlSweepLog(database),
         publisher=RedisStreamPublisher(client),
         wake=_ListeningWake(client, settings.redis),
         close=close,

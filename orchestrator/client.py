@@ -120,7 +120,7 @@ class Client:
     def set_drain(self, node: str, *, drain: bool) -> dict[str, Any]:
         """Have a host take nothing new, or take jobs again."""
         verb = "drain" if drain else "undrain"
-        return self._document("POST", f"/nodes/{_node_path(node)}/{verb}", repeatable=True)
+        return self._document("POST", f"/nodes/{_name_path(node)}/{verb}", repeatable=True)
 
     def gpus(self) -> list[dict[str, Any]]:
         """Return the GPUs of all hosts."""
@@ -133,6 +133,18 @@ class Client:
     def cluster(self) -> dict[str, Any]:
         """Return what the installation is made of."""
         return self._document("GET", "/cluster")
+
+    def sweeps(self) -> list[dict[str, Any]]:
+        """Return the leader's sweeps and what they did."""
+        return list(self._document("GET", "/control/sweeps")["sweeps"])
+
+    def sweep(self, name: str) -> dict[str, Any]:
+        """Run one pass of a sweep."""
+        return self._document("POST", f"/control/sweeps/{_name_path(name)}", repeatable=True)
+
+    def reclaim(self) -> dict[str, Any]:
+        """Run every sweep that gives work back."""
+        return self._document("POST", "/control/reclaim", repeatable=True)
 
     def close(self) -> None:
         """Close the connection."""
@@ -188,9 +200,9 @@ def _path(job_id: str) -> str:
     return job_id
 
 
-def _node_path(name: str) -> str:
+def _name_path(name: str) -> str:
     if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
-        raise InvalidRequest(f"{name!r} is not a host's name")
+        raise InvalidRequest(f"{name!r} is not a name")
     return name
 
 

@@ -288,6 +288,10 @@ class AdmissionStore(Protocol):
         """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""
         ...
 
+    def heal(self, *, policy: "LossPolicy", limit: int, epoch: int) -> int:
+        """Bring rows back into line that disagree: jobs that run under no lease, GPUs held by none."""
+        ...
+
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int: ...
 
 

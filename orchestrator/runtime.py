@@ -15,6 +15,7 @@ from orchestrator.ports import (
     UsageStore,
     Wake,
 )
+from orchestrator.sweep_ports import SweepLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Runtime:
     admission: AdmissionStore
     leadership: Leadership
     usage: UsageStore
+    sweep_log: SweepLog
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import orchestrator
-from orchestrator.api import cluster, jobs, nodes, problems, usage
+from orchestrator.api import cluster, control, jobs, nodes, problems, usage
 from orchestrator.api.dependencies import Services
 from orchestrator.api.guard import guard, is_loopback
 from orchestrator.errors import InvalidSettings, PayloadTooLarge
@@ -50,6 +50,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
     app.include_router(nodes.routes, **guarded)
+    app.include_router(control.routes, **guarded)
     app.include_router(usage.routes, **guarded)
 
     _watch(app)

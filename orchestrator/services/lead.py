@@ -10,11 +10,12 @@ import os
 import secrets
 import socket
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
+from orchestrator.domain.sweep import SweepTally
 from orchestrator.errors import NotLeading, Unavailable
 from orchestrator.ports import Term
 from orchestrator.runtime import Runtime
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 STANDBY_SECONDS: Final = 0.5
 #: Wake-ups start a pass at most so often.
 WAKE_SECONDS: Final = 0.05
+#: What the sweeps did is written down so often.
+TELL_SECONDS: Final = 5.0
 #: Part of the TTL by which a leader stops before another may start.
 MARGIN: Final = 0.2
 
@@ -124,6 +127,8 @@ class Leader:
         self._thread: threading.Thread | None = None
         self.did: Counter[str] = Counter()  # sweep -> how much it did
         self.failures: Counter[str] = Counter()  # sweep -> passes that failed
+        self._tallies: defaultdict[str, SweepTally] = defaultdict(SweepTally)  # not written down yet
+        self._told_at = float("-inf")
 
     @property
     def leading(self) -> bool:
@@ -145,6 +150,7 @@ class Leader:
                 if epoch is None:
                     break
                 self._run(sweep, epoch)
+            self._tell()
         now = clock.monotonic()
         to_campaign = self._tenure.seconds_to_campaign(now)
         return min(to_campaign, self._timetable.seconds_to_next(now)) if self.leading else to_campaign
@@ -169,6 +175,8 @@ class Leader:
         self._tenure.end(self._runtime.clock.monotonic())
         if epoch is None:
             return
+        self._told_at = float("-inf")
+        self._tell(epoch)
         try:
             self._runtime.leadership.resign(self.holder, epoch)
         except Unavailable as error:
@@ -218,6 +226,19 @@ class Leader:
             logger.warning("%s leads no longer: %s", self.holder, f"{term.holder} does" if term else "no answer")
         return self.epoch
 
+    def _tell(self, epoch: int | None = None) -> None:
+        """Write down what the sweeps did, now and then; what cannot be written comes with the next time."""
+        now = self._runtime.clock.monotonic()
+        if not self._tallies or now - self._told_at < TELL_SECONDS:
+            return
+        self._told_at = now
+        try:
+            self._runtime.sweep_log.note(self._tallies, epoch=epoch or self._tenure.epoch)
+        except Unavailable as error:
+            logger.info("what the sweeps did is not written down yet: %s", error)
+            return
+        self._tallies.clear()
+
     def _is_shaken(self) -> bool:
         return self._tenure.epoch is not None and self._runtime.leadership.is_shaken(self.holder)
 
@@ -237,20 +258,23 @@ class Leader:
             return None
 
     def _run(self, sweep: Sweep, epoch: int) -> None:
-        did = 0
+        did, failure, began = 0, None, self._runtime.clock.monotonic()
         try:
             did = sweep.run(epoch)
         except NotLeading as error:
             logger.warning("%s leads no longer: %s", self.holder, error)
             self._tenure.end(self._runtime.clock.monotonic())
         except Unavailable as error:
-            self.failures[sweep.name] += 1
+            failure = str(error)
             logger.warning("sweep %s failed: %s", sweep.name, error)
-        except Exception:
-            self.failures[sweep.name] += 1
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
             logger.exception("sweep %s failed", sweep.name)
         self.did[sweep.name] += did
+        if failure is not None:
+            self.failures[sweep.name] += 1
         now = self._runtime.clock.monotonic()
+        self._tallies[sweep.name].note(did, seconds=now - began, error=failure)
         if sweep.name == "admit":
             self._passed_at = now
         self._timetable.ran(sweep, did, now=now)

@@ -94,6 +94,7 @@ jobs = Table(
     Column("started_at", _Instant),
     Column("finished_at", _Instant),
     UniqueConstraint("tenant", "idempotency_key"),
+    Index(None, "finished_at"),  # what is old enough to prune
     _one_of("state", JobState),
     _one_of("kind", JobKind),
     CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_has_lease"),
@@ -279,6 +280,24 @@ leadership = Table(
     Column("since", _Instant, nullable=False),  # the term's first instant
     Column("guarded", SmallInteger, nullable=False),  # 1: the holder's session also holds the lock
     Column("expires_at", _Instant, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+sweeps = Table(
+    "orchestrator_sweeps",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("passes", BigInteger, nullable=False),
+    Column("did", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("last_at", _Instant, nullable=False),
+    Column("last_did", BigInteger, nullable=False),
+    Column("last_seconds", Float, nullable=False),
+    Column("last_error", String(512)),
+    Column("epoch", BigInteger),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from orchestrator.config import Settings
 from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.sweep import SweepRecord, SweepTally
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
     NotLeading,
@@ -262,6 +263,11 @@ class MemoryAdmission:
         self._call("lose_nodes", epoch)
         return []
 
+    def heal(self, *, policy: LossPolicy, limit: int, epoch: int) -> int:
+        """Nothing disagrees."""
+        self._call("heal", epoch)
+        return 0
+
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
         """Nothing is old."""
         self._call("prune", epoch)
@@ -294,6 +300,42 @@ class MemoryUsage:
 
 
 @dataclass(slots=True)
+class MemorySweepLog:
+    """``SweepLog`` over a dict of tallies."""
+
+    clock: FakeClock
+    tallies: dict[str, SweepTally] = field(default_factory=dict)
+    epoch: int | None = None
+    down: bool = False
+
+    def note(self, tallies: Mapping[str, SweepTally], *, epoch: int | None) -> None:
+        """Add passes."""
+        if self.down:
+            raise StoreUnavailable("down")
+        self.epoch = epoch
+        for name, tally in tallies.items():
+            self.tallies.setdefault(name, SweepTally()).add(tally)
+
+    def read(self) -> Sequence[SweepRecord]:
+        """Return the records."""
+        return [
+            SweepRecord(
+                name,
+                t.passes,
+                t.did,
+                t.failures,
+                t.seconds,
+                self.clock.now(),
+                t.last_did,
+                t.last_seconds,
+                t.last_error,
+                self.epoch,
+            )
+            for name, t in sorted(self.tallies.items())
+        ]
+
+
+@dataclass(slots=True)
 class MemoryWorld:
     """Every fake, and the runtime that is made of them."""
 
@@ -304,6 +346,7 @@ class MemoryWorld:
     admission: MemoryAdmission
     streams: MemoryStreams
     wake: MemoryWake
+    sweep_log: MemorySweepLog
     runtime: Runtime
 
 
@@ -314,7 +357,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
     cluster = MemoryCluster(jobs)
     leadership = MemoryLeadership(clock)
     admission = MemoryAdmission(leadership)
-    streams, wake = MemoryStreams(), MemoryWake()
+    streams, wake, sweep_log = MemoryStreams(), MemoryWake(), MemorySweepLog(clock)
     runtime = Runtime(
         settings=Settings(**settings),
         clock=clock,
@@ -324,8 +367,9 @@ def memory_world(**settings: Any) -> MemoryWorld:
         admission=cast("Any", admission),
         leadership=leadership,
         usage=MemoryUsage(clock),
+        sweep_log=sweep_log,
         publisher=streams,
         wake=wake,
         close=lambda: None,
     )
-    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime)
+    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, sweep_log, runtime)

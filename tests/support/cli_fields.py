@@ -41,5 +41,9 @@ FIELDS = {
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "admin sweep": _words("name did seconds more epoch"),
+    "admin sweep --list": _words(
+        "name every_seconds passes did failures seconds last_at last_did last_seconds last_error epoch"
+    ),
     "admin verify": _words("database clean checked counts violations"),
 }

@@ -246,6 +246,20 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.UniqueConstraint("job_seq", name=conv("uq_orchestrator_scheduled_job_seq")),
     ),
     (
+        "orchestrator_sweeps",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("passes", sa.BigInteger(), nullable=False),
+        sa.Column("did", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("last_at", INSTANT, nullable=False),
+        sa.Column("last_did", sa.BigInteger(), nullable=False),
+        sa.Column("last_seconds", sa.Float(), nullable=False),
+        sa.Column("last_error", sa.String(length=512)),
+        sa.Column("epoch", sa.BigInteger()),
+        sa.PrimaryKeyConstraint("name", name=conv("pk_orchestrator_sweeps")),
+    ),
+    (
         "orchestrator_lease_gpus",
         sa.Column("lease_id", SEQ, nullable=False),
         sa.Column("gpu_uuid", sa.String(length=64), nullable=False),
@@ -269,6 +283,7 @@ INDEXES: Final = (
     ("ix_orchestrator_attempts_lease_id", "orchestrator_attempts", ["lease_id"]),
     ("ix_orchestrator_events_job_seq", "orchestrator_events", ["job_seq"]),
     ("ix_orchestrator_gpus_node", "orchestrator_gpus", ["node"]),
+    ("ix_orchestrator_jobs_finished_at", "orchestrator_jobs", ["finished_at"]),
     ("ix_orchestrator_leases_state_expires_at", "orchestrator_leases", ["state", "expires_at"]),
     ("ix_orchestrator_ready_publish_at", "orchestrator_ready", ["publish_at"]),
     (
