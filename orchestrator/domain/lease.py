@@ -66,6 +66,7 @@ class ClaimedJob:
     grace_seconds: float
     max_attempts: int
     lost_count: int = 0
+    forgiven: int = 0  # attempts that do not count: those before a person had it tried again
     max_lost: int = 3
 
 

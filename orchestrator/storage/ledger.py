@@ -178,6 +178,7 @@ class SqlLedgerStore:
             grace_seconds=row.grace_s,
             max_attempts=row.max_attempts,
             lost_count=row.lost_count,
+            forgiven=row.forgiven,
             max_lost=self._max_lost,
         )
 

@@ -132,6 +132,7 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "max_attempts": job.max_attempts,
         "attempt": 0,
         "lost_count": 0,
+        "forgiven": 0,
         "run_at": stored_instant(job.run_at),
         "deadline": stored_instant(job.deadline),
         "idempotency_key": job.idempotency_key,

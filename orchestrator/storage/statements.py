@@ -23,11 +23,11 @@ INSERT_JOB: Final = Sql(
     "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
     " payload, headers, digest,"
     " gpus, gpu_memory_mib, wants, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
-    " run_at, deadline,"
+    " forgiven, run_at, deadline,"
     " idempotency_key, request_hash, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
     " :gpus, :gpu_memory_mib, :wants, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
-    " :lost_count, :run_at, :deadline,"
+    " :lost_count, :forgiven, :run_at, :deadline,"
     " :idempotency_key, :request_hash, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
@@ -127,7 +127,7 @@ CLAIM_EVENTS: Final = Sql(
 )
 CLAIMED: Final = Sql(
     "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
-    " soft_time_limit_s, grace_s, max_attempts, lost_count FROM orchestrator_jobs WHERE seq IN :seqs",
+    " soft_time_limit_s, grace_s, max_attempts, lost_count, forgiven FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 WHY_REFUSED: Final = Sql(
@@ -173,7 +173,7 @@ END_JOB: Final = Sql(
     " started_at = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE started_at END,"
     " node = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE node END,"
     " finished_at = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE {now} END,"
-    " attempt = attempt - :given_back WHERE seq = :seq"
+    " attempt = attempt - :given_back, forgiven = forgiven + :forgiven WHERE seq = :seq"
 )
 SCHEDULE_JOBS: Final = Sql(
     "INSERT INTO orchestrator_scheduled (run_at, job_seq) SELECT run_at, seq FROM orchestrator_jobs WHERE seq IN :seqs",

@@ -77,6 +77,7 @@ jobs = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("lost_count", Integer, nullable=False, default=0),
+    Column("forgiven", Integer, nullable=False, default=0),  # attempts before it was revived: they count no more
     Column("run_at", _Instant),
     Column("deadline", _Instant),
     Column("idempotency_key", String(128)),

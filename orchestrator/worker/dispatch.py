@@ -8,7 +8,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from orchestrator.worker.host import Line, WaitingJob
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
-from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
+from orchestrator.worker.outcomes import abandoned, finish_of_end, finish_of_report, give_back
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerProcess
@@ -385,9 +385,8 @@ class Dispatcher:
         return bool(self._settling or self._claims or self._host.lines)
 
     def abandon(self) -> None:
-        """Cold shutdown, every runner is dead: the jobs that ran are lost, at once and not by expiry."""
+        """Cold shutdown, every runner is dead: the jobs that ran run again, at once and not after an expiry."""
         for runner in list(self.lines.works()):
-            lost = replace(give_back(runner), event=JobEvent.LOSE if runner.begun_at else JobEvent.GIVE_BACK)
-            self._finish(runner, lost, _DONE)
+            self._finish(runner, abandoned(runner), _DONE)
         self.ledger.add(releases=[line.lease_id for line in self._host.lines.values() if line.lease_id is not None])
         worker_state.reserved_requests.clear()

@@ -9,11 +9,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from celery import bootsteps
-from celery.signals import task_revoked, task_unknown
+from celery.apps.worker import install_worker_term_hard_handler
+from celery.signals import task_revoked, task_unknown, worker_shutting_down
 from kombu.asynchronous import get_event_loop
 
 from orchestrator.domain.cluster import GpuSample, NodeState
@@ -64,6 +66,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
+        consumer.cancel_active_requests = partial(_cancel_at_the_end, pool, consumer.cancel_active_requests)
 
     def start(self, consumer: Any) -> None:
         """Start the ledger thread, once; it outlives reconnects."""
@@ -74,6 +77,7 @@ class LeaseStep(bootsteps.StartStopStep):
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
             task_revoked.connect(self._on_revoked, weak=False)
             task_unknown.connect(self._on_unknown, weak=False)
+            worker_shutting_down.connect(partial(_make_next_term_cold, consumer.controller), weak=False)
             dispatcher.ledger.start()
             dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
@@ -175,10 +179,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
         dispatcher.on_first_gpus = None
         settings = self._runtime.settings
-        gpus = tuple(
-            _gpu_record(sample, settings.node)
-            for sample in dispatcher.samples
-        )
+        gpus = tuple(_gpu_record(sample, settings.node) for sample in dispatcher.samples)
         record = NodeRecord(
             name=settings.node,
             boot_id=_boot_id(),
@@ -266,6 +267,18 @@ class LeaseStep(bootsteps.StartStopStep):
                 execute(request)
 
         consumer.on_task_request = on_task_request
+
+
+def _cancel_at_the_end(pool: RunnerPool, cancel_active_requests: Callable[[], None]) -> None:
+    """A cold shutdown cancels each request, as revoking does; but these jobs are to run again."""
+    pool.end_at_once()
+    cancel_active_requests()
+
+
+def _make_next_term_cold(worker: Any, sig: str = "", how: str = "", **_: Any) -> None:
+    """Whoever sends TERM twice does not want to wait; Celery alone would let the second one pass without effect."""
+    if (sig, how) == ("SIGTERM", "Warm"):
+        install_worker_term_hard_handler(worker, sig="SIGTERM")
 
 
 def _gpu_record(sample: GpuSample, node: str) -> GpuRecord:

@@ -41,6 +41,8 @@ def finish_of_report(work: Work, report: Message, *, now: datetime, draw: float)
         )
     if state in ("SUCCESS", "IGNORED"):
         return _finish(work, JobEvent.SUCCEED, result=report.get("value"), exit_code=0, **common)
+    if work.stopped:
+        return _requeued(work, **common)
     name = str(report.get("error_type"))
     failure = FailureClass.EXCEPTION
     if name in _OUT_OF_MEMORY:
@@ -67,6 +69,8 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
     if work.condemned is not None:
         failure, error = work.condemned
         return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
+    if work.stopped and ended.cause != "exit":
+        return _requeued(work, exit_code=code, **common)
     if ended.cause == "start":
         error = f"it could not be started: {ended.reason}"
         if ended.reason.startswith("device"):
@@ -88,10 +92,19 @@ def give_back(work: Work) -> Finish:
     return _finish(work, JobEvent.CANCEL if work.cancelled else JobEvent.GIVE_BACK)
 
 
+def abandoned(work: Work) -> Finish:
+    """Return the finish of a job whose worker ends at once; whether somebody asked to cancel it, the store knows."""
+    return _finish(work, JobEvent.GIVE_BACK) if work.begun_at is None else _requeued(work)
+
+
+def _requeued(work: Work, **fields: Any) -> Finish:
+    return _finish(work, JobEvent.REQUEUE, error="its worker stopped before it had ended", **fields)
+
+
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if claimed.attempt - claimed.lost_count < claimed.max_attempts:
+    if claimed.attempt - claimed.lost_count - claimed.forgiven < claimed.max_attempts:
         delay = retry_delay(claimed.attempt, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)

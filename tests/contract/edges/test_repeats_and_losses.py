@@ -49,7 +49,7 @@ def test_a_finish_from_another_host_is_stale(stores: Stores) -> None:
 
 def test_a_job_that_is_to_be_cancelled_does_not_run_again(stores: Stores) -> None:
     """Once a cancel is acknowledged, no retry, loss or return of the attempt starts the job again."""
-    for event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK):
+    for event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK, JobEvent.REQUEUE):
         job_id, finish = stores.running()
         assert stores.jobs.request_cancel(job_id, by="ada", reason="wrong data").stopping
 

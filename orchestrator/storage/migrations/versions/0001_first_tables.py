@@ -119,6 +119,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("lost_count", sa.Integer(), nullable=False),
+        sa.Column("forgiven", sa.Integer(), nullable=False),
         sa.Column("run_at", INSTANT),
         sa.Column("deadline", INSTANT),
         sa.Column("idempotency_key", sa.String(length=128)),
