@@ -14,12 +14,13 @@ PYTEST_ARGS ?=
 CONFORMANCE_ARGS ?=
 # How many sequences `make explore` plays on each database: about 25 a second.
 EXAMPLES ?= 5000
+FUZZ_EXAMPLES ?= 500
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance lint format bench-quick clean
+.PHONY: help run test test-quick test-gpu explore conformance lint format openapi fuzz bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,9 +52,19 @@ format: $(VENV)/dev.stamp ## Lay out the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .
 	@$(BIN)/ruff format .
 
+openapi: $(VENV)/dev.stamp ## Write docs/openapi.json, the API's description, anew
+	@$(BIN)/python -m tests.support.openapi
+
+fuzz: $(VENV)/dev.stamp ## Send each operation of the API FUZZ_EXAMPLES made-up requests with each role's token
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) tests/integration/api/test_fuzz.py --timeout 3600 $(PYTEST_ARGS)
+
 bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery (needs Debian's redis-server and mariadb-server)
 	@tests/install-debian-packages
 	@$(BIN)/python -m bench.quick
+
+bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transports (needs Debian's redis-server)
+	@tests/install-debian-packages
+	@$(BIN)/python -m bench.plain_tasks --record
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages

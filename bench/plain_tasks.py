@@ -2,14 +2,16 @@
 
 Each round publishes the tasks while no worker listens, starts a worker, and counts finished tasks from the first to the
 last (an empty stream proves nothing: acknowledgements are batched). Prints JSON: medians in tasks a second, the
-parent's CPU in milliseconds a task, and the ratio.
+parent's CPU in milliseconds a task, and the median of the rounds' ratios; ``--record`` keeps them in
+bench/results/plain_tasks.json and docs/performance.md.
 
-    python bench/plain_tasks.py [--tasks 5000] [--rounds 3] [--redis-server PATH]
+    python -m bench.plain_tasks [--tasks 6000] [--rounds 7] [--record] [--redis-server PATH]
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -26,6 +28,9 @@ from celery import Celery
 
 from orchestrator.transport import register
 
+ROOT: Final = Path(__file__).parents[1]
+RESULTS: Final = ROOT / "bench" / "results" / "plain_tasks.json"
+PAGE: Final = ROOT / "docs" / "performance.md"
 DEADLINE: Final = 120.0
 #: Counted from here: the worker's first tasks run while its processes still start.
 WARM_UP: Final = 200
@@ -110,9 +115,9 @@ def bench(arguments: argparse.Namespace, socket: str) -> dict[str, Any]:
     brokers = {"streams": f"redis-streams://localhost{socket}/0", "stock": f"redis+socket://{socket}?virtual_host=0"}
     rates: dict[str, list[float]] = {name: [] for name in brokers}
     costs: dict[str, list[float]] = {name: [] for name in brokers}
-    for _ in range(arguments.rounds):
-        for name, broker in brokers.items():
-            rate, cost = measure(broker, arguments.tasks, arguments.concurrency, arguments.multiplier)
+    for number in range(arguments.rounds):
+        for name in sorted(brokers, reverse=bool(number % 2)):  # neither is always the first
+            rate, cost = measure(brokers[name], arguments.tasks, arguments.concurrency, arguments.multiplier)
             rates[name].append(rate)
             costs[name].append(cost)
     median = {name: statistics.median(values) for name, values in rates.items()}
@@ -124,8 +129,25 @@ def bench(arguments: argparse.Namespace, socket: str) -> dict[str, Any]:
         "tasks_per_second": {name: round(value) for name, value in median.items()},
         "range": {name: [round(min(values)), round(max(values))] for name, values in rates.items()},
         "parent_cpu_ms_per_task": {name: round(statistics.median(values), 3) for name, values in costs.items()},
-        "ratio": round(median["streams"] / median["stock"], 2),
+        "ratio": round(statistics.median(a / b for a, b in zip(rates["streams"], rates["stock"], strict=True)), 2),
+        "all_rounds": {name: [round(value) for value in values] for name, values in rates.items()},
     }
+
+
+def record(figures: dict[str, Any]) -> None:
+    """Keep the figures, and put the table into docs/performance.md, between its marks."""
+    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
+    names = ("stock", "streams")
+    rows = [
+        ("plain tasks a second, median", [f"{figures['tasks_per_second'][name]}" for name in names]),
+        ("slowest and fastest round", [" to ".join(map(str, figures["range"][name])) for name in names]),
+        ("CPU of the worker's parent, ms a task", [f"{figures['parent_cpu_ms_per_task'][name]}" for name in names]),
+        (f"ratio, median of {figures['rounds']} rounds", ["1", f"**{figures['ratio']}**"]),
+    ]
+    table = ["| | stock `redis://` | `redis-streams://` |", "| --- | --- | --- |"]
+    table += [f"| {title} | {stock} | {ours} |" for title, (stock, ours) in rows]
+    block = "<!-- plain -->\n" + "\n".join(table) + "\n<!-- /plain -->"
+    PAGE.write_text(re.sub(r"<!-- plain -->.*<!-- /plain -->", lambda _: block, PAGE.read_text(), flags=re.DOTALL))
 
 
 def main() -> None:
@@ -134,10 +156,11 @@ def main() -> None:
         make_app().worker_main(sys.argv[1:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=6000)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("--multiplier", type=int, default=4)
+    parser.add_argument("--record", action="store_true", help="keep the figures in the repository")
     parser.add_argument("--redis-server", default=shutil.which("redis-server"))
     arguments = parser.parse_args()
     if not arguments.redis_server:
@@ -153,7 +176,10 @@ def main() -> None:
                 if time.monotonic() > deadline:
                     raise SystemExit("redis-server does not start")
                 time.sleep(0.02)
-            print(json.dumps(bench(arguments, socket), indent=2))
+            figures = bench(arguments, socket)
+            print(json.dumps(figures, indent=2))
+            if arguments.record:
+                record(figures)
         finally:
             server.terminate()
             server.wait(10)

@@ -10,9 +10,11 @@ from orchestrator.config import Settings
 from orchestrator.errors import InvalidSettings
 from orchestrator.ports import WakeListener
 from orchestrator.runtime import Runtime
+from orchestrator.storage.access import SqlAccessStore
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.engine import open_database
+from orchestrator.storage.firings import SqlFirings
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
@@ -58,8 +60,10 @@ def open_runtime(settings: Settings) -> Runtime:
         cluster=SqlClusterStore(database, max_lost=settings.max_lost),
         admission=SqlAdmissionStore(database, recheck=settings.recheck_delta),
         leadership=leadership,
-        usage=SqlUsageStore(database),
         sweep_log=SqlSweepLog(database),
+        firings=SqlFirings(database),
+        usage=SqlUsageStore(database),
+        access=SqlAccessStore(database),
         publisher=RedisStreamPublisher(client),
         wake=_ListeningWake(client, settings.redis),
         close=close,

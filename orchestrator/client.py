@@ -86,6 +86,11 @@ class Client:
         """Cancel a job."""
         return self._document("POST", f"/jobs/{_path(job_id)}/cancel", repeatable=True)
 
+    def cancel_canvas(self, *, tree: str | None = None, group: str | None = None) -> dict[str, Any]:
+        """Cancel every job of a canvas, named by any of them, or of one group."""
+        body = {name: value for name, value in (("tree", tree), ("group", group)) if value is not None}
+        return self._document("POST", "/jobs/cancel", repeatable=True, json=body)
+
     def why(self, job_id: str) -> dict[str, Any]:
         """Return why a job waits."""
         return self._document("GET", f"/jobs/{_path(job_id)}/why")
@@ -93,6 +98,10 @@ class Client:
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Return a job's history."""
         return list(self._document("GET", f"/jobs/{_path(job_id)}/events")["events"])
+
+    def order_gpu(self, uuid: str, action: str) -> dict[str, Any]:
+        """Quarantine, release or reset a GPU and return it."""
+        return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
 
     def usage(self, **window: Any) -> dict[str, Any]:
         """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
@@ -207,7 +216,7 @@ def _name_path(name: str) -> str:
 
 
 def _may_pass(error: ApiUnavailable | RemoteError) -> bool:
-    return isinstance(error, ApiUnavailable) or error.document.get("status") == 503
+    return isinstance(error, ApiUnavailable) or error.document.get("status") in (429, 503)
 
 
 def _kind_of(status: int) -> type[OrchestratorError]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from orchestrator.domain.access import ANY_PROGRAM, Role
 from orchestrator.errors import InvalidSettings
 from orchestrator.home import default_home
 
@@ -85,6 +86,12 @@ class Settings(BaseSettings):
     runner_max_memory_mib: int = Field(
         default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
     )
+    gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
+    gpu_clean_memory_mib: int = Field(default=512, ge=0, description="A GPU with more in use is not clean.")
+    gpu_quarantine: Seconds = Field(
+        default=60, description="A GPU's first quarantine lasts so long, each further one double."
+    )
+    gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
     idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of this host, for --constraint.")
@@ -99,6 +106,17 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8470, ge=1, le=65535, description="Port that the API binds.")
     api_token: SecretStr | None = Field(default=None, description="Bearer token of the API, with full rights.")
     api_token_file: Path | None = Field(default=None, description="File that holds that token.")
+    api_requests_per_minute: Count = Field(
+        default=6000, description="Requests a minute that a token may send to one process, unless it says otherwise."
+    )
+    api_body_seconds: Seconds = Field(default=30, description="A request's body has to come within this.")
+    allowed_commands: dict[Role, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="If set, the programs that each role may run as commands; * is any, no entry is none.",
+    )
+    secrets_dir: Path | None = Field(
+        default=None, description="Holds TENANT/NAME files that jobs refer to; default: secrets in the home."
+    )
     api_url: str | None = Field(default=None, description="Where clients find the API; default: host and port.")
     flower_port: int = Field(default=5555, ge=1, le=65535, description="Port that Flower binds.")
 
@@ -123,6 +141,13 @@ class Settings(BaseSettings):
     def _margins_fit(self) -> Self:
         if self.lease_margin * 2 > self.lease_ttl:
             raise ValueError("lease_margin must be at most half of lease_ttl")
+        return self
+
+    @model_validator(mode="after")
+    def _programs_are_paths(self) -> Self:
+        programs = {program for each in self.allowed_commands.values() for program in each}
+        if relative := sorted(one for one in programs if one != ANY_PROGRAM and not one.startswith("/")):
+            raise ValueError(f"allowed_commands: {', '.join(relative)}: a program is an absolute path, or *")
         return self
 
     @property

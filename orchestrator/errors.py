@@ -11,16 +11,23 @@ OrchestratorError
 │   ├── UnknownDeadLetter
 │   ├── UnknownNode
 │   ├── UnknownSweep
+│   ├── UnknownGpu
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
 │   ├── ModelDoesNotFit         larger than the lease's memory, or than what models in use leave of it
 │   ├── Unauthenticated
-│   └── Forbidden
+│   ├── Forbidden
+│   ├── InvalidToken            a request for a token; every fault is listed
+│   ├── UnknownToken            no live token has this name
+│   ├── MissingSecret           the host has no secret of this name for the job's tenant
+│   ├── TooSlow                 the request's body did not come in time
+│   └── TooDeep                 JSON nested deeper than is read
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
 │   ├── LeaseLost
 │   ├── NotLeading              another process leads; stop sweeping
 │   ├── IdempotencyConflict     the key was used with another request
+│   ├── NameTaken               a token, live or not, has this name
 │   ├── StackAlreadyRunning
 │   └── SchemaMismatch          the database's schema is not the one this release needs
 └── Unavailable             retry with backoff
@@ -28,6 +35,7 @@ OrchestratorError
     ├── StreamUnavailable
     ├── ApiUnavailable
     ├── GpusUnavailable
+    ├── RateLimited             too many requests of one caller
     ├── StackUnavailable        a part of the embedded stack, or its supervisor, does not serve
     └── RunnerLost
 """
@@ -155,6 +163,17 @@ class UnknownSweep(InvalidRequest):
 
     def __str__(self) -> str:
         return f"unknown sweep {self.name!r}; there are: {', '.join(self.known)}"
+class UnknownGpu(InvalidRequest):
+    """No host ever told of a GPU with this uuid."""
+
+    code = "unknown-gpu"
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(uuid)
+        self.uuid = uuid
+
+    def __str__(self) -> str:
+        return f"unknown GPU {self.uuid!r}"
 
 
 class UnsatisfiableRequest(InvalidRequest):
@@ -192,6 +211,50 @@ class Forbidden(InvalidRequest):
     """The bearer token's role or tenant does not allow this."""
 
     code = "forbidden"
+
+
+class InvalidToken(InvalidRequest):
+    """A request for a token is wrong in one or more ways; all faults are reported together."""
+
+    code = "invalid-token"
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(faults)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "; ".join(self.faults)
+
+
+class UnknownToken(InvalidRequest):
+    """No live token has this name."""
+
+    code = "unknown-token"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no token that is in force is called {self.name!r}"
+
+
+class MissingSecret(InvalidRequest):
+    """The host has no secret of this name for the job's tenant, or cannot use what it has."""
+
+    code = "missing-secret"
+
+
+class TooSlow(InvalidRequest):
+    """The request's body did not come in time."""
+
+    code = "too-slow"
+
+
+class TooDeep(InvalidRequest):
+    """The request's JSON is nested deeper than is read."""
+
+    code = "too-deep"
 
 
 class Conflict(OrchestratorError):
@@ -252,6 +315,19 @@ class IdempotencyConflict(Conflict):
         return f"idempotency key {self.key!r} belongs to job {self.job_id}, which was submitted with another request"
 
 
+class NameTaken(Conflict):
+    """A token, in force or not, has this name."""
+
+    code = "name-taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"there is, or was, a token called {self.name!r}; names are never used again"
+
+
 class StackAlreadyRunning(Conflict):
     """A stack already runs in this home."""
 
@@ -292,6 +368,19 @@ class GpusUnavailable(Unavailable):
     """The GPU driver does not answer, or the simulated GPUs' file cannot be read."""
 
     code = "gpus-unavailable"
+
+
+class RateLimited(Unavailable):
+    """One caller sent too many requests; try again after ``retry_after_seconds``."""
+
+    code = "rate-limited"
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(retry_after_seconds)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __str__(self) -> str:
+        return f"too many requests; try again after {self.retry_after_seconds} s"
 
 
 class StackUnavailable(Unavailable):

@@ -15,6 +15,7 @@ from orchestrator.streams.client import broker_url
 from orchestrator.transport import register
 from orchestrator.worker.amqp import JobAMQP
 from orchestrator.worker.lease_step import LeaseStep
+from orchestrator.worker.upstream import follow_plain_tasks
 
 POOL: Final = "orchestrator.worker.pool:RunnerPool"
 BACKEND: Final = "orchestrator.worker.results:JobBackend"
@@ -37,6 +38,7 @@ def install(app: Celery) -> Celery:
     app.orchestrator_runtime = runtime
     app.amqp_cls = JobAMQP
     app.steps["consumer"].add(LeaseStep)
+    follow_plain_tasks(app)
     app.add_defaults(lambda: _defaults(settings()))
     return app
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.canvas import CanvasCancelled, Need
+from orchestrator.domain.cluster import (
+    DrainOutcome,
+    Gpu,
+    GpuAction,
+    GpuHealth,
+    GpuOrder,
+    GpuSample,
+    GpuStanding,
+    NodeState,
+)
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
@@ -45,6 +55,9 @@ class JobFilter:
     tenant: str | None = None
     name: str | None = None
     before_seq: int | None = None  # keyset cursor
+    root_id: str | None = None  # of a canvas; a job alone is the root of its own
+    group_id: str | None = None
+    ids: frozenset[str] | None = None
     limit: int = 100
 
 
@@ -133,15 +146,8 @@ class GpuRecord:
     utilization_percent: int | None
     temperature_celsius: int | None = None
     power_watts: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DrainOutcome:
-    """``changed``: it was not so before; ``withdrawn``: so many jobs that were placed there wait again."""
-
-    state: NodeState
-    changed: bool
-    withdrawn: int
+    health_reason: str | None = None  # why it is not healthy
+    strikes: int = 0
 
 
 class JobStore(Protocol):
@@ -153,6 +159,9 @@ class JobStore(Protocol):
         A job is admitted here only when its queue is not paused, nothing waits ahead of it in the queue, and fewer
         admitted jobs than the queue's window are unclaimed. ``IdempotencyConflict`` if a key names another request.
         ``UnknownQueue`` if a queue has no row.
+
+        One that needs others is blocked until it is submitted once more, by what it waited for, without needs. A job
+        whose canvas was cancelled is stored cancelled.
         """
         ...
 
@@ -162,7 +171,7 @@ class JobStore(Protocol):
 
     def list_jobs(self, wanted: JobFilter) -> Sequence[Job]: ...
 
-    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]: ...
+    def count_by_state(self, queue: str | None = None, *, tenant: str | None = None) -> Mapping[JobState, int]: ...
 
     def attempts(self, job_id: str) -> Sequence[Attempt]: ...
 
@@ -171,7 +180,26 @@ class JobStore(Protocol):
     def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
-        """Cancel a job that has not started; mark one that runs; repeating it changes nothing."""
+        """Cancel a job that has not started; mark one that runs; repeating it changes nothing.
+
+        What waits for a cancelled job in its canvas is cancelled with it.
+        """
+        ...
+
+    def cancel_canvas(self, canvas_id: str, *, whole: bool, by: str, reason: str) -> CanvasCancelled:
+        """Cancel every job of a canvas (``whole``), or of one group and what waits for it, as ``request_cancel`` does.
+
+        What they would still submit is stored cancelled. A canvas is named by its root or any job of it, or by a group.
+        ``UnknownJob`` if no job has such an id, root or group.
+        """
+        ...
+
+    def end_dependents(self, task_ids: Sequence[str], words: str) -> int:
+        """Cancel the blocked jobs that wait for tasks that did not end well; ``words`` say how those ended."""
+        ...
+
+    def needs(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[Need]]:
+        """Return what the blocked ones among these jobs wait for."""
         ...
 
 
@@ -208,17 +236,11 @@ class ClusterStore(Protocol):
     def heartbeat(
         self, node: str, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False
     ) -> NodeState:
-        """Refresh the host's row and readings; return what it may be given.
-
-        ``settled``: it knows that it drains and works on nothing; only then is it ``drained``.
-        """
+        """Refresh the host's row; ``settled``: it drains and works on nothing. Return what it may be given."""
         ...
 
-    def set_drain(self, node: str, *, drain: bool, by: str) -> "DrainOutcome":
-        """Have a host take nothing new, or take jobs again; what was placed on it and not started waits again.
-
-        It holds until it is taken back, whatever becomes of the host's worker. ``UnknownNode`` if it never registered.
-        """
+    def set_drain(self, node: str, *, drain: bool, by: str) -> DrainOutcome:
+        """Have a host take nothing new, whatever becomes of its worker, or take jobs again; or ``UnknownNode``."""
         ...
 
     def deregister_node(self, node: str, pid: int) -> None: ...
@@ -227,6 +249,22 @@ class ClusterStore(Protocol):
 
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""
+        ...
+
+    def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
+        """Return what is remembered of a host's GPUs, by uuid."""
+        ...
+
+    def note_gpu_standings(self, node: str, standings: Mapping[str, GpuStanding]) -> Mapping[str, GpuOrder]:
+        """Remember what changed, each change of health with an event; return what operators want, by uuid."""
+        ...
+
+    def order_gpu(self, uuid: str, action: GpuAction, *, by: str) -> None:
+        """Record what an operator wants of a GPU.
+
+        Raises:
+            UnknownGpu: If no host ever told of it.
+        """
         ...
 
     def ensure_queues(self, names: Sequence[str]) -> None: ...
@@ -284,6 +322,10 @@ class AdmissionStore(Protocol):
 
     def expired_leases(self, *, limit: int, grace: timedelta) -> Sequence[tuple[int, int]]: ...
 
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """End blocked jobs that wait for what ended otherwise than well, whoever failed to tell them."""
+        ...
+
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""
         ...
@@ -310,40 +352,6 @@ class LossPolicy:
     max_lost: int
     delay: timedelta
     grace: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """Leadership as the database sees it."""
-
-    holder: str
-    epoch: int
-    mine: bool
-    since: datetime | None = None  # its first instant; None when it has just begun
-    guarded: bool = False  # the holder's session also holds the lock that ends with it
-
-
-class Leadership(Protocol):
-    """One leader at a time; the row is the authority, its epoch fences each sweep."""
-
-    def campaign(self, holder: str, *, ttl: timedelta) -> Term:
-        """Renew the term, or take over if the row has expired or its holder's session has ended.
-
-        The answer names whoever leads.
-        """
-        ...
-
-    def resign(self, holder: str, epoch: int) -> None: ...
-
-    def current(self) -> Term | None: ...
-
-    def is_deserted(self, holder: str) -> bool:
-        """The session of a leader whose term is guarded has ended, so ``holder`` need not wait for its expiry."""
-        ...
-
-    def is_shaken(self, holder: str) -> bool:
-        """The session that guards the term of ``holder`` has ended: another may lead already. Asks nobody."""
-        ...
 
 
 class StreamPublisher(Protocol):

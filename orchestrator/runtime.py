@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
+from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.ports import (
     AdmissionStore,
     ClusterStore,
     JobStore,
-    Leadership,
     LedgerStore,
     StreamPublisher,
     UsageStore,
     Wake,
 )
-from orchestrator.sweep_ports import SweepLog
+from orchestrator.schedule_ports import Firings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,10 @@ class Runtime:
     cluster: ClusterStore
     admission: AdmissionStore
     leadership: Leadership
+    firings: Firings
     usage: UsageStore
     sweep_log: SweepLog
+    access: AccessStore
     publisher: StreamPublisher
     wake: Wake
     close: Callable[[], None]

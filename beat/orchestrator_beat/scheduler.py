@@ -6,24 +6,22 @@ The leader runs the sweeps, in a thread of its own, and fires the stock ``beat_s
 ends the process: Celery's beat does not outlive an exception from its scheduler.
 """
 
-import copy
 import logging
-import time
 from typing import Any, Final
-from uuid import UUID, uuid5
 
-from celery.beat import ScheduleEntry, Scheduler
+from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import OperationalError
 
+from orchestrator.errors import NotLeading, StoreUnavailable, StreamUnavailable, Unavailable
 from orchestrator.services.lead import Leader
-from orchestrator_beat.firings import Firings
+from orchestrator_beat.firings import Shooter
 
 logger = logging.getLogger(__name__)
 
 LONGEST_TICK: Final = 1.0
-#: A standby looks so often when the leader fired last.
-STANDBY_LOOK: Final = 5.0
-_NAMESPACE: Final = UUID("0f6d7f1e-5d0c-5c0b-9a55-6f1f0d1d8a11")
+#: What keeps a task from being sent now, but not for ever.
+PASSING: Final = (Unavailable, OperationalError, OSError)
 
 
 class LeaderScheduler(Scheduler):
@@ -32,8 +30,7 @@ class LeaderScheduler(Scheduler):
     def __init__(self, app: Any, *args: Any, max_interval: float | None = None, **kwargs: Any) -> None:
         self._leader: Leader | None = None
         self._runtime: Any = None
-        self._led_epoch: int | None = None
-        self._looked_at = float("-inf")
+        self._led_epoch: int | None = None  # the term for which this process knows what has fired
         super().__init__(app, *args, max_interval=min(max_interval or LONGEST_TICK, LONGEST_TICK), **kwargs)
 
     def setup_schedule(self) -> None:
@@ -42,38 +39,38 @@ class LeaderScheduler(Scheduler):
         if open_runtime is None:
             raise ImproperlyConfigured("the Celery app is not an orchestrator's: app = install(Celery(...))")
         super().setup_schedule()
-        self._firings = Firings(self.app.backend)
         self._runtime = open_runtime()
+        self._shooter = Shooter(self._runtime.firings, self._send, self.app.timezone)
         self._leader = Leader(self._runtime)
         self._leader.start()
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Fire what is due if this process leads; return the seconds until the next tick, at most one."""
         try:
-            if not self._is_leading():
+            epoch = self._epoch()
+            if epoch is None:
                 return LONGEST_TICK / 2
+            self._shooter.fire_late(epoch=epoch)
             pause = super().tick(*args, **kwargs)
+        except StoreUnavailable as error:
+            logger.warning("the schedule waits for the database: %s", error)
+            return LONGEST_TICK
         except Exception:
             logger.exception("a tick of the schedule failed")
             return LONGEST_TICK
         return float(min(pause, LONGEST_TICK))
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """Send an entry's task, unless the term has just ended.
-
-        Its id follows from the entry and the firing before this one, so two leaders that overlap ask for the same job.
-        """
+        """Note a firing and send the entry's task, unless the term has just ended."""
         leader = self._leader
-        if leader is None or not leader.leading:
+        epoch = leader.epoch if leader is not None else None
+        if epoch is None or epoch != self._led_epoch:
             logger.warning("%s is left to the next leader", entry.name)
+            self._led_epoch = None  # this process has advanced the entry: what fired is to be read again
             return None
         if advance:
             self.reserve(entry)
-        self._firings.note(entry.name, self.schedule[entry.name].last_run_at)
-        task_id = str(uuid5(_NAMESPACE, f"{entry.name}|{entry.last_run_at.isoformat()}"))
-        fired = copy.copy(entry)  # not the entry itself: the next firing gets another id
-        fired.options = {"task_id": task_id} | entry.options
-        return super().apply_async(fired, producer=producer, advance=False, **kwargs)
+        return self._shooter.fire(entry, self.schedule[entry.name].last_run_at, epoch=epoch)
 
     def close(self) -> None:
         """Hand leadership over and end."""
@@ -90,21 +87,24 @@ class LeaderScheduler(Scheduler):
         """A line of beat's banner."""
         return "    . leader election in the database, sweeps by the leader"
 
-    def _is_leading(self) -> bool:
-        epoch = self._leader.epoch if self._leader is not None else None
-        begins = epoch is not None and epoch != self._led_epoch
-        if begins or (epoch is None and time.monotonic() - self._looked_at > STANDBY_LOOK):
-            self._looked_at = time.monotonic()
-            self._take_over_firings(begins=begins)
-        self._led_epoch = epoch
-        return epoch is not None
+    def _send(self, entry: ScheduleEntry) -> Any:
+        try:
+            return super().apply_async(entry, producer=self.producer, advance=False)
+        except SchedulingError as error:
+            if isinstance(error.__context__, PASSING):
+                raise StreamUnavailable(str(error)) from error
+            raise
 
-    def _take_over_firings(self, *, begins: bool) -> None:
-        """Go on from where the leader before this one was; say where the entries begin that it did not know."""
-        fired = self._firings.load()
-        for name, entry in self.schedule.items():
-            if name in fired:
-                entry.last_run_at = max(fired[name], entry.last_run_at) if not begins else fired[name]
-            elif begins:
-                self._firings.note(name, entry.last_run_at)
-        self._heap = None  # made again from the schedule by the next tick
+    def _epoch(self) -> int | None:
+        """Return the epoch if this process leads and knows what has fired before."""
+        epoch = self._leader.epoch if self._leader is not None else None
+        if epoch is None:
+            self._led_epoch = None
+        elif epoch != self._led_epoch:
+            try:
+                self._shooter.take_over(self.schedule, epoch=epoch)
+            except NotLeading:
+                return None
+            self._heap = None  # made again from the schedule by the next tick
+            self._led_epoch = epoch
+        return epoch

@@ -41,6 +41,9 @@ _OPTIONS: Final = (
     click.option(
         "--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."
     ),
+    click.option(
+        "--secret", "secrets", multiple=True, metavar="NAME", help="Set a variable to a secret that the host has."
+    ),
     click.option("--cwd", help="Working directory.  [default: this one]"),
     click.option("--retries", type=int, default=0, help="Further attempts after a failed one."),
     click.option("--key", help="Idempotency key: the same key names the same job."),

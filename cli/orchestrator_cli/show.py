@@ -90,7 +90,7 @@ def span(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
-def run_time(job: dict[str, Any]) -> str | None:
+def run_time(job: Mapping[str, Any]) -> str | None:
     """Return how long a job has run, or ran."""
     if job["started_at"] is None:
         return None
@@ -117,3 +117,8 @@ def progress(job: dict[str, Any]) -> str | None:
     if said.get("total"):
         return f"{100 * said['done'] / said['total']:.0f}%"
     return f"{said.get('done')}"
+
+
+def gpus(job: Mapping[str, Any]) -> str:
+    """Return what a job asks for: whole GPUs, or a share of one."""
+    return f"{job['gpu_memory_mib']}M" if job["gpu_memory_mib"] else str(job["gpus"])

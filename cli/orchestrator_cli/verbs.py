@@ -14,6 +14,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "drains": ("drain", "undrain"),
     "database": ("db",),
     "admin": ("admin",),
+    "tokens": ("token",),
     "processes": ("worker", "beat", "api", "flower"),
     "stack": ("up", "down"),
 }

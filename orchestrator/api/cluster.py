@@ -2,14 +2,18 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import orchestrator
+from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import Caller, requires
 from orchestrator.api.metrics import exposition
 from orchestrator.api.schemas import gpu_document, node_document
 from orchestrator.config import masked_url
+from orchestrator.domain.access import Role
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime import Runtime
 from orchestrator.services.lead import host_and_pid
@@ -18,27 +22,29 @@ routes = APIRouter(tags=["cluster"])
 health_routes = APIRouter(tags=["health"])
 
 
-@routes.get("/nodes")
+@routes.get("/nodes", responses=answers.answers(answers.Nodes))
 def nodes(given: Given) -> Any:
     """List the hosts."""
     return {"nodes": [node_document(node) for node in given.runtime.cluster.nodes()]}
 
 
-@routes.get("/gpus")
+@routes.get("/gpus", responses=answers.answers(answers.Gpus))
 def gpus(given: Given) -> Any:
     """List the GPUs of all hosts."""
     return {"gpus": [gpu_document(gpu) for node in given.runtime.cluster.nodes() for gpu in node.gpus]}
 
 
-@routes.get("/queues")
-def queues(given: Given) -> Any:
+@routes.get("/queues", responses=answers.answers(answers.Queues))
+def queues(given: Given, caller: Caller) -> Any:
     """List the queues and how many jobs of each state they hold."""
     return {
         "queues": [
             {"name": name, "paused": paused}
             | {
                 "jobs": {
-                    state.value: count for state, count in given.runtime.jobs.count_by_state(name).items() if count
+                    state.value: count
+                    for state, count in given.runtime.jobs.count_by_state(name, tenant=caller.tenant).items()
+                    if count
                 }
             }
             for name, paused in given.runtime.cluster.queues().items()
@@ -46,9 +52,11 @@ def queues(given: Given) -> Any:
     }
 
 
-@routes.get("/cluster")
-def cluster(given: Given) -> Any:
-    """Show what the installation is made of."""
+@routes.get("/cluster", responses=answers.answers(answers.Cluster))
+def cluster(given: Given, caller: Caller) -> Any:
+    """Show what the installation is made of; where its servers are, operators only are told."""
+    inside = caller.role.covers(Role.OPERATOR)
+    counts = given.runtime.jobs.count_by_state(tenant=caller.tenant)
     term = given.runtime.leadership.current()
     host, pid = host_and_pid(term.holder) if term else (None, None)
     return {
@@ -59,14 +67,16 @@ def cluster(given: Given) -> Any:
         "leader_pid": pid,
         "leader_since": term.since.isoformat() if term and term.since else None,
         "epoch": term.epoch if term else None,
-        "database": masked_url(given.runtime.settings.database),
-        "redis": masked_url(given.runtime.settings.redis),
+        "database": masked_url(given.runtime.settings.database) if inside else None,
+        "redis": masked_url(given.runtime.settings.redis) if inside else None,
         "nodes": sum(1 for node in given.runtime.cluster.nodes() if node.live),
-        "jobs": {state.value: count for state, count in given.runtime.jobs.count_by_state().items()},
+        "jobs": {state.value: count for state, count in counts.items()},
     }
 
 
-@routes.get("/metrics")
+@routes.get(
+    "/metrics", response_class=PlainTextResponse, dependencies=[Depends(requires(Role.VIEWER, every_tenant=True))]
+)
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
     return Response(exposition(given.runtime, given.requests), media_type=CONTENT_TYPE_LATEST)
@@ -78,13 +88,16 @@ def openapi(request: Request) -> Any:
     return request.app.openapi()
 
 
-@health_routes.get("/healthz")
+@health_routes.get("/healthz", responses=answers.answers(answers.Health))
 async def healthz() -> Any:
     """The process answers, also while every thread is busy."""
     return {"status": "ok"}
 
 
-@health_routes.get("/readyz")
+@health_routes.get(
+    "/readyz",
+    responses={**answers.answers(answers.Readiness), 503: {"model": answers.Readiness, "description": "Not ready"}},
+)
 def readyz(given: Given, response: Response) -> Any:
     """Database and Redis answer, and a worker is there."""
     checks = {

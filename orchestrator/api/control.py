@@ -3,9 +3,11 @@
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 
 from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import requires
+from orchestrator.domain.access import Role
 from orchestrator.services.hand_sweeps import RECLAIM, sweep_by_hand, sweep_table
 
 routes = APIRouter(prefix="/control", tags=["control"])
@@ -38,13 +40,13 @@ def sweeps(given: Given) -> Any:
     return {"sweeps": documents}
 
 
-@routes.post("/sweeps/{name}")
+@routes.post("/sweeps/{name}", dependencies=[Depends(requires(Role.ADMIN))])
 def sweep(given: Given, name: SweepName) -> Any:
     """Run one pass of a sweep now."""
     return asdict(sweep_by_hand(given.runtime, name)[0])
 
 
-@routes.post("/reclaim")
+@routes.post("/reclaim", dependencies=[Depends(requires(Role.ADMIN))])
 def reclaim(given: Given) -> Any:
     """Give back now what somebody took and does not do: expired leases, lost hosts, missing entries."""
     passes = sweep_by_hand(given.runtime, *RECLAIM)

@@ -1,28 +1,138 @@
-"""Who may ask: whoever has the token; without one, programs and pages of this host alone."""
+"""Who asks, and whether they may.
+
+A request is identified before its body is read, and authorised before its endpoint runs. Both fail closed: an endpoint
+that declares no role is for viewers when it only reads and for operators when it changes something.
+"""
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from fastapi import Request
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
 
+from orchestrator.domain.access import Principal, Role, id_of
 from orchestrator.errors import Forbidden, Unauthenticated
+from orchestrator.services.tokens import TokenService
+
+#: What anybody may ask: whether the process is well.
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Secrets that nobody knows cost a query each; so many at a time, that they take no thread from anybody else.
+MOST_LOOKUPS: Final = 4
+
+#: Whoever holds the installation's own token, or asks from this host where there is none.
+INSTALLATION: Final = Principal("admin", Role.ADMIN)
+THIS_HOST: Final = Principal("local", Role.ADMIN)
 
 
-def guard(token: str | None) -> Callable[[Request], Awaitable[None]]:
-    """Return the check that every endpoint but the health checks begins with."""
+class Callers:
+    """Finds out who sent a request."""
 
-    async def has_token(request: Request) -> None:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        expected = (token or "").encode()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), expected):
-            raise Unauthenticated("a valid bearer token is needed: Authorization: Bearer …")
+    def __init__(self, token: str | None, tokens: TokenService) -> None:
+        """Make it.
 
-    return is_of_this_host if token is None else has_token
+        Args:
+            token: The installation's own; None: programs and pages of this host need none.
+            tokens: The other ones.
+        """
+        self._own = None if token is None else token.encode()
+        self._tokens = tokens
+        self._lookups: anyio.CapacityLimiter | None = None
+
+    async def identify(self, headers: Headers) -> Principal:
+        """Return whose request has these headers.
+
+        Raises:
+            Unauthenticated: If nobody's.
+            Forbidden: If it needs no token, but comes from a page of another site.
+            StoreUnavailable: If the database has to be asked and does not answer.
+        """
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
+        bearer = given if scheme.lower() == "bearer" else ""
+        if self._own is not None and hmac.compare_digest(bearer.encode("latin-1"), self._own):
+            return INSTALLATION
+        if id_of(bearer) is not None:
+            found = self._tokens.trusted(bearer) or await self._look_up(bearer)
+            if found is not None:
+                return found
+        elif self._own is None:
+            refuse_other_sites(headers)
+            return THIS_HOST
+        raise Unauthenticated("a valid bearer token is needed: Authorization: Bearer …")
+
+    async def _look_up(self, secret: str) -> Principal | None:
+        if self._lookups is None:
+            self._lookups = anyio.CapacityLimiter(MOST_LOOKUPS)
+        return await run_sync(self._tokens.recognise, secret, limiter=self._lookups)
 
 
-async def is_of_this_host(request: Request) -> None:
+class Requires:
+    """A dependency: the caller has this role. Make it with ``requires``."""
+
+    def __init__(self, role: Role, *, every_tenant: bool) -> None:
+        self.role, self.every_tenant = role, every_tenant
+
+    async def __call__(self, request: Request) -> Principal:
+        """Return the caller."""
+        return self.check(await caller_of(request))
+
+    def check(self, caller: Principal) -> Principal:
+        """Return the caller.
+
+        Raises:
+            Forbidden: If it may not.
+        """
+        if not caller.role.covers(self.role):
+            raise Forbidden(f"this needs the role {self.role}; this token's is {caller.role}")
+        if self.every_tenant and caller.tenant is not None:
+            raise Forbidden(f"this tells of every tenant; this token is for tenant {caller.tenant}")
+        return caller
+
+
+def requires(role: Role, *, every_tenant: bool = False) -> Requires:
+    """Return the dependency that lets callers of this role, or a higher one, pass, and gives the caller.
+
+    Args:
+        role: Of a decorator's ``dependencies=[Depends(requires(Role.OPERATOR))]``, or of a parameter
+            ``caller: Annotated[Principal, Depends(requires(Role.OPERATOR))]``.
+        every_tenant: What is answered cannot be kept to one tenant, so a token of one is refused.
+    """
+    return Requires(role, every_tenant=every_tenant)
+
+
+async def caller_of(request: Request) -> Principal:
+    """Return who sent the request; it has been identified on its way in."""
+    caller: Principal = request.state.caller
+    return caller
+
+
+Caller = Annotated[Principal, Depends(caller_of)]
+
+
+async def authorise(request: Request) -> None:
+    """Refuse a caller whose role is too low for the route; the whole app depends on it.
+
+    Raises:
+        Forbidden: If it is.
+    """
+    if request.scope["path"] not in OPEN_PATHS:
+        needed(request.scope.get("route"), request.method).check(await caller_of(request))
+
+
+def needed(route: object, method: str) -> Requires:
+    """Return what a route asks of its callers."""
+    calls = [each.call for each in getattr(getattr(route, "dependant", None), "dependencies", ())]
+    declared = [call for call in calls if isinstance(call, Requires)]
+    if declared:
+        return max(declared, key=lambda one: list(Role).index(one.role))
+    return requires(Role.VIEWER if method in SAFE_METHODS else Role.OPERATOR)
+
+
+def refuse_other_sites(headers: Headers) -> None:
     """Refuse what a page of another site makes the browser of somebody on this host send.
 
     The address alone keeps nobody out: any page may post to 127.0.0.1, and by a name that it owns and lets point there
@@ -31,10 +141,10 @@ async def is_of_this_host(request: Request) -> None:
     Raises:
         Forbidden: If it is one of these.
     """
-    host = request.headers.get("Host", "")
+    host = headers.get("Host", "")
     if not is_loopback(_name(f"//{host}")):
         raise Forbidden(f"without a token only loopback names are served, not {host!r}; set ORCHESTRATOR_API_TOKEN")
-    origin = request.headers.get("Origin")
+    origin = headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != host:
         raise Forbidden(f"without a token pages of other sites are not served, such as {origin!r}")
 

@@ -2,24 +2,37 @@
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Discriminator, Tag
 from starlette.concurrency import run_in_threadpool
 
-from orchestrator.api import problems
+from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given
-from orchestrator.api.schemas import SubmitBody, attempt_document, event_document, job_document, submitted_document
+from orchestrator.api.guard import Caller, requires
+from orchestrator.api.schemas import (
+    MOST_SEQ,
+    SubmitBody,
+    attempt_document,
+    event_document,
+    job_document,
+    submitted_document,
+)
+from orchestrator.api.versions import NOT_MODIFIED, versioned
+from orchestrator.config import Settings
+from orchestrator.domain.access import Principal, Role, refused_command
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job, JobState
-from orchestrator.errors import InvalidRequest, UnknownJob
+from orchestrator.domain.request import LONGEST_TASK_ID
+from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
 from orchestrator.services.why import explain
 
 MOST_JOBS: Final = 500
-MOST_SEQ: Final = (1 << 63) - 1
 LONGEST_WAIT: Final = 20.0
 #: How soon a waiting request looks for output again: at first, and in the end.
 POLL: Final = 0.1
@@ -31,9 +44,11 @@ OneOrMany = Annotated[
     Annotated[SubmitBody, Tag("job")] | Annotated[list[SubmitBody], Tag("jobs")],
     Discriminator(lambda body: "jobs" if isinstance(body, list) else "job"),
 ]
-#: What else a submit answers.
+_SUBMITTED: Final = answers.Submitted | list[answers.Submitted]
+#: What a submit answers.
 SUBMITTED: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "Every job existed already, under the same key."},
+    200: {"model": _SUBMITTED, "description": "Every job existed already, under the same key."},
+    201: {"model": _SUBMITTED, "description": "At least one job was created."},
     **problems.responses(409),
 }
 
@@ -43,6 +58,7 @@ routes = APIRouter(prefix="/jobs", tags=["jobs"])
 @routes.post("/submit", status_code=201, responses=SUBMITTED)
 def submit(
     given: Given,
+    caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))],
     response: Response,
     body: OneOrMany,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
@@ -55,46 +71,63 @@ def submit(
         raise InvalidRequest("Idempotency-Key names one job; give each of several its own key in the body")
     if idempotency_key is not None and any(one.key not in (None, idempotency_key) for one in bodies):
         raise InvalidRequest("Idempotency-Key and the body's key differ; give one of them")
-    found = given.submits.submit([one.to_request(submitted_by="api", key=idempotency_key) for one in bodies])
+    for one in bodies:
+        _refuse_forbidden(one, caller, given.runtime.settings)
+    found = given.submits.submit([one.to_request(caller=caller, key=idempotency_key) for one in bodies])
     if not any(job.created for job in found):
         response.status_code = 200
     documents = [submitted_document(job) for job in found]
     return documents if isinstance(body, list) else documents[0]
 
 
-@routes.get("")
+@routes.get("", responses=answers.answers(answers.Jobs))
 def list_jobs(
     given: Given,
+    caller: Caller,
     state: Annotated[list[JobState] | None, Query()] = None,
     queue: Annotated[str | None, Query(max_length=64)] = None,
     name: Annotated[str | None, Query(max_length=128)] = None,
+    tenant: Annotated[str | None, Query(max_length=64)] = None,
+    root: Annotated[str | None, Query(max_length=LONGEST_TASK_ID)] = None,
+    group: Annotated[str | None, Query(max_length=LONGEST_TASK_ID)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
 ) -> Any:
     """List jobs, newest first; ``next`` is the cursor of the following page."""
-    wanted = JobFilter(frozenset(state) if state else None, queue, None, name, cursor, limit)
+    if tenant is not None and not caller.sees(tenant):
+        return {"jobs": [], "next": None}  # as of a tenant that has none
+    states = frozenset(state) if state else None
+    whose = tenant or caller.tenant
+    wanted = JobFilter(states, queue, whose, name, cursor, root_id=root, group_id=group, limit=limit)
     found = given.runtime.jobs.list_jobs(wanted)
+    needs = _needs(given.runtime, found)
     following = found[-1].seq if len(found) == limit else None
-    return {"jobs": [job_document(job) for job in found], "next": following}
+    return {"jobs": [job_document(job, needs.get(job.id, ())) for job in found], "next": following}
 
 
-@routes.get("/{job_id}")
-def show(given: Given, job_id: str) -> Any:
-    """Show a job with its attempts."""
-    job = _job(given.runtime, job_id)
-    return job_document(job) | {"attempts": [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]}
+@routes.get("/{job_id}", responses={**answers.answers(answers.JobWithAttempts), **NOT_MODIFIED})
+def show(
+    given: Given, caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
+) -> Response:
+    """Show a job with its attempts; 304 if it is as the ETag in If-None-Match says."""
+    job = visible_job(given.runtime, caller, job_id)
+    document = job_document(job, _needs(given.runtime, [job]).get(job.id, ()))
+    attempts = [attempt_document(one) for one in given.runtime.jobs.attempts(job_id)]
+    return versioned(document | {"attempts": attempts}, if_none_match)
 
 
-@routes.post("/{job_id}/cancel")
-def cancel(given: Given, job_id: str) -> Any:
+@routes.post("/{job_id}/cancel", responses=answers.answers(answers.Cancelled))
+def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: str) -> Any:
     """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
-    outcome = given.cancels.cancel(job_id, by="api", reason="asked for")
+    visible_job(given.runtime, caller, job_id)
+    outcome = given.cancels.cancel(job_id, by=caller.name, reason="asked for")
     return job_document(outcome.job) | {"cancelled": outcome.cancelled, "stopping": outcome.stopping}
 
 
-@routes.get("/{job_id}/logs")
+@routes.get("/{job_id}/logs", responses=answers.answers(answers.Output))
 async def logs(
     given: Given,
+    caller: Caller,
     request: Request,
     job_id: str,
     after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
@@ -103,6 +136,7 @@ async def logs(
     """Return output after a cursor; waits for some, up to ``wait`` seconds, while the job may still print."""
     attempt, _, number = (after or "0:0").partition(":")
     cursor = (int(attempt), int(number)) if after else None
+    await run_in_threadpool(visible_job, given.runtime, caller, job_id)
     deadline, pause = time.monotonic() + wait, POLL
     while True:
         # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
@@ -120,10 +154,10 @@ async def logs(
     }
 
 
-@routes.get("/{job_id}/why")
-def why(given: Given, job_id: str) -> Any:
+@routes.get("/{job_id}/why", responses=answers.answers(answers.Why))
+def why(given: Given, caller: Caller, job_id: str) -> Any:
     """Say why a job waits."""
-    job = _job(given.runtime, job_id)
+    job = visible_job(given.runtime, caller, job_id)
     return {
         "id": job.id,
         "state": job.state.value,
@@ -131,15 +165,35 @@ def why(given: Given, job_id: str) -> Any:
     }
 
 
-@routes.get("/{job_id}/events")
-def events(given: Given, job_id: str) -> Any:
+@routes.get("/{job_id}/events", responses=answers.answers(answers.Events))
+def events(given: Given, caller: Caller, job_id: str) -> Any:
     """Return a job's history."""
-    _job(given.runtime, job_id)
+    visible_job(given.runtime, caller, job_id)
     return {"events": [event_document(event) for event in given.runtime.jobs.history(job_id)]}
 
 
-def _job(runtime: Runtime, job_id: str) -> Job:
+def _needs(runtime: Runtime, jobs: Sequence[Job]) -> Mapping[str, Sequence[Need]]:
+    blocked = [job.id for job in jobs if job.state is JobState.BLOCKED]
+    return runtime.jobs.needs(blocked) if blocked else {}
+
+
+def visible_job(runtime: Runtime, caller: Principal, job_id: str) -> Job:
+    """Return a job of a tenant that the caller sees.
+
+    Raises:
+        UnknownJob: If there is none: another tenant's job is answered as one that never was.
+    """
     job = runtime.jobs.get(job_id)
-    if job is None:
+    if job is None or not caller.sees(job.tenant):
         raise UnknownJob(job_id)
     return job
+
+
+def _refuse_forbidden(body: SubmitBody, caller: Principal, settings: Settings) -> None:
+    if body.tenant is not None and not caller.sees(body.tenant):
+        raise Forbidden(f"this token submits jobs of tenant {caller.tenant} only")
+    if body.argv is not None:
+        allowed = settings.allowed_commands
+        refused = refused_command(caller.role, body.argv, environment=body.env, allowed=allowed)
+        if refused is not None:
+            raise Forbidden(refused)

@@ -2,30 +2,33 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 
 from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import requires
+from orchestrator.domain.access import Principal, Role
 from orchestrator.services.drain import set_drain
 
 routes = APIRouter(prefix="/nodes", tags=["cluster"])
 
+Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
 NodeName = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 @routes.post("/{name}/drain")
-def drain(given: Given, name: NodeName) -> Any:
+def drain(given: Given, caller: Operator, name: NodeName) -> Any:
     """Have a host take nothing new and let what runs end. Repeating it changes nothing."""
-    return _set(given, name, drain=True)
+    return _set(given, name, drain=True, by=caller.name)
 
 
 @routes.post("/{name}/undrain")
-def undrain(given: Given, name: NodeName) -> Any:
+def undrain(given: Given, caller: Operator, name: NodeName) -> Any:
     """Have a host take jobs again. Repeating it changes nothing."""
-    return _set(given, name, drain=False)
+    return _set(given, name, drain=False, by=caller.name)
 
 
-def _set(given: Given, name: str, *, drain: bool) -> dict[str, Any]:
-    outcome = set_drain(given.runtime, name, drain=drain, by="api")
+def _set(given: Given, name: str, *, drain: bool, by: str) -> dict[str, Any]:
+    outcome = set_drain(given.runtime, name, drain=drain, by=by)
     return {
         "name": name,
         "state": outcome.state.value,

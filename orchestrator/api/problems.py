@@ -1,7 +1,5 @@
 """Errors as problem documents (RFC 9457): a stable type, what was wrong, and every fault of the request."""
 
-import logging
-import uuid
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -16,19 +14,33 @@ from orchestrator.errors import (
     InvalidRequest,
     OrchestratorError,
     PayloadTooLarge,
+    RateLimited,
+    TooSlow,
     Unauthenticated,
     Unavailable,
     UnknownDeadLetter,
+    UnknownGpu,
     UnknownJob,
     UnknownNode,
     UnknownSweep,
     UnsatisfiableRequest,
 )
 
-logger = logging.getLogger(__name__)
-
 TYPE: Final = "urn:gpu-orchestrator:problem:"
 MEDIA_TYPE: Final = "application/problem+json"
+SCHEMA: Final = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": f"{TYPE}CODE; docs/api.md has the codes"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "faults": {"type": "array", "items": {"type": "string"}},
+        "error_id": {"type": "string", "description": "Of a 500: the log has it under this"},
+    },
+}
 
 #: The most specific class that matches decides.
 _STATUS: Final = (
@@ -38,39 +50,48 @@ _STATUS: Final = (
     (UnknownDeadLetter, 404),
     (UnknownNode, 404),
     (UnknownSweep, 404),
+    (UnknownGpu, 404),
     (PayloadTooLarge, 413),
+    (TooSlow, 408),
     (UnsatisfiableRequest, 422),
     (InvalidRequest, 422),
     (Conflict, 409),
+    (RateLimited, 429),
     (Unavailable, 503),
     (OrchestratorError, 500),
 )
 
 
-def problem(status: int, code: str, detail: str, **more: Any) -> JSONResponse:
+def problem(status: int, code: str, detail: str, *, retry_after_seconds: int = 1, **more: Any) -> JSONResponse:
     """Return a problem document."""
     body = {"type": TYPE + code, "title": code.replace("-", " "), "status": status, "detail": detail} | more
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 503 else {}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(retry_after_seconds)
+    if status in (408, 413):  # the rest of the body is not read, so nothing else can come over this connection
+        headers["Connection"] = "close"
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def of(error: OrchestratorError) -> JSONResponse:
+    """Return the problem document of an error."""
+    more: dict[str, Any] = {}
+    if faults := list(getattr(error, "faults", ())):
+        more["faults"] = faults
+    if isinstance(error, RateLimited):
+        more["retry_after_seconds"] = error.retry_after_seconds
+    return problem(status_of(error), error.code, str(error), **more)
+
+
+def unexpected(number: str) -> JSONResponse:
+    """Return the problem document of a defect: nothing of it but the number under which the log has it."""
+    return problem(500, "internal-error", f"an unexpected error; the log has it under {number}", error_id=number)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return how OpenAPI describes the problems of these statuses."""
-    schema = {
-        "type": "object",
-        "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": {"type": "string", "description": f"{TYPE}CODE"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "faults": {"type": "array", "items": {"type": "string"}},
-        },
-    }
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in statuses
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
@@ -78,7 +99,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OrchestratorError, _ours)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def status_of(error: OrchestratorError) -> int:
@@ -88,8 +108,7 @@ def status_of(error: OrchestratorError) -> int:
 
 async def _ours(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OrchestratorError)
-    faults = list(getattr(error, "faults", ()))
-    return problem(status_of(error), error.code, str(error), **({"faults": faults} if faults else {}))
+    return of(error)
 
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:
@@ -106,9 +125,3 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
         error.status_code, "http-error"
     )
     return problem(error.status_code, code, str(error.detail))
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    number = uuid.uuid4().hex
-    logger.error("%s %s failed (%s)", request.method, request.url.path, number, exc_info=error)
-    return problem(500, "internal-error", f"an unexpected error; the log has it under {number}", error_id=number)

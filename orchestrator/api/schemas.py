@@ -1,11 +1,15 @@
 """What the API takes and gives, as JSON."""
 
+import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.access import DEFAULT_TENANT, Principal
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
@@ -13,10 +17,13 @@ from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
 from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
 
+#: The highest cursor that the database can hold.
+MOST_SEQ: Final = (1 << 63) - 1
+
 Text = Annotated[str, Field(max_length=4096)]
 
 #: Fields that mean something only with the other kind of job.
-_OF_COMMANDS: Final = ("env", "cwd")
+_OF_COMMANDS: Final = ("env", "secrets", "cwd")
 _OF_TASKS: Final = ("args", "kwargs")
 
 
@@ -39,6 +46,9 @@ class SubmitBody(BaseModel):
 
     argv: list[str] | None = Field(default=None, description="Program and arguments; no shell.")
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables of a command.")
+    secrets: list[Text] = Field(
+        default_factory=list, description="Names of secrets on the host that become variables; never their values."
+    )
     cwd: Text | None = Field(default=None, description="Working directory of a command.")
     task: Text | None = Field(default=None, description="Name of a Celery task.")
     args: list[Any] = Field(default_factory=list)
@@ -64,6 +74,7 @@ class SubmitBody(BaseModel):
     run_at: Annotated[datetime | None, Field(strict=False)] = None
     deadline: Annotated[datetime | None, Field(strict=False)] = None
     key: Text | None = Field(default=None, description="Idempotency key.")
+    tenant: Text | None = Field(default=None, description="Whose job it is; default: the token's tenant.")
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
@@ -78,7 +89,7 @@ class SubmitBody(BaseModel):
             )
         return self
 
-    def to_request(self, *, submitted_by: str, key: str | None) -> Request:
+    def to_request(self, *, caller: Principal, key: str | None) -> Request:
         """Return the request; its values are checked where all requests are."""
         common: dict[str, Any] = {
             "name": self.name,
@@ -100,11 +111,14 @@ class SubmitBody(BaseModel):
             "run_at": self.run_at,
             "deadline": self.deadline,
             "key": key if self.key is None else self.key,
-            "submitted_by": submitted_by,
+            "tenant": self.tenant or caller.tenant or DEFAULT_TENANT,
+            "submitted_by": caller.name,
         }
         if self.task is not None:
             return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)
-        return CommandRequest(argv=tuple(self.argv or ()), environment=self.env, cwd=self.cwd, **common)
+        return CommandRequest(
+            argv=tuple(self.argv or ()), environment=self.env, secrets=tuple(self.secrets), cwd=self.cwd, **common
+        )
 
 
 def submitted_document(job: Submitted) -> dict[str, Any]:
@@ -112,8 +126,8 @@ def submitted_document(job: Submitted) -> dict[str, Any]:
     return {"id": job.id, "state": job.state.value, "created": job.created}
 
 
-def job_document(job: Job) -> dict[str, Any]:
-    """Return a job as people and programs read it."""
+def job_document(job: Job, needs: Sequence[Need] = ()) -> dict[str, Any]:
+    """Return a job as people and programs read it, with what it waits for in its canvas."""
     return {
         "id": job.id,
         "name": job.name,
@@ -122,6 +136,10 @@ def job_document(job: Job) -> dict[str, Any]:
         "queue": job.queue,
         "tenant": job.tenant,
         "submitted_by": job.submitted_by,
+        "root": job.root_id,
+        "parent": job.parent_id,
+        "group": job.group_id,
+        "needs": [{"id": need.id, "state": need.state.value if need.state else None} for need in needs],
         "state": job.state.value,
         "reason": job.reason,
         "priority": job.priority,
@@ -136,8 +154,8 @@ def job_document(job: Job) -> dict[str, Any]:
         "exit_code": job.exit_code,
         "failure_class": job.failure_class.value if job.failure_class else None,
         "error": job.error,
-        "result": job.result,
-        "progress": job.progress,
+        "result": plain(job.result),
+        "progress": plain(job.progress),
         "cancel_requested_at": _text(job.cancel_requested_at),
         "run_at": _text(job.run_at),
         "deadline": _text(job.deadline),
@@ -176,7 +194,7 @@ def event_document(event: HistoryEvent) -> dict[str, Any]:
         "kind": event.kind,
         "node": event.node,
         "lease": event.lease_id,
-        "data": dict(event.data),
+        "data": plain(dict(event.data)),
     }
 
 
@@ -215,9 +233,25 @@ def gpu_document(record: GpuRecord) -> dict[str, Any]:
         "mig_profile": record.gpu.mig_profile,
         "parent_uuid": record.gpu.parent_uuid,
         "health": record.health.value,
+        "health_reason": record.health_reason,
+        "strikes": record.strikes,
         "lease": record.exclusive_lease_id,
         "driver_version": record.gpu.driver_version,
     }
+
+
+def plain(value: Any, *, levels: int = 100) -> Any:
+    """Return what a job made as every JSON reader can read it.
+
+    NaN and infinities, which Celery's JSON has and JSON has not, become null; so does what is nested below ``levels``.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: plain(inner, levels=levels - 1) for name, inner in value.items()} if levels else None
+    if isinstance(value, list):
+        return [plain(inner, levels=levels - 1) for inner in value] if levels else None
+    return value
 
 
 def _text(value: datetime | None) -> str | None:

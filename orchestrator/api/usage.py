@@ -6,7 +6,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
+from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import Caller
 from orchestrator.domain.usage import Usage, UsageKey, fold_usage
 from orchestrator.errors import InvalidRequest
 
@@ -16,9 +18,10 @@ DEFAULT_WINDOW: Final = timedelta(days=7)
 routes = APIRouter(tags=["usage"])
 
 
-@routes.get("/usage")
+@routes.get("/usage", responses=answers.answers(answers.Usage))
 def usage(
     given: Given,
+    caller: Caller,
     by: UsageKey = UsageKey.TENANT,
     since: Annotated[AwareDatetime | None, Query(description="Default: seven days before `until`.")] = None,
     until: Annotated[AwareDatetime | None, Query(description="Default: now.")] = None,
@@ -31,7 +34,8 @@ def usage(
     begin = since or _before(end)
     if begin >= end:
         raise InvalidRequest("since must be before until, and in the past")
-    rows, total = fold_usage(store.leases(since=begin, until=end), by=by, since=begin, until=end)
+    leases = store.leases(since=begin, until=end)
+    rows, total = fold_usage(leases, by=by, since=begin, until=end, tenant=caller.tenant)
     return {
         "by": by.value,
         "since": begin.isoformat(),

@@ -1,6 +1,6 @@
 """Hosts and GPUs: what they are and what a sample of them says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -11,6 +11,15 @@ class NodeState(StrEnum):
     DRAINING = "draining"  # takes no new job, lets running ones end
     DRAINED = "drained"
     LOST = "lost"  # its heartbeat stopped
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOutcome:
+    """``changed``: it was not so before; ``withdrawn``: so many jobs that were placed there wait again."""
+
+    state: NodeState
+    changed: bool
+    withdrawn: int
 
 
 class GpuHealth(StrEnum):
@@ -54,3 +63,32 @@ class GpuSample:
     utilization_percent: int | None
     temperature_celsius: int | None
     power_watts: int | None
+    xid: int | None = None  # the latest error that the driver reported
+    xid_count: int = 0  # errors that it reported since it is read
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOrder:
+    """What operators want of a GPU; the counters only grow."""
+
+    held: bool = False  # kept out until it is released
+    releases: int = 0  # how often a quarantine was ended by hand
+    resets: int = 0  # how often its strikes were forgotten by hand
+
+
+class GpuAction(StrEnum):
+    """What an operator can ask of a GPU."""
+
+    QUARANTINE = "quarantine"  # lease it to nobody; what runs there goes on
+    RELEASE = "release"  # end a quarantine, whoever began it
+    RESET = "reset"  # likewise, and forget its strikes
+
+
+@dataclass(frozen=True, slots=True)
+class GpuStanding:
+    """What is remembered of a GPU across restarts."""
+
+    health: GpuHealth = GpuHealth.HEALTHY
+    strikes: int = 0
+    reason: str | None = None  # why it is not healthy
+    order: GpuOrder = field(default_factory=GpuOrder)

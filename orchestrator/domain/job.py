@@ -16,7 +16,7 @@ Document: TypeAlias = Mapping[str, Any]
 class JobState(StrEnum):
     """Where a job is; exactly one at a time."""
 
-    BLOCKED = "blocked"  # waits for dependencies
+    BLOCKED = "blocked"  # its canvas has not come to it: it waits for the tasks before it
     SCHEDULED = "scheduled"  # waits for ``run_at``: a start time or a retry delay
     PENDING = "pending"  # ready, in the database only
     QUEUED = "queued"  # admitted: an entry is, or is about to be, in a stream
@@ -30,7 +30,8 @@ class JobState(StrEnum):
 class JobEvent(StrEnum):
     """What can happen to a job; each is appended to ``orchestrator_events`` with the change it causes."""
 
-    RELEASE = "release"  # its dependencies hold, or its ``run_at`` has come
+    RELEASE = "release"  # what it waited for in its canvas has come to it, or its ``run_at`` has come
+    DEFER = "defer"  # what it waited for in its canvas has come to it, but its ``run_at`` has not
     ADMIT = "admit"  # it may start about now
     WITHDRAW = "withdraw"  # its admission is taken back; the entry becomes stale
     CLAIM = "claim"  # a worker took it under a lease
@@ -50,6 +51,7 @@ TERMINAL_STATES: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobStat
 #: The only legal ways from one state to another; docs/state-machine.md draws it and the database repeats it.
 TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (JobState.BLOCKED, JobEvent.RELEASE): JobState.PENDING,
+    (JobState.BLOCKED, JobEvent.DEFER): JobState.SCHEDULED,
     (JobState.BLOCKED, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.SCHEDULED, JobEvent.RELEASE): JobState.PENDING,
     (JobState.SCHEDULED, JobEvent.CANCEL): JobState.CANCELLED,
@@ -166,6 +168,10 @@ class NewJob:
     run_at: datetime | None  # None: as soon as possible
     deadline: datetime | None  # not started by then: cancelled as expired
     idempotency_key: str | None
+    root_id: str | None = None  # of the canvas that it belongs to; None: it stands alone
+    parent_id: str | None = None  # the task that called it, or the first that it waits for
+    group_id: str | None = None  # the innermost group that it belongs to
+    needs: tuple[str, ...] = ()  # ids of tasks and jobs before it in its canvas; with any it is blocked at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +208,6 @@ class Job:
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None

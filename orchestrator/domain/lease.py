@@ -44,6 +44,7 @@ class Claim:
     resources: Resources  # what each of the jobs was taken for; one that asked for something else is refused
     grant: LeaseGrant | None = None
     lease_id: int | None = None
+    repeated: bool = False  # it was sent before, and whether it was granted is not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ DEFAULT_PRIORITY: Final = 5
 MOST_ATTEMPTS: Final = 100
 LONGEST_LIMIT_SECONDS: Final = 366 * 86_400.0
 LONGEST_GRACE_SECONDS: Final = 3600.0
+#: Of a task that is no job; Celery lets people choose ids, and its own tables end here too.
+LONGEST_TASK_ID: Final = 155
 
 #: Headers of a Celery message that its entry repeats, so that Celery and Flower show the call as they know it.
 _ENTRY_HEADERS: Final = ("root_id", "parent_id", "group", "group_index", "shadow", "origin", "retries", "ignore_result")
@@ -64,6 +66,7 @@ class CommandRequest(Options):
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()  # names of secrets on the host that become variables; the values never travel
     cwd: str | None = None
 
 
@@ -76,6 +79,10 @@ class TaskRequest(Options):
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     embed: Mapping[str, Any] = field(default_factory=dict)  # callbacks, errbacks, chain, chord
     headers: Mapping[str, Any] = field(default_factory=dict)
+    root_id: str | None = None  # of its canvas
+    parent_id: str | None = None
+    group_id: str | None = None
+    needs: tuple[str, ...] = ()  # what it waits for in its canvas, by id
 
 
 Request: TypeAlias = CommandRequest | TaskRequest
@@ -139,7 +146,17 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         run_at=request.run_at,
         deadline=request.deadline,
         idempotency_key=request.key,
+        **({} if isinstance(request, CommandRequest) else _canvas_ids(request)),
     )
+
+
+def _canvas_ids(request: TaskRequest) -> dict[str, Any]:
+    return {
+        "root_id": request.root_id,
+        "parent_id": request.parent_id,
+        "group_id": request.group_id,
+        "needs": request.needs,
+    }
 
 
 def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
@@ -166,6 +183,7 @@ def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
 def _check_command(checks: Checks, request: CommandRequest, limits: Limits) -> None:
     checks.argv("argv", request.argv)
     checks.environment("environment", request.environment)
+    checks.secrets("secrets", request.secrets, beside=request.environment)
     cwd = checks.optional_text("cwd", request.cwd, longest=4096)
     if cwd is not None and not cwd.startswith("/"):
         checks.add("cwd", "must be an absolute path")
@@ -178,6 +196,10 @@ def _check_task(checks: Checks, request: TaskRequest) -> None:
     checks.array("args", request.args)
     for name in ("kwargs", "embed", "headers"):
         checks.document(name, getattr(request, name))
+    for name in ("root_id", "parent_id", "group_id"):
+        checks.optional_text(name, getattr(request, name), longest=LONGEST_TASK_ID)
+    for task_id in request.needs:
+        checks.text("needs", task_id, longest=LONGEST_TASK_ID)
 
 
 def _is_below(path: str, roots: tuple[str, ...]) -> bool:
@@ -187,7 +209,8 @@ def _is_below(path: str, roots: tuple[str, ...]) -> bool:
 
 def _payload(request: Request) -> Document:
     if isinstance(request, CommandRequest):
-        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd}
+        named = {"secrets": sorted(request.secrets)} if request.secrets else {}
+        return {"argv": list(request.argv), "env": dict(request.environment), "cwd": request.cwd} | named
     return {
         "args": list(request.args),
         "kwargs": dict(request.kwargs),

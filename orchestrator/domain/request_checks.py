@@ -14,6 +14,7 @@ _ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What decides which GPUs a job sees, what code is loaded into it, and what it knows of its lease.
 _RESERVED: Final = re.compile(r"(CUDA|NVIDIA)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|LD_.*|ORCHESTRATOR_.*")
 MOST_ARGUMENTS: Final = 10_000
+MOST_SECRETS: Final = 64
 
 
 class Checks:
@@ -133,6 +134,19 @@ class Checks:
                 self.add(field, f"{name} is set by the orchestrator")
             elif not isinstance(content, str) or not _is_clean(content):
                 self.add(field, f"{name} must be a string without NUL characters or lone surrogates")
+
+    def secrets(self, field: str, value: object, *, beside: object) -> None:
+        """Check names of secrets, none of which is a variable ``beside`` them."""
+        if not isinstance(value, tuple | list) or len(value) > MOST_SECRETS:
+            self.add(field, f"must be a list of at most {MOST_SECRETS} names")
+            return
+        for name in value:
+            if not isinstance(name, str) or len(name) > 64 or not _ENVIRONMENT_NAME.fullmatch(name):
+                self.add(field, f"{str(name)[:64]!r} is not a name of a secret: letters, digits and _, at most 64")
+            elif _RESERVED.fullmatch(name):
+                self.add(field, f"{name} is set by the orchestrator")
+            elif isinstance(beside, Mapping) and name in beside:
+                self.add(field, f"{name} is set in the environment too")
 
     def array(self, field: str, value: object) -> None:
         """Check a list."""

@@ -66,7 +66,7 @@ class Usage:
 
 
 def fold_usage(
-    leases: Iterable[LeaseUse], *, by: UsageKey, since: datetime, until: datetime
+    leases: Iterable[LeaseUse], *, by: UsageKey, since: datetime, until: datetime, tenant: str | None = None
 ) -> tuple[tuple[Usage, ...], Usage]:
     """Return the usage of each key, the largest first, and the total.
 
@@ -75,20 +75,24 @@ def fold_usage(
         by: What to sum up by.
         since: Start of the window; only the seconds within it count.
         until: Its end; what is held or runs counts up to here.
+        tenant: Only what its jobs used, of leases that others' jobs used too.
     """
     sums: dict[str, Usage] = {}
     total = Usage("total")
     for lease in leases:
         for part in _parts(lease, since, until):
+            if tenant is not None and (part.attempt is None or part.attempt.tenant != tenant):
+                continue
             for usage in (sums.setdefault(_key(part, by), Usage(_key(part, by))), total):
                 usage.leased += part.seconds
                 usage.busy += part.busy
                 usage.wasted += part.seconds if part.is_wasted else 0.0
                 if part.attempt is not None:
                     usage.jobs.add(part.attempt.job_id)
-        for key, number in _count(lease, by).items():
+        attempts = [one for one in lease.attempts if tenant in (None, one.tenant)]
+        for key, number in _count(lease, attempts, by).items():
             sums.setdefault(key, Usage(key)).attempts += number
-        total.attempts += len(lease.attempts)
+        total.attempts += len(attempts)
     return tuple(sorted(sums.values(), key=lambda usage: (-usage.leased, usage.key))), total
 
 
@@ -150,9 +154,9 @@ def _attempt_key(attempt: AttemptUse, by: UsageKey) -> str:
     }[by]
 
 
-def _count(lease: LeaseUse, by: UsageKey) -> dict[str, int]:
+def _count(lease: LeaseUse, attempts: Iterable[AttemptUse], by: UsageKey) -> dict[str, int]:
     counts: defaultdict[str, int] = defaultdict(int)
-    for attempt in lease.attempts:
+    for attempt in attempts:
         if by is UsageKey.GPU:
             for uuid, _share in lease.shares:
                 counts[uuid] += 1

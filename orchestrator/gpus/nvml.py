@@ -15,6 +15,8 @@ from orchestrator.errors import GpusUnavailable
 logger = logging.getLogger(__name__)
 
 MIB: Final = 1 << 20
+#: Most errors that one reading takes in.
+MOST_EVENTS: Final = 100
 MILLIWATTS: Final = 1000
 
 #: Names of NVML's codes after which nothing can be read until it is initialised anew.
@@ -35,6 +37,8 @@ class NvmlDriver:
         self._nvml = library
         self._pid: int | None = None
         self._cards: tuple[_Card, ...] = ()
+        self._events: Any = None  # NVML's set of events; None where there is none
+        self._xids: dict[str, tuple[int, int]] = {}  # uuid -> the latest XID, and how many there were
         self._session_lost = {getattr(library, f"NVML_ERROR_{name}") for name in _SESSION_LOST}
 
     def sample(self) -> tuple[GpuSample, ...]:
@@ -45,6 +49,7 @@ class NvmlDriver:
         """
         try:
             self._open()
+            self._read_events()
             return tuple(self._sample_card(card) for card in self._cards)
         except self._nvml.NVMLError as error:
             self.close()
@@ -70,6 +75,37 @@ class NvmlDriver:
         driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
         count = self._nvml.nvmlDeviceGetCount()
         self._cards = tuple(card for index in range(count) for card in self._find(index, driver_version))
+        self._listen(count)
+
+    def _listen(self, count: int) -> None:
+        """Have the driver queue the errors that it reports, where it can."""
+        nvml = self._nvml
+        self._events = self._ask(nvml.nvmlEventSetCreate)
+        if self._events is None:
+            return
+        for index in range(count):
+            try:
+                card = nvml.nvmlDeviceGetHandleByIndex(index)
+                self._ask(nvml.nvmlDeviceRegisterEvents, card, nvml.nvmlEventTypeXidCriticalError, self._events)
+            except nvml.NVMLError as error:
+                if error.value in self._session_lost:
+                    raise
+                logger.warning("errors of GPU %d are not told: NVML: %s", index, error)
+
+    def _read_events(self) -> None:
+        """Take in what the driver reported since the last reading."""
+        nvml = self._nvml
+        for _ in range(MOST_EVENTS if self._events is not None else 0):
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._events, 0)
+            except nvml.NVMLError as error:
+                if error.value in self._session_lost:
+                    raise
+                return  # a timeout: there is none
+            uuid = self._ask(nvml.nvmlDeviceGetUUID, event.device)
+            if uuid is not None:
+                _latest, number = self._xids.get(_text(uuid), (0, 0))
+                self._xids[_text(uuid)] = (int(event.eventData), number + 1)
 
     def _find(self, index: int, driver_version: str) -> list[_Card]:
         """Return the card at this index, or its instances; nothing when it is too sick to say which one it is."""
@@ -125,6 +161,7 @@ class NvmlDriver:
         nvml, handle = self._nvml, card.handle
         utilization = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
         power = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        xid, xid_count = self._xids.get(card.gpu.parent_uuid or card.gpu.uuid, (None, 0))
         return GpuSample(
             gpu=card.gpu,
             used_mib=self._used_bytes(handle) // MIB,
@@ -133,6 +170,8 @@ class NvmlDriver:
             utilization_percent=None if utilization is None else int(utilization.gpu),
             temperature_celsius=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             power_watts=None if power is None else round(power / MILLIWATTS),
+            xid=xid,
+            xid_count=xid_count,
         )
 
     def _used_bytes(self, handle: Any) -> int:

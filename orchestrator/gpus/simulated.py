@@ -12,7 +12,8 @@
     used_mib = 1024
 
 ``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too, and for a MIG
-instance ``mig_profile`` and ``parent_uuid``.
+instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
+``xid_count`` how many there were.
 """
 
 import json
@@ -31,9 +32,9 @@ DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
 
 _REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
-_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts")
+_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts", "xid")
 _INSTANCE: Final = ("mig_profile", "parent_uuid")
-_KNOWN: Final = {*_REQUIRED, *_READINGS, *_INSTANCE, "driver_version", "used_mib", "health", "processes"}
+_KNOWN: Final = {*_REQUIRED, *_READINGS, *_INSTANCE, "driver_version", "used_mib", "health", "xid_count", "processes"}
 
 
 class SimulatedDriver:
@@ -119,6 +120,7 @@ def _format(sample: GpuSample) -> str:
         "driver_version": gpu.driver_version,
         "used_mib": sample.used_mib,
         "health": str(sample.health),
+        "xid_count": sample.xid_count,
     }
     fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
     fields |= {name: getattr(gpu, name) for name in _INSTANCE if getattr(gpu, name) is not None}
@@ -169,6 +171,8 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
         utilization_percent=_whole(entry, "utilization_percent", where) if "utilization_percent" in entry else None,
         temperature_celsius=_whole(entry, "temperature_celsius", where) if "temperature_celsius" in entry else None,
         power_watts=_whole(entry, "power_watts", where) if "power_watts" in entry else None,
+        xid=_whole(entry, "xid", where) if "xid" in entry else None,
+        xid_count=_whole({"xid_count": 0} | dict(entry), "xid_count", where),
     )
 
 

@@ -133,6 +133,9 @@ class Watch:
         self._said: object = None  # what the last event rested on
         self._said_at = 0.0
         self._heard_at = 0.0
+        self._asking = -1  # write end of the sampler's stdin
+        self.samples: tuple[GpuSample, ...] = ()  # the last reading, whether or not it was news
+        self.read_at = 0.0
         self.due: float | None = None
         self.pipe: int | None = None
         self.pid = 0
@@ -141,16 +144,27 @@ class Watch:
     def start(self) -> None:
         """Start the sampler."""
         ours, theirs = os.pipe()
+        asked, asking = os.pipe()
         arguments = [str(os.getpid()), str(self._settings.sample_seconds), *self._simulated]
         try:
-            self.pid = start_helper("orchestrator.guardian.sampler", arguments, {1: theirs})
+            self.pid = start_helper("orchestrator.guardian.sampler", arguments, {0: asked, 1: theirs})
         except OSError:
             os.close(ours)
+            os.close(asking)
             raise
         finally:
             os.close(theirs)
-        os.set_blocking(ours, False)
+            os.close(asked)
+        for end in (ours, asking):
+            os.set_blocking(end, False)
         self.pipe, self.due, self._partial, self._heard_at = ours, None, b"", boottime()
+        self._asking = asking
+
+    def ask(self) -> None:
+        """Have the GPUs read at once."""
+        if self._asking >= 0:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # asked already; or it is ending
+                os.write(self._asking, b"?")
 
     def read(self) -> GpuReport | GpuFault | None:
         """Return news of the GPUs; None when there is nothing that the worker does not know."""
@@ -181,7 +195,9 @@ class Watch:
         """The sampler is gone."""
         if self.pipe is not None:
             os.close(self.pipe)
-        self.pipe, self.pid, self.due = None, 0, boottime() + RESTART_SECONDS
+        if self._asking >= 0:
+            os.close(self._asking)
+        self.pipe, self.pid, self._asking, self.due = None, 0, -1, boottime() + RESTART_SECONDS
         return self._fault(f"the GPU sampler ended with {os.waitstatus_to_exitcode(status)}")
 
     def repeat(self) -> None:
@@ -192,6 +208,7 @@ class Watch:
         if "fault" in reading:
             return self._fault(reading["fault"])
         samples = tuple(sample_from_document(sample) for sample in reading["samples"])
+        self.samples, self.read_at = samples, reading["at"]
         basis = [_placement_basis(sample) for sample in samples]
         return GpuReport(samples) if self._is_news(basis) else None
 
@@ -208,4 +225,4 @@ class Watch:
 
 def _placement_basis(sample: GpuSample) -> tuple[object, ...]:
     """What decides whether a GPU can be used; load, heat and power change with every reading and decide nothing."""
-    return sample.gpu, sample.used_mib, sample.health, sample.processes
+    return sample.gpu, sample.used_mib, sample.health, sample.processes, sample.xid_count

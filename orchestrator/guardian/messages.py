@@ -75,6 +75,7 @@ class SpawnFailed:
 
     runner_id: str
     reason: str
+    unclean: tuple[str, ...] = ()  # the GPUs that did not come clean in time, if it failed for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ def event_from_document(document: Mapping[str, Any]) -> GuardianEvent:
     arguments = {name: value for name, value in document.items() if name != "op"}
     if document["op"] == "gpu_report":
         return GpuReport(tuple(sample_from_document(sample) for sample in arguments["samples"]))
+    if document["op"] == "spawn_failed":
+        arguments["unclean"] = tuple(arguments["unclean"])
     return _EVENTS[document["op"]](**arguments)
 
 

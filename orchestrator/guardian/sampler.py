@@ -2,27 +2,29 @@
 
     python -m orchestrator.guardian.sampler PARENT SECONDS [SIMULATED]
 
-Prints one JSON object a line to stdout: ``{"samples": […]}`` or ``{"fault": "…"}``.
+Prints one JSON object a line to stdout: ``{"at": …, "samples": […]}`` or ``{"fault": "…"}``; ``at`` is when the reading
+began, by the boot clock. A byte on stdin asks for a reading at once.
 """
 
 import json
 import os
+import select
 import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.errors import GpusUnavailable
 from orchestrator.gpus.driver import open_driver
-from orchestrator.guardian.kernel import die_with
+from orchestrator.guardian.kernel import boottime, die_with
 from orchestrator.ports import GpuDriver
 
 
 def describe(driver: GpuDriver) -> str:
     """Return one reading as a line."""
     try:
-        return json.dumps({"samples": [asdict(sample) for sample in driver.sample()]}, separators=(",", ":"))
+        at = boottime()
+        return json.dumps({"at": at, "samples": [asdict(sample) for sample in driver.sample()]}, separators=(",", ":"))
     except GpusUnavailable as error:
         return json.dumps({"fault": str(error)})
 
@@ -39,7 +41,9 @@ def main(arguments: list[str]) -> None:
             print(describe(driver), flush=True)
         except BrokenPipeError:
             os._exit(0)
-        time.sleep(float(seconds))
+        asked, _, _ = select.select([sys.stdin], [], [], float(seconds))
+        if asked and not os.read(sys.stdin.fileno(), 4096):
+            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ class GuardianSettings:
     start_deadline_seconds: float = 30
     preload_deadline_seconds: float = 120  # modules that take longer are left for the runners to import
     lock_wait_seconds: float = 10  # longest wait for a GPU that somebody else holds
+    clean_wait_seconds: float = 10  # longest wait until what an earlier runner left on a GPU is gone
+    clean_memory_mib: int = 512  # a GPU with more than that in use is not clean
     sample_seconds: float = 1
     report_seconds: float = 5  # longest silence about GPUs that do not change
     sampler_deadline_seconds: float = 15  # a driver that is silent for so long does not answer

@@ -38,7 +38,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._nursery, self._watch = Nursery(settings), Watch(settings)
         self._forest = Forest()
-        self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report)
+        self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._watch.ask)
         self._is_closing = False
 
     def run(self) -> None:
@@ -80,7 +80,9 @@ class Supervisor:
         self._read_fork_server()
         for descriptor in ready & set(statuses):
             self._wards.on_status(statuses[descriptor])
-        self._say_gpus(self._watch.read())
+        news = self._watch.read()
+        self._wards.note_reading(self._watch.samples, self._watch.read_at)
+        self._say_gpus(news)
         self._say_gpus(self._watch.check(boottime()))
 
     def _read_worker(self) -> None:

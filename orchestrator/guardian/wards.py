@@ -3,12 +3,14 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
+from orchestrator.domain.cluster import GpuSample
 from orchestrator.guardian.channel import Document
+from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import Nursery
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
@@ -21,6 +23,7 @@ from orchestrator.guardian.tree import Forest, Tree
 logger = logging.getLogger(__name__)
 
 LOCK_RETRY_SECONDS: Final = 0.05
+CLEAN_LOOK_SECONDS: Final = 0.1  # how often a GPU that is not clean is read
 TERM_LOOK_SECONDS: Final = 0.2  # how often a tree that was asked to end is looked at
 KILL_LOOK_SECONDS: Final = 0.01  # the first look after a KILL; the pause doubles
 MOST_LOOK_SECONDS: Final = 0.5
@@ -30,6 +33,7 @@ class Stage(Enum):
     """How far a runner has come."""
 
     LOCKING = auto()  # waits for its GPUs' locks
+    CLEANING = auto()  # has them, and waits until nothing of earlier runners is left on its GPUs
     FORKING = auto()  # waits for the fork server
     STARTING = auto()  # forked, not yet begun
     RUNNING = auto()
@@ -63,6 +67,8 @@ class Ward:
     start_ticks: int = 0
     status: int | None = None  # read end of the pipe on which a failed start is told
     failure: str | None = None
+    clean_deadline: float = 0.0
+    unclean: tuple[str, ...] = ()
     exit_status: int | None = None
     peak_rss_mib: int = 0
     ending: Ending | None = None
@@ -80,8 +86,13 @@ class Wards:
         journal: Journal,
         identity: Note,
         report: Callable[[GuardianEvent], None],
+        ask_reading: Callable[[], None],
     ) -> None:
-        """Start without runners; ``identity`` is this guardian's note, whose mark begins those of its runners."""
+        """Start without runners; ``identity`` is this guardian's note, whose mark begins those of its runners.
+
+        ``ask_reading`` has the GPUs read at once; ``note_reading`` tells what came of it.
+        """
+        self._ask_reading, self._handoff = ask_reading, Handoff(settings.clean_memory_mib)
         self._settings, self._nursery, self._forest = settings, nursery, forest
         self._journal, self._identity, self._report = journal, identity, report
         self._lock_dir = settings.find_lock_dir()
@@ -111,6 +122,13 @@ class Wards:
         for runner_id, deadline in deadlines.items():
             if runner_id in self._wards:
                 self._wards[runner_id].deadline = deadline
+
+    def note_reading(self, samples: Sequence[GpuSample], read_at: float) -> None:
+        """The GPUs were read; who waits for a clean one looks at once."""
+        self._handoff.note_reading(samples, read_at)
+        for ward in self._wards.values():
+            if ward.stage is Stage.CLEANING:
+                ward.look_at = 0.0
 
     def send(self, runner_id: str, signum: int, *, leader_only: bool) -> None:
         """Signal a running runner's process group, or its first process alone."""
@@ -222,9 +240,12 @@ class Wards:
             self.end(ward.spec.runner_id, "deadline", 0)
         if ward.stage is Stage.LOCKING and now >= ward.look_at:
             self._lock(ward, now)
+        if ward.stage is Stage.CLEANING and now >= ward.look_at and ward.ending is None:
+            self._await_clean(ward, now)
         if ward.ending is None:
             return
-        if ward.stage is Stage.LOCKING or (ward.stage is Stage.FORKING and self._nursery.forget(ward.spec.runner_id)):
+        waits = ward.stage in (Stage.LOCKING, Stage.CLEANING)
+        if waits or (ward.stage is Stage.FORKING and self._nursery.forget(ward.spec.runner_id)):
             ward.failure, ward.stage = "ended before it started", Stage.ENDED
             self._settle(ward)
         elif now >= ward.ending.look_at:
@@ -245,7 +266,21 @@ class Wards:
                 ward.stage = Stage.ENDED
                 self._settle(ward)
             return
-        self._fork(ward)
+        ward.clean_deadline = now + self._settings.clean_wait_seconds
+        self._await_clean(ward, now)
+
+    def _await_clean(self, ward: Ward, now: float) -> None:
+        """Start the runner once its GPUs are clean; those of a share are others' as well, and not judged."""
+        doubts = {gpu: self._handoff.doubt(gpu) for gpu in ward.spec.gpus} if ward.spec.exclusive else {}
+        unclean = {gpu: doubt for gpu, doubt in doubts.items() if doubt is not None}
+        if not unclean:
+            self._fork(ward)
+        elif now < ward.clean_deadline:
+            ward.stage, ward.look_at = Stage.CLEANING, now + CLEAN_LOOK_SECONDS
+            self._ask_reading()
+        else:
+            ward.failure, ward.unclean, ward.stage = "; ".join(unclean.values()), tuple(unclean), Stage.ENDED
+            self._settle(ward)
 
     def _fork(self, ward: Ward) -> None:
         self._journal.append("spawn", **_describe(ward))
@@ -306,10 +341,11 @@ class Wards:
         cause: Cause = "exit" if ward.ending is None else ward.ending.cause
         values = {"exit_code": exit_code, "signal": signum, "cause": cause, "failure": ward.failure}
         self._journal.append("exit", **_describe(ward), **values)
+        self._handoff.note_use(ward.spec.gpus if ward.pid is not None else (), boottime())
         for lock in ward.locks:  # after the record: the next holder's cannot be older than this one
             lock.release()
         if ward.failure is not None:
-            self._report(SpawnFailed(ward.spec.runner_id, ward.failure))
+            self._report(SpawnFailed(ward.spec.runner_id, ward.failure, ward.unclean))
         else:
             self._report(Exited(ward.spec.runner_id, exit_code, signum, cause, ward.peak_rss_mib))
 
@@ -329,7 +365,7 @@ def _ask_to_end(alive: Iterable[Process], asked: set[tuple[int, int]]) -> None:
 def _dues(ward: Ward) -> Iterable[float]:
     if ward.deadline is not None:
         yield ward.deadline
-    if ward.stage is Stage.LOCKING:
+    if ward.stage in (Stage.LOCKING, Stage.CLEANING):
         yield ward.look_at
     if ward.ending is not None:
         yield ward.ending.look_at

@@ -1,7 +1,8 @@
-"""Cancel a job, wherever it is on its way."""
+"""Cancel a job, or a whole canvas of them, wherever they are on their way."""
 
 import logging
 
+from orchestrator.domain.canvas import CanvasCancelled
 from orchestrator.errors import StreamUnavailable
 from orchestrator.ports import CancelOutcome
 from orchestrator.runtime import Runtime
@@ -27,8 +28,34 @@ class CancelService:
         """
         outcome = self._runtime.jobs.request_cancel(job_id, by=by, reason=reason)
         if outcome.cancelled or outcome.stopping:
-            try:
-                self._runtime.wake.publish("cancel", job_id=job_id)
-            except StreamUnavailable as error:
-                logger.info("the worker of job %s hears of its cancellation with its next renewal: %s", job_id, error)
+            self._tell_worker(job_id)
         return outcome
+
+    def cancel_canvas(self, canvas_id: str, *, whole: bool, by: str, reason: str = "") -> CanvasCancelled:
+        """Cancel every job of a canvas, or of one group of it and what waits for that, as ``cancel`` does.
+
+        What they would still call is stored cancelled. Plain tasks are Celery's to revoke; they start no job any more.
+
+        Args:
+            canvas_id: Of the canvas: its root, any job of it, or its group; else of the group.
+            whole: The canvas is meant, not the group.
+            by: Who asks.
+            reason: Why.
+
+        Raises:
+            UnknownJob: If no job has such an id, root or group.
+            StoreUnavailable: If the database does not answer.
+        """
+        outcome = self._runtime.jobs.cancel_canvas(canvas_id, whole=whole, by=by, reason=reason)
+        for job_id in outcome.stopping:  # the others' claims are refused
+            if not self._tell_worker(job_id):
+                break
+        return outcome
+
+    def _tell_worker(self, job_id: str) -> bool:
+        try:
+            self._runtime.wake.publish("cancel", job_id=job_id)
+        except StreamUnavailable as error:
+            logger.info("the worker of job %s hears of its cancellation with its next renewal: %s", job_id, error)
+            return False
+        return True

@@ -2,8 +2,8 @@
 
 import logging
 
+from orchestrator.domain.cluster import DrainOutcome
 from orchestrator.errors import StreamUnavailable
-from orchestrator.ports import DrainOutcome
 from orchestrator.runtime import Runtime
 
 logger = logging.getLogger(__name__)

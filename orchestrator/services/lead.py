@@ -17,7 +17,7 @@ from typing import Final
 
 from orchestrator.domain.sweep import SweepTally
 from orchestrator.errors import NotLeading, Unavailable
-from orchestrator.ports import Term
+from orchestrator.leader_ports import Term
 from orchestrator.runtime import Runtime
 from orchestrator.services.sweeps import Sweep, Sweeps
 

@@ -25,6 +25,7 @@ RELEASE_BATCH: Final = 500
 LEASES_BATCH: Final = 1000
 PRUNE_BATCH: Final = 500
 HEAL_BATCH: Final = 500
+BLOCKED_BATCH: Final = 500
 UNBOUNDED: Final = 1 << 62
 
 #: A submit may always leave so many unclaimed jobs in a stream, so that a cluster without a leader makes progress.
@@ -68,6 +69,7 @@ class Sweeps:
             Sweep("publish_due", interval, ENTRIES_BATCH, self.publish_due),
             Sweep("lose_nodes", 5 * interval, UNBOUNDED, self.lose_nodes),
             Sweep("heal_rows", 60 * interval, HEAL_BATCH, self.heal_rows),
+            Sweep("end_forgotten", 30 * interval, BLOCKED_BATCH, self.end_forgotten),
             Sweep("prune", 60 * interval, PRUNE_BATCH, self.prune),
         )
 
@@ -153,6 +155,12 @@ class Sweeps:
         if healed:
             logger.error("%d rows disagreed with the leases and were set right", healed)
         return healed
+    def end_forgotten(self, epoch: int) -> int:
+        """End blocked jobs that nothing will call any more: what they wait for ended otherwise than well."""
+        ended = self._runtime.admission.end_forgotten(limit=BLOCKED_BATCH, epoch=epoch)
+        if ended:
+            logger.warning("%d blocked jobs were ended late: nobody had told them that what they need failed", ended)
+        return ended
 
     def prune(self, epoch: int) -> int:
         """Delete what ended long ago: jobs, leases, events of hosts."""

@@ -1,8 +1,10 @@
 """Why a job is where it is, in words: ``orch why JOB``."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import TERMINAL_STATES, Job, JobState
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import NodeRecord
@@ -11,6 +13,8 @@ from orchestrator.scheduling.plan import Policy, plan
 
 #: Waiting jobs of each queue that are looked at.
 LOOKED_AT: Final = 1000
+#: What a blocked job waits for that is told one by one.
+MOST_NEEDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,27 @@ def explain(runtime: Runtime, job_id: str) -> tuple[Reason, ...]:
     if job.state is JobState.RUNNING:
         asked = " and was asked to end" if job.cancel_requested_at else ""
         return (Reason("running", f"it runs on {job.node}, attempt {job.attempt}{asked}"),)
-    reasons = {
-        JobState.BLOCKED: lambda: (Reason("blocked", job.reason or "it waits for other jobs"),),
+    reasons: Mapping[JobState, Callable[[], tuple[Reason, ...]]] = {
+        JobState.BLOCKED: lambda: _blocked(runtime, job),
         JobState.SCHEDULED: lambda: (_scheduled(job),),
         JobState.PENDING: lambda: (_pending(runtime, job),),
         JobState.QUEUED: lambda: (_queued(runtime, job),),
-    }[job.state]()
-    return reasons + _without_leader(runtime, job)
+    }
+    return reasons[job.state]() + _without_leader(runtime, job)
+
+
+def _blocked(runtime: Runtime, job: Job) -> tuple[Reason, ...]:
+    needs = runtime.jobs.needs([job.id]).get(job.id, ())
+    told = [f"it waits for {need.id}, " + _told(need) for need in needs[:MOST_NEEDS]]
+    if len(needs) > MOST_NEEDS:
+        told.append(f"and for {len(needs) - MOST_NEEDS} more")
+    return tuple(Reason("blocked", words) for words in told or ["it waits for other tasks"])
+
+
+def _told(need: Need) -> str:
+    if need.state is None:
+        return "a plain task"
+    return "which succeeded" if need.state is JobState.SUCCEEDED else f"which is {need.state.value}"
 
 
 def _scheduled(job: Job) -> Reason:

@@ -13,7 +13,7 @@ from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import wants_from
 from orchestrator.ports import DueEntry, LossPolicy
 from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
-from orchestrator.storage import healing, statements, sweeps, tables
+from orchestrator.storage import canvases, healing, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
 from orchestrator.storage.rows import entry_from, load
@@ -80,6 +80,12 @@ class SqlAdmissionStore:
             return 0
         return sweeps.fenced(
             self._database, epoch, lambda c: sweeps.expire(self._database, c, candidates, policy, epoch=epoch)
+        )
+
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """End blocked jobs whose need ended otherwise than well without them being told."""
+        return sweeps.fenced(
+            self._database, epoch, lambda c: canvases.end_forgotten(self._database, c, limit, epoch=epoch)
         )
 
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:

@@ -7,10 +7,19 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select, update
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample, NodeState
+from orchestrator.domain.cluster import (
+    DrainOutcome,
+    Gpu,
+    GpuAction,
+    GpuHealth,
+    GpuOrder,
+    GpuSample,
+    GpuStanding,
+    NodeState,
+)
 from orchestrator.domain.job import FailureClass
-from orchestrator.ports import DrainOutcome, GpuRecord, LossPolicy, NodeRecord
-from orchestrator.storage import tables
+from orchestrator.ports import GpuRecord, LossPolicy, NodeRecord
+from orchestrator.storage import gpu_health, tables
 from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
@@ -43,7 +52,8 @@ DEREGISTER: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name
 NODE_LEASES: Final = Sql("SELECT id FROM orchestrator_leases WHERE node = :name AND state = 'active'")
 NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :name)")
 SAMPLE: Final = Sql(
-    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization, health = :health,"
+    "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization,"
+    " health = CASE WHEN held = 1 AND :health = 'healthy' THEN health ELSE :health END,"
     " gpu_index = :gpu_index, temperature = :temperature, power = :power"
     " WHERE uuid = :uuid AND node = :node"
 )
@@ -124,6 +134,18 @@ class SqlClusterStore:
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""
         return int(self._database.read(lambda c: self._database.run(c, COUNT_EVENTS, {"kind": kind}).scalar_one()))
+
+    def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
+        """Return what is remembered of a host's GPUs."""
+        return self._database.read(lambda c: gpu_health.standings(self._database, c, node))
+
+    def note_gpu_standings(self, node: str, standings: Mapping[str, GpuStanding]) -> Mapping[str, GpuOrder]:
+        """Remember what changed; return what operators want of the host's GPUs."""
+        return self._database.transaction(lambda c: gpu_health.note(self._database, c, node, standings))
+
+    def order_gpu(self, uuid: str, action: GpuAction, *, by: str) -> None:
+        """Record what an operator wants of a GPU."""
+        self._database.transaction(lambda c: gpu_health.order(self._database, c, uuid, action, by=by))
 
     def ensure_queues(self, names: Sequence[str]) -> None:
         """Create the queues that do not exist."""
@@ -220,6 +242,8 @@ def _gpu_record(row: Row) -> GpuRecord:
         utilization_percent=row["utilization"],
         temperature_celsius=row["temperature"],
         power_watts=row["power"],
+        health_reason=row["health_reason"],
+        strikes=row["strikes"],
     )
 
 

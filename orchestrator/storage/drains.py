@@ -4,9 +4,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from orchestrator.domain.cluster import NodeState
+from orchestrator.domain.cluster import DrainOutcome, NodeState
 from orchestrator.errors import UnknownNode
-from orchestrator.ports import DrainOutcome
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import withdraw
 from orchestrator.storage.rows import dump

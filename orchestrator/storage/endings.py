@@ -12,6 +12,7 @@ from orchestrator.domain.job import FailureClass, JobEvent, JobState, LeaseMode,
 from orchestrator.domain.lease import Finish
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import statements
+from orchestrator.storage.canvases import end_dependents
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump, dump_parts, storable, stored_instant
 from orchestrator.storage.sql import Sql
@@ -20,6 +21,8 @@ from orchestrator.storage.sql import Sql
 _RETURNED: Final = {JobEvent.GIVE_BACK: 1}
 #: Events after which a job would run again; one that somebody asked to cancel ends instead.
 _RUNS_AGAIN: Final = frozenset({JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK, JobEvent.REQUEUE})
+#: Events after which nothing that waits for the job in its canvas can start.
+_BADLY: Final = (JobEvent.FAIL, JobEvent.BURY, JobEvent.CANCEL)
 #: Most characters of a result that are stored; a larger one would not fit the database's packets, whatever the batch.
 LARGEST_RESULT: Final = 4 << 20
 OPEN_ATTEMPTS: Final = Sql(
@@ -75,6 +78,8 @@ def end_attempts(
             run(connection, statements.CLOSE_ATTEMPTS, {"rows": part})
     for part in documents:
         run(connection, statements.END_EVENTS, {"rows": part, "node": node, "epoch": epoch})
+    badly = [f.job_seq for event in _BADLY for f in by_event.get(event, [])]
+    end_dependents(database, connection, badly, epoch=epoch)
 
 
 def heed_cancel(finish: Finish) -> Finish:

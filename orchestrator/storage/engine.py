@@ -2,10 +2,12 @@
 
 import itertools
 import logging
+import os
 import random
 import re
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -144,6 +146,7 @@ def open_database(url: str, *, answer_seconds: int = 10) -> Database:
     _prepare_sessions(engine, _SQLITE_SESSION if backend == "sqlite" else _MARIADB_SESSION, sqlite=backend == "sqlite")
     if backend != "sqlite":
         _check_server(engine)
+    _forget_when_forked(engine)
     return Database(engine)
 
 
@@ -173,6 +176,18 @@ def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool
         for statement in statements:
             cursor.execute(statement)
         cursor.close()
+
+
+def _forget_when_forked(engine: Engine) -> None:
+    """A child of a fork must not use its parent's connections: Celery's prefork pool forks a worker that has some."""
+    known = weakref.ref(engine)
+
+    def forget() -> None:
+        inherited = known()
+        if inherited is not None:
+            inherited.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def _check_server(engine: Engine) -> None:

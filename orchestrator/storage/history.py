@@ -35,7 +35,10 @@ NOW: Final = Sql("SELECT {now}")
 JOBS: Final = Sql(
     "SELECT j.seq, j.id, j.queue, j.state, j.gpus, j.gpu_memory_mib, j.wants, j.max_attempts, j.attempt, j.lost_count,"
     " j.lease_id, j.run_at, j.deadline,"
-    " r.job_seq AS ready_seq, r.publish_at, r.entry_id, r.node, s.run_at AS scheduled_at"
+    " r.job_seq AS ready_seq, r.publish_at, r.entry_id, r.node, s.run_at AS scheduled_at,"
+    " (SELECT COUNT(*) FROM orchestrator_needs n WHERE n.job_seq = j.seq) AS needs,"
+    " (SELECT MIN(e.id) FROM orchestrator_needs n JOIN orchestrator_jobs e ON e.id = n.needs_id"
+    " WHERE n.job_seq = j.seq AND e.state IN ('failed', 'cancelled', 'dead_letter')) AS failed_need"
     " FROM orchestrator_jobs j LEFT JOIN orchestrator_ready r ON r.job_seq = j.seq"
     " LEFT JOIN orchestrator_scheduled s ON s.job_seq = j.seq WHERE j.seq > :after ORDER BY j.seq LIMIT :limit"
 )
@@ -72,7 +75,7 @@ HOLDS: Final = Sql(
 LEADER_EVENTS: Final = Sql(
     f"SELECT {_EVENT_COLUMNS} FROM orchestrator_events WHERE epoch IS NOT NULL ORDER BY seq"  # noqa: S608 - above
 )
-_OF_JOBS: Final = ("events", "attempts", "ready", "scheduled", "logs")
+_OF_JOBS: Final = ("events", "attempts", "ready", "scheduled", "needs", "logs")
 STRAYS: Final = tuple(
     (
         table,
@@ -200,6 +203,8 @@ def _job(row: Any) -> JobRow:
         deadline=instant(row.deadline),
         ready=place,
         scheduled_at=instant(row.scheduled_at),
+        needs=row.needs,
+        failed_need=row.failed_need,
     )
 
 

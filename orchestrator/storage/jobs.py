@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
-from orchestrator.errors import IdempotencyConflict, StoreUnavailable, UnknownJob, UnknownQueue
+from orchestrator.errors import StoreUnavailable, UnknownJob, UnknownQueue
 from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
-from orchestrator.storage import statements, tables
+from orchestrator.storage import canvases, statements, tables
 from orchestrator.storage.engine import MOST_TRIES, Database
+from orchestrator.storage.job_names import Name, names_of, refuse_other_request, stored_by_name
 from orchestrator.storage.placing import PUBLISH_GRACE
 from orchestrator.storage.rows import (
     dump,
@@ -26,9 +29,6 @@ from orchestrator.storage.rows import (
     stored_instant,
 )
 
-#: How a request names its job: (id, None), or (tenant, idempotency key).
-_Name: TypeAlias = tuple[str, str | None]
-
 
 class SqlJobStore:
     """``JobStore`` over SQL."""
@@ -41,6 +41,8 @@ class SqlJobStore:
         if not jobs:
             return SubmitOutcome((), ())
         payloads = [dump(job.payload) for job in jobs]
+        if any(job.needs or job.parent_id for job in jobs):
+            return self._submit_missing(jobs, payloads)  # in a canvas it is usual that a job's row is there already
         try:
             return self._database.transaction(lambda connection: self._insert(connection, jobs, payloads))
         except IntegrityError:
@@ -67,20 +69,27 @@ class SqlJobStore:
             (columns.queue, wanted.queue),
             (columns.tenant, wanted.tenant),
             (columns.name, wanted.name),
+            (columns.group_id, wanted.group_id),
         ):
             if value is not None:
                 query = query.where(column == value)
         if wanted.states is not None:
             query = query.where(columns.state.in_(sorted(state.value for state in wanted.states)))
+        if wanted.ids is not None:
+            query = query.where(columns.id.in_(sorted(wanted.ids)))
+        if wanted.root_id is not None:
+            query = query.where((columns.root_id == wanted.root_id) | (columns.id == wanted.root_id))
         if wanted.before_seq is not None:
             query = query.where(columns.seq < wanted.before_seq)
         return [job_from(row) for row in self._database.read(lambda c: c.execute(query).mappings().all())]
 
-    def count_by_state(self, queue: str | None = None) -> Mapping[JobState, int]:
+    def count_by_state(self, queue: str | None = None, *, tenant: str | None = None) -> Mapping[JobState, int]:
         """Count jobs; every state is there."""
         query = select(tables.jobs.c.state, func.count()).group_by(tables.jobs.c.state)
         if queue is not None:
             query = query.where(tables.jobs.c.queue == queue)
+        if tenant is not None:
+            query = query.where(tables.jobs.c.tenant == tenant)
         counts = {JobState(state): number for state, number in self._database.read(lambda c: c.execute(query).all())}
         return {state: counts.get(state, 0) for state in JobState}
 
@@ -170,7 +179,9 @@ class SqlJobStore:
             run(connection, statements.CANCEL_WAITING, {"seq": job.seq, "reason": f"cancelled by {by}: {reason}"[:512]})
             run(connection, statements.DELETE_READY, {"seqs": [job.seq]})
             run(connection, statements.DELETE_SCHEDULED, {"seqs": [job.seq]})
+            run(connection, canvases.DELETE_NEEDS, {"seqs": [job.seq]})
             run(connection, statements.EVENT, {"kind": "cancel", "seq": job.seq, "data": data})
+            canvases.end_dependents(self._database, connection, [job.seq])
             return CancelOutcome(job, cancelled=True, stopping=False)
 
         outcome = self._database.transaction(cancel)
@@ -178,17 +189,33 @@ class SqlJobStore:
         assert job is not None
         return CancelOutcome(job, outcome.cancelled, outcome.stopping)
 
-    def _insert(self, connection: Connection, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
+    def cancel_canvas(self, canvas_id: str, *, whole: bool, by: str, reason: str) -> CanvasCancelled:
+        """Cancel a canvas, or one group of it; see the port."""
+        return canvases.cancel_canvas(self._database, canvas_id, whole=whole, by=by, reason=reason)
+
+    def end_dependents(self, task_ids: Sequence[str], words: str) -> int:
+        """End the blocked jobs that wait for tasks that did not end well."""
+        return self._database.transaction(
+            lambda c: canvases.end_dependents_of_tasks(self._database, c, task_ids, words)
+        )
+
+    def needs(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[Need]]:
+        """Return what blocked jobs wait for."""
+        return self._database.read(lambda c: canvases.needs_of(self._database, c, job_ids))
+
+    def _insert(
+        self,
+        connection: Connection,
+        jobs: Sequence[NewJob],
+        payloads: Sequence[str],
+        stopped: Mapping[str, str] = MappingProxyType({}),
+    ) -> SubmitOutcome:
         run = self._database.run
         now, open_slots = self._open_slots(connection, {job.queue for job in jobs})
         rows = []
         for job, payload in zip(jobs, payloads, strict=True):
-            state = JobState.PENDING
-            if job.run_at is not None:
-                state = JobState.SCHEDULED
-            elif open_slots[job.queue] > 0 and job.resources.wants is None:  # else a pass finds the host that suits
-                state = JobState.QUEUED
-                open_slots[job.queue] -= 1
+            held = bool(job.needs) or job.id in stopped
+            state = JobState.BLOCKED if held else _first_state(job, open_slots)
             queued_at = now if state is JobState.QUEUED else None
             rows.append(new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at})
         if len(rows) == 1:
@@ -200,12 +227,41 @@ class SqlJobStore:
         for row in rows:
             row["seq"] = seqs[row["id"]]
         self._place(connection, rows, now)
+        canvases.block(self._database, connection, {seqs[job.id]: job.needs for job in jobs if job.needs})
+        canvases.cancel_new(self._database, connection, {seqs[job_id]: why for job_id, why in stopped.items()})
+        states = {row["id"]: JobState(row["state"]) for row in rows} | dict.fromkeys(stopped, JobState.CANCELLED)
         return SubmitOutcome(
-            tuple(Submitted(row["id"], row["seq"], True, JobState(row["state"])) for row in rows),
+            tuple(Submitted(row["id"], row["seq"], True, states[row["id"]]) for row in rows),
             tuple(_entry(row) for row in rows if row["state"] == "queued"),
         )
 
-    def _place(self, connection: Connection, rows: Sequence[dict[str, Any]], now: str | None) -> None:
+    def _release(
+        self, connection: Connection, jobs: Sequence[tuple[int, NewJob, str]]
+    ) -> tuple[dict[str, Submitted], tuple[JobEntry, ...]]:
+        """Let blocked jobs, given as (seq, job, payload), start as their canvas calls them now."""
+        run = self._database.run
+        now, open_slots = self._open_slots(connection, {job.queue for _, job, _ in jobs})
+        answers: dict[str, Submitted] = {}
+        rows = []
+        for seq, job, payload in jobs:
+            state = _first_state(job, open_slots)
+            row = new_job_row(job, payload) | {"seq": seq, "state": state.value, "now": now}
+            row["queued_at"] = now if state is JobState.QUEUED else None
+            if run(connection, canvases.RELEASE, row).rowcount:
+                rows.append(row)
+            else:
+                ended = connection.execute(select(tables.jobs.c.state).where(tables.jobs.c.seq == seq)).scalar_one()
+                state = JobState(ended)
+            answers[job.id] = Submitted(job.id, seq, False, state)
+        run(connection, canvases.DELETE_NEEDS, {"seqs": [seq for seq, _, _ in jobs]})
+        for row in rows:
+            row["created_at"] = row["now"]
+        self._place(connection, rows, now, first="release")
+        return answers, tuple(_entry(row) for row in rows if row["state"] == "queued")
+
+    def _place(
+        self, connection: Connection, rows: Sequence[dict[str, Any]], now: str | None, *, first: str = "submit"
+    ) -> None:
         run = self._database.run
         publish_at = stored_instant(required_instant(now) + PUBLISH_GRACE)
         for state, statement in (
@@ -218,9 +274,13 @@ class SqlJobStore:
             ]
             if placed:
                 run(connection, statement, placed)
-        history = [{"kind": "submit", "seq": row["seq"], "now": now} for row in rows]
+        deferred = "defer" if first == "release" else first
+        history = [
+            {"kind": deferred if row["state"] == "scheduled" else first, "seq": row["seq"], "now": now} for row in rows
+        ]
         history += [{"kind": "admit", "seq": row["seq"], "now": now} for row in rows if row["state"] == "queued"]
-        run(connection, statements.SUBMIT_EVENT, history)
+        if history:
+            run(connection, statements.SUBMIT_EVENT, history)
 
     def _open_slots(self, connection: Connection, names: set[str]) -> tuple[str | None, dict[str, int]]:
         """Return the instant and how many jobs each queue takes at once: none when something waits ahead."""
@@ -241,61 +301,54 @@ class SqlJobStore:
 
     def _insert_missing(self, connection: Connection, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
         """Insert what does not exist, and answer for the rest with what does; a name may occur twice in one call."""
-        named = self._named(connection, jobs)
+        jobs, stopped = canvases.placed(self._database, connection, jobs)
+        named = stored_by_name(connection, jobs)
+        released: list[tuple[int, NewJob, str]] = []
+        waiting: dict[int, tuple[str, ...]] = {}
         fresh: dict[int, tuple[NewJob, str]] = {}
         repeats: dict[int, int] = {}  # place of a repeat -> place of the job that it repeats
-        places: dict[_Name, int] = {}
+        places: dict[Name, int] = {}
         found: dict[int, Submitted] = {}
         for place, (job, payload) in enumerate(zip(jobs, payloads, strict=True)):
-            row = next((named[name] for name in _names(job) if name in named), None)
-            first = next((places[name] for name in _names(job) if name in places), None)
+            row = next((named[name] for name in names_of(job) if name in named), None)
+            first = next((places[name] for name in names_of(job) if name in places), None)
             if row is not None:
-                _refuse_other_request(job, payload, row.id, row.request_hash)
+                refuse_other_request(job, payload, row.id, row.request_hash)
                 found[place] = Submitted(row.id, row.seq, False, JobState(row.state))
+                if row.state == "blocked" and row.id == job.id and job.needs:
+                    waiting[row.seq] = job.needs
+                elif row.state == "blocked" and row.id == job.id:
+                    released.append((row.seq, job, payload))
             elif first is not None:
-                _refuse_other_request(job, payload, fresh[first][0].id, request_hash(*fresh[first]))
+                refuse_other_request(job, payload, fresh[first][0].id, request_hash(*fresh[first]))
                 repeats[place] = first
             else:
                 fresh[place] = (job, payload)
-                places |= dict.fromkeys(_names(job), place)
+                places |= dict.fromkeys(names_of(job), place)
         entries: tuple[JobEntry, ...] = ()
         if fresh:
-            outcome = self._insert(connection, *(list(column) for column in zip(*fresh.values(), strict=True)))
+            new_jobs, new_payloads = (list(column) for column in zip(*fresh.values(), strict=True))
+            kept_back = {job.id: stopped[job.id] for job in new_jobs if job.id in stopped}
+            outcome = self._insert(connection, new_jobs, new_payloads, kept_back)
             found |= dict(zip(fresh, outcome.jobs, strict=True))
             entries = outcome.entries
+        if released:
+            answers, more = self._release(connection, released)
+            found |= {place: answers[job.id] for place, job in enumerate(jobs) if job.id in answers}
+            entries += more
+        canvases.block_further(self._database, connection, waiting)
         found |= {place: replace(found[first], created=False) for place, first in repeats.items()}
         return SubmitOutcome(tuple(found[place] for place in range(len(jobs))), entries)
 
-    def _named(self, connection: Connection, jobs: Sequence[NewJob]) -> dict[_Name, Any]:
-        """Return the stored jobs that have the id, or the key, of one of these."""
-        columns = tables.jobs.c
-        keys: dict[str, set[str]] = {}
-        for job in jobs:
-            if job.idempotency_key is not None:
-                keys.setdefault(job.tenant, set()).add(job.idempotency_key)
-        same: ColumnElement[bool] = columns.id.in_(sorted({job.id for job in jobs}))
-        for tenant, wanted in keys.items():
-            same |= (columns.tenant == tenant) & columns.idempotency_key.in_(sorted(wanted))
-        query = select(
-            columns.id, columns.seq, columns.state, columns.request_hash, columns.tenant, columns.idempotency_key
-        ).where(same)
-        named: dict[_Name, Any] = {}
-        for row in connection.execute(query):
-            named[row.id, None] = row
-            if row.idempotency_key is not None:
-                named[row.tenant, row.idempotency_key] = row
-        return named
 
-
-def _names(job: NewJob) -> tuple[_Name, ...]:
-    """Return the names, the key first: it is the one that the caller chose on purpose."""
-    by_id = (job.id, None)
-    return (by_id,) if job.idempotency_key is None else ((job.tenant, job.idempotency_key), by_id)
-
-
-def _refuse_other_request(job: NewJob, payload: str, existing_id: str, existing_hash: str) -> None:
-    if existing_id != job.id and existing_hash != request_hash(job, payload):
-        raise IdempotencyConflict(job.idempotency_key or "", existing_id)
+def _first_state(job: NewJob, open_slots: dict[str, int]) -> JobState:
+    """Return where a job that waits for nothing begins; one that is admitted takes a slot."""
+    if job.run_at is not None:
+        return JobState.SCHEDULED
+    if open_slots[job.queue] <= 0 or job.resources.wants is not None:  # a pass finds the host that suits
+        return JobState.PENDING
+    open_slots[job.queue] -= 1
+    return JobState.QUEUED
 
 
 #: Everything but the payload, which can be large.

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.ports import Term
+from orchestrator.leader_ports import Term
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump, instant
 from orchestrator.storage.session_lock import SessionLock, session_lock

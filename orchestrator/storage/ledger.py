@@ -1,11 +1,14 @@
 """What a worker commits about the jobs of its host: claims, finishes, releases, renewals."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from orchestrator import failpoints
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, JobKind, JobState, LeaseMode, Resources
 from orchestrator.domain.lease import (
@@ -26,6 +29,7 @@ from orchestrator.storage import statements
 from orchestrator.storage.admission import host_snapshot
 from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, lose_jobs
 from orchestrator.storage.engine import Database
+from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.placing import admit, withdraw
 from orchestrator.storage.rows import dump, load, storable
 
@@ -39,15 +43,18 @@ class SqlLedgerStore:
 
     def commit(self, node: str, batch: LedgerBatch, *, ttl: timedelta) -> LedgerOutcome:
         """Apply the batch in one transaction; see the port."""
+        tries = itertools.count()
 
         def apply(connection: Connection) -> LedgerOutcome:
+            again = next(tries) > 0  # the connection may have been lost after the commit
+            claims = [replace(claim, repeated=True) for claim in batch.claims] if again else batch.claims
             self._write_output(connection, batch)
             stale = self._finish(connection, node, batch.finishes)
             if batch.releases:
                 self._release(connection, node, batch.releases)
             if batch.withdrawals:
                 withdraw(self._database, connection, batch.withdrawals, node=node)
-            return LedgerOutcome(self._claim(connection, node, batch.claims, ttl), stale)
+            return LedgerOutcome(self._claim(connection, node, claims, ttl), stale)
 
         return self._database.transaction(apply)
 
@@ -85,24 +92,31 @@ class SqlLedgerStore:
             return ()
         held = [claim.lease_id for claim in claims if claim.lease_id is not None]
         live = self._live_leases(connection, node, held) if held else frozenset()
+        repeated = [claim for claim in claims if claim.repeated]
+        before = granted_before(self._database, connection, node, repeated, ttl)
         leases: dict[int, int | None] = {}  # claim key -> lease id
         refusals: dict[int, Refusal] = {}
         won: dict[int, int] = {}  # job seq -> claim key
         for claim in claims:
             lease_id = claim.lease_id if claim.lease_id in live else None
-            if claim.grant is not None:
+            found = {seq: before[seq] for seq in claim.job_seqs if seq in before}
+            if found:
+                (lease_id,) = set(found.values())
+            elif claim.grant is not None:
                 lease_id = self._grant(connection, node, claim.grant, ttl)
                 refusals |= dict.fromkeys(claim.job_seqs, Refusal.GPUS_TAKEN) if lease_id is None else {}
             leases[claim.key] = lease_id
             if lease_id is not None:
-                won |= dict.fromkeys(self._take(connection, node, claim, lease_id), claim.key)
-        jobs = self._started(connection, won, {claim.key: claim.resources for claim in claims})
+                taken = self._take(connection, node, claim, lease_id)
+                won |= dict.fromkeys([*found, *taken], claim.key)
+        jobs = self._started(connection, won, claims, known=before.keys())
         losers = [seq for claim in claims for seq in claim.job_seqs if seq not in won and seq not in refusals]
         refusals |= self._explain(connection, losers) if losers else {}
         unused = [lease_id for key, lease_id in leases.items() if lease_id is not None and key not in won.values()]
         unused = [lease_id for lease_id in unused if lease_id not in live]
         if unused:
             end_leases(self._database, connection, unused, "released")
+        failpoints.reach("claim.in_transaction")
         return tuple(
             ClaimOutcome(
                 key=claim.key,
@@ -149,14 +163,20 @@ class SqlLedgerStore:
         return seqs
 
     def _started(
-        self, connection: Connection, won: Mapping[int, int], asked: Mapping[int, Resources]
+        self, connection: Connection, won: Mapping[int, int], claims: Sequence[Claim], *, known: Set[int]
     ) -> dict[int, ClaimedJob]:
-        """Open the attempts of the jobs won, given as seq -> claim key, and return what their runners need."""
+        """Open the attempts of the jobs won, given as seq -> claim key, and return what their runners need.
+
+        The attempts of those in ``known`` are open already.
+        """
         if not won:
             return {}
+        asked = {claim.key: claim.resources for claim in claims}
         run, seqs = self._database.run, list(won)
-        run(connection, statements.INSERT_ATTEMPTS, {"seqs": seqs})
-        run(connection, statements.CLAIM_EVENTS, {"seqs": seqs})
+        begun = [seq for seq in seqs if seq not in known]
+        if begun:
+            run(connection, statements.INSERT_ATTEMPTS, {"seqs": begun})
+            run(connection, statements.CLAIM_EVENTS, {"seqs": begun})
         rows = run(connection, statements.CLAIMED, {"seqs": seqs}).all()
         return {row.seq: self._claimed_job(row, asked[won[row.seq]]) for row in rows}
 

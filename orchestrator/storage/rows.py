@@ -106,6 +106,9 @@ def job_from(row: Row) -> Job:
         queued_at=instant(row["queued_at"]),
         started_at=instant(row["started_at"]),
         finished_at=instant(row["finished_at"]),
+        root_id=row["root_id"],
+        parent_id=row["parent_id"],
+        group_id=row["group_id"],
     )
 
 
@@ -136,6 +139,9 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "run_at": stored_instant(job.run_at),
         "deadline": stored_instant(job.deadline),
         "idempotency_key": job.idempotency_key,
+        "root_id": job.root_id,
+        "parent_id": job.parent_id,
+        "group_id": job.group_id,
         "request_hash": request_hash(job, payload),
     }
 

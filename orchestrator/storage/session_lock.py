@@ -2,7 +2,7 @@
 
 It proves nothing about who leads: a holder that was stopped keeps it, and one whose connection broke loses it without a
 word. But who gets it knows that the session of the one that held it before has ended, and need not wait for anything to
-expire. The row and its epoch stay the authority: docs/decisions/0012-leader-session-lock.md.
+expire. The row and its epoch stay the authority: docs/decisions/0014-leader-session-lock.md.
 """
 
 import fcntl

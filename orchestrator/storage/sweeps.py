@@ -6,10 +6,11 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
+from orchestrator import failpoints
 from orchestrator.domain.job import FailureClass, JobEvent
 from orchestrator.errors import NotLeading
 from orchestrator.ports import LossPolicy
-from orchestrator.storage import statements
+from orchestrator.storage import canvases, statements
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import withdraw
@@ -114,7 +115,9 @@ def fenced(database: Database, epoch: int, unit: Callable[[Connection], Result])
     def checked(connection: Connection) -> Result:
         if database.run(connection, EPOCH_FOR_SHARE, {"epoch": epoch}).first() is None:
             raise NotLeading(epoch)
-        return unit(connection)
+        result = unit(connection)
+        failpoints.reach("sweep.in_transaction")
+        return result
 
     return database.transaction(checked)
 
@@ -135,6 +138,7 @@ def release_due(database: Database, connection: Connection, limit: int, *, epoch
         run(connection, statements.DELETE_READY, {"seqs": late})
         expired = {"seqs": late, "kind": JobEvent.CANCEL.value, "node": None, "epoch": epoch}
         run(connection, statements.JOB_EVENTS, expired)
+        canvases.end_dependents(database, connection, late, epoch=epoch)
     return len(due) + len(late)
 
 
@@ -171,6 +175,7 @@ def lose_nodes(database: Database, connection: Connection, silent_for: timedelta
 def prune(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
     """Delete jobs that ended long ago, with all that is theirs; leases that no attempt names; events of no job."""
     values = {"age": older_than.total_seconds(), "limit": limit}
+    database.run(connection, canvases.FORGET_CANCELLED, {"age": older_than.total_seconds()})
     pruned = 0
     for find, deletions in _PRUNED:
         seqs: list[Any] = list(database.run(connection, find, values).scalars())

@@ -4,19 +4,14 @@
 those that are ``scheduled``. So claims, admission and release never search ``orchestrator_jobs``.
 """
 
-from enum import StrEnum
-from typing import Final
-
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     Float,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     String,
@@ -24,32 +19,19 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
 
+from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
 from orchestrator.domain.wants import LONGEST_WANTS
+from orchestrator.storage import leader_tables  # noqa: F401 - whoever has these has all tables
+from orchestrator.storage.columns import COLLATION, metadata
+from orchestrator.storage.columns import DOCUMENT as _Document
+from orchestrator.storage.columns import INSTANT as _Instant
+from orchestrator.storage.columns import SEQ as _Seq
+from orchestrator.storage.columns import one_of as _one_of
 
-NAMING: Final = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-#: Names and keys that differ in case, accents or trailing blanks are different, on MariaDB as on SQLite.
-COLLATION: Final = "utf8mb4_nopad_bin"
-metadata = MetaData(naming_convention=NAMING)
-
-_Seq = BigInteger().with_variant(Integer, "sqlite")
-_Instant = DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
-_Document = Text().with_variant(LONGTEXT, "mysql", "mariadb")
-
-
-def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
-    values = ", ".join(f"'{state.value}'" for state in states)
-    return CheckConstraint(f"{column} IN ({values})", name=column)
-
+__all__ = ["metadata"]  # and every table
 
 jobs = Table(
     "orchestrator_jobs",
@@ -81,6 +63,9 @@ jobs = Table(
     Column("run_at", _Instant),
     Column("deadline", _Instant),
     Column("idempotency_key", String(128)),
+    Column("root_id", String(155), index=True),
+    Column("parent_id", String(155)),
+    Column("group_id", String(155), index=True),
     Column("request_hash", String(64), nullable=False),
     Column("node", String(64)),
     Column("lease_id", BigInteger),
@@ -139,6 +124,31 @@ scheduled = Table(
     Column("job_seq", _Seq, nullable=False, autoincrement=False),
     PrimaryKeyConstraint("run_at", "job_seq"),
     UniqueConstraint("job_seq"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: What blocked jobs wait for; a job that is not blocked has no row here.
+needs = Table(
+    "orchestrator_needs",
+    metadata,
+    Column("job_seq", _Seq, nullable=False, autoincrement=False),
+    Column("needs_id", String(155), nullable=False),  # of a job or of a plain task
+    PrimaryKeyConstraint("job_seq", "needs_id"),
+    Index(None, "needs_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: Canvases and groups that somebody cancelled: what they would still submit does not start.
+cancelled_canvases = Table(
+    "orchestrator_cancelled_canvases",
+    metadata,
+    Column("id", String(155), primary_key=True),  # a root or a group
+    Column("at", _Instant, nullable=False),
+    Column("reason", String(512), nullable=False),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,
@@ -245,6 +255,11 @@ gpus = Table(
     Column("mig_profile", String(32)),  # of an instance
     Column("parent_uuid", String(64)),  # the card of an instance
     Column("health", String(12), nullable=False),
+    Column("health_reason", String(255)),
+    Column("strikes", Integer, nullable=False, default=0),
+    Column("held", SmallInteger, nullable=False, default=0),  # 1: an operator keeps it out
+    Column("releases", Integer, nullable=False, default=0),  # how often one let it back in
+    Column("resets", Integer, nullable=False, default=0),  # how often one forgave its strikes
     Column("used_mib", Integer, nullable=False, default=0),
     Column("utilization", Integer),
     Column("temperature", Integer),
@@ -267,38 +282,6 @@ queues = Table(
     Column("name", String(64), primary_key=True),
     Column("paused", SmallInteger, nullable=False, default=0),
     Column("window", Integer, nullable=False, default=16),  # jobs that a submit may admit by itself
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
-)
-
-leadership = Table(
-    "orchestrator_leadership",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("holder", String(255), nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("since", _Instant, nullable=False),  # the term's first instant
-    Column("guarded", SmallInteger, nullable=False),  # 1: the holder's session also holds the lock
-    Column("expires_at", _Instant, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate=COLLATION,
-)
-
-sweeps = Table(
-    "orchestrator_sweeps",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("passes", BigInteger, nullable=False),
-    Column("did", BigInteger, nullable=False),
-    Column("failures", BigInteger, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("last_at", _Instant, nullable=False),
-    Column("last_did", BigInteger, nullable=False),
-    Column("last_seconds", Float, nullable=False),
-    Column("last_error", String(512)),
-    Column("epoch", BigInteger),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,
@@ -329,6 +312,45 @@ logs = Table(
     Column("at", _Instant, nullable=False),
     Column("data", _Document, nullable=False),
     PrimaryKeyConstraint("job_seq", "attempt", "number"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+tokens = Table(
+    "orchestrator_tokens",
+    metadata,
+    Column("id", String(12), primary_key=True),  # public: the part of the secret by which it is looked up
+    Column("name", String(64), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the whole secret
+    Column("role", String(10), nullable=False),
+    Column("tenant", String(64)),  # NULL: every tenant
+    Column("requests_per_minute", Integer),  # NULL: as the settings say
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Column("expires_at", _Instant),
+    Column("revoked_at", _Instant),
+    Column("last_used_at", _Instant),  # to the minute
+    _one_of("role", Role),
+    CheckConstraint("role <> 'submitter' OR tenant IS NOT NULL", name="submitter_has_tenant"),
+    CheckConstraint("role NOT IN ('operator', 'admin') OR tenant IS NULL", name="operator_has_none"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+audit = Table(
+    "orchestrator_audit",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("at", _Instant, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("tenant", String(64)),
+    Column("action", String(128), nullable=False),
+    Column("target", String(512), nullable=False),
+    Column("outcome", String(16), nullable=False),  # begun, or the status that was answered: a row of its own
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_collate=COLLATION,

@@ -11,10 +11,8 @@ from typing import Any, cast
 
 from orchestrator.config import Settings
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.sweep import SweepRecord, SweepTally
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
-    NotLeading,
     StoreUnavailable,
     StreamUnavailable,
 )
@@ -22,13 +20,14 @@ from orchestrator.ports import (
     DueEntry,
     LossPolicy,
     NodeRecord,
-    Term,
     WakeListener,
 )
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
+from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs
+from orchestrator.testing.memory_leader import MemoryFirings, MemoryLeadership, MemorySweepLog
 
 EMPTY: Snapshot = Snapshot((), (), (), ())
 
@@ -106,59 +105,6 @@ class _Listening:
     def stop(self) -> None:
         if self.callback in self.callbacks:
             self.callbacks.remove(self.callback)
-
-
-class MemoryLeadership:
-    """``Leadership`` on a clock that stands for the database's."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self._row: tuple[str, int, float] | None = None  # holder, epoch, expiry
-        self._since = clock.now()
-        self.ended_sessions: set[str] = set()  # of these holders
-        self.down = False
-
-    def campaign(self, holder: str, *, ttl: timedelta) -> Term:
-        """Renew, or take over what has expired."""
-        self._answer()
-        now, expires_at = self._clock.monotonic(), self._clock.monotonic() + ttl.total_seconds()
-        if self._row is None:
-            self._row, self._since = (holder, 1, expires_at), self._clock.now()
-        elif self._row[2] <= now or self._row[0] in self.ended_sessions - {holder}:
-            self._row, self._since = (holder, self._row[1] + 1, expires_at), self._clock.now()
-        elif self._row[0] == holder:
-            self._row = (holder, self._row[1], expires_at)
-        return Term(self._row[0], self._row[1], mine=self._row[0] == holder)
-
-    def resign(self, holder: str, epoch: int) -> None:
-        """Expire the row."""
-        self._answer()
-        if self._row is not None and self._row[:2] == (holder, epoch):
-            self._row = (holder, epoch, self._clock.monotonic())
-
-    def current(self) -> Term | None:
-        """Return the live term."""
-        self._answer()
-        if self._row is None or self._row[2] <= self._clock.monotonic():
-            return None
-        return Term(self._row[0], self._row[1], mine=False, since=self._since, guarded=True)
-
-    def is_deserted(self, holder: str) -> bool:
-        """The current holder's session has ended."""
-        return self._row is not None and self._row[0] in self.ended_sessions - {holder}
-
-    def is_shaken(self, holder: str) -> bool:
-        """This holder's session has ended."""
-        return holder in self.ended_sessions
-
-    def check(self, epoch: int) -> None:
-        """Fence a write; the row counts, live or not."""
-        if self._row is None or self._row[1] != epoch:
-            raise NotLeading(epoch)
-
-    def _answer(self) -> None:
-        if self.down:
-            raise StoreUnavailable("down")
 
 
 @dataclass(slots=True)
@@ -258,6 +204,11 @@ class MemoryAdmission:
         self.ended_leases += ended
         return len(ended)
 
+    def end_forgotten(self, *, limit: int, epoch: int) -> int:
+        """Nobody is forgotten."""
+        self._call("end_forgotten", epoch)
+        return 0
+
     def lose_nodes(self, *, silent_for: timedelta, epoch: int) -> Sequence[str]:
         """No host is silent."""
         self._call("lose_nodes", epoch)
@@ -300,42 +251,6 @@ class MemoryUsage:
 
 
 @dataclass(slots=True)
-class MemorySweepLog:
-    """``SweepLog`` over a dict of tallies."""
-
-    clock: FakeClock
-    tallies: dict[str, SweepTally] = field(default_factory=dict)
-    epoch: int | None = None
-    down: bool = False
-
-    def note(self, tallies: Mapping[str, SweepTally], *, epoch: int | None) -> None:
-        """Add passes."""
-        if self.down:
-            raise StoreUnavailable("down")
-        self.epoch = epoch
-        for name, tally in tallies.items():
-            self.tallies.setdefault(name, SweepTally()).add(tally)
-
-    def read(self) -> Sequence[SweepRecord]:
-        """Return the records."""
-        return [
-            SweepRecord(
-                name,
-                t.passes,
-                t.did,
-                t.failures,
-                t.seconds,
-                self.clock.now(),
-                t.last_did,
-                t.last_seconds,
-                t.last_error,
-                self.epoch,
-            )
-            for name, t in sorted(self.tallies.items())
-        ]
-
-
-@dataclass(slots=True)
 class MemoryWorld:
     """Every fake, and the runtime that is made of them."""
 
@@ -348,6 +263,7 @@ class MemoryWorld:
     wake: MemoryWake
     sweep_log: MemorySweepLog
     runtime: Runtime
+    firings: MemoryFirings
 
 
 def memory_world(**settings: Any) -> MemoryWorld:
@@ -358,6 +274,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
     leadership = MemoryLeadership(clock)
     admission = MemoryAdmission(leadership)
     streams, wake, sweep_log = MemoryStreams(), MemoryWake(), MemorySweepLog(clock)
+    firings = MemoryFirings(leadership)
     runtime = Runtime(
         settings=Settings(**settings),
         clock=clock,
@@ -366,10 +283,12 @@ def memory_world(**settings: Any) -> MemoryWorld:
         cluster=cast("Any", cluster),
         admission=cast("Any", admission),
         leadership=leadership,
+        firings=firings,
         usage=MemoryUsage(clock),
         sweep_log=sweep_log,
+        access=MemoryAccess(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,
     )
-    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, sweep_log, runtime)
+    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, sweep_log, runtime, firings)

@@ -14,6 +14,7 @@ SAFETY: Final[Mapping[str, str]] = {
     "legal-path": "The states of a job follow the transition table, from its submit to the state of its row.",
     "one-end": "A terminal state is written once and never left.",
     "waits-in-one-place": "A job is in exactly the table of what waits that its state names, or in none.",
+    "blocked-needs": "A blocked job needs something, and nothing that ended without success; no other job needs any.",
     "outbox": "A queued job carries the instant at which its entry is looked for, and a pending one does not.",
     "one-attempt": "Of one job at most one attempt runs; a claim follows the end of the attempt before it.",
     "attempts-counted": "Attempt numbers grow by one from 1, and each attempt is recorded as it was claimed and ended.",

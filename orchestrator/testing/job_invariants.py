@@ -50,6 +50,7 @@ def check_job(history: JobHistory) -> Iterator[Violation]:
         _step(fold, event)
     _check_row(fold)
     _check_places(fold)
+    _check_needs(fold)
     _check_attempts(fold)
     _check_times(fold)
     yield from fold.found
@@ -164,6 +165,14 @@ def _check_places(fold: _Fold) -> None:
         fold.report("outbox", f"{job.state.value} {told if job.ready.publish_at is None else 'with an entry due'}")
 
 
+def _check_needs(fold: _Fold) -> None:
+    job = fold.history.job
+    if (job.state is JobState.BLOCKED) != (job.needs > 0):
+        fold.report("blocked-needs", f"{job.state.value}, and waits for {job.needs} tasks")
+    elif job.failed_need is not None:
+        fold.report("blocked-needs", f"waits for {job.failed_need}, which ended otherwise than well")
+
+
 def _check_attempts(fold: _Fold) -> None:
     job, rows = fold.history.job, fold.history.attempts
     numbers = [row.number for row in rows]
@@ -205,7 +214,7 @@ def _check_times(fold: _Fold) -> None:
     waits_since: Event | None = None
     released: Event | None = None
     for event in fold.history.events:
-        if event.kind in (SUBMIT, JobEvent.RETRY, JobEvent.LOSE):
+        if event.kind in (SUBMIT, JobEvent.DEFER, JobEvent.RETRY, JobEvent.LOSE):
             waits_since, released = event, None
         elif event.kind == JobEvent.RELEASE:
             released = event

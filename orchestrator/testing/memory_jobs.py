@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.domain.canvas import CanvasCancelled
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import TERMINAL_STATES, Job, JobState, NewJob
 from orchestrator.errors import IdempotencyConflict, StoreUnavailable, UnknownJob, UnknownQueue
@@ -58,6 +59,18 @@ class MemoryJobs:
         )
         self.jobs[job_id] = job
         return CancelOutcome(job, cancelled=not running, stopping=running)
+
+    def cancel_canvas(self, canvas_id: str, *, whole: bool, by: str, reason: str) -> CanvasCancelled:
+        """Cancel the members one by one."""
+        self._answer()
+        members = [
+            job for job in self.jobs.values() if canvas_id in ((job.id, job.root_id) if whole else (job.group_id,))
+        ]
+        if not members:
+            raise UnknownJob(canvas_id)
+        outcomes = [self.request_cancel(job.id, by=by, reason=reason) for job in members]
+        cancelled = tuple(outcome.job.id for outcome in outcomes if outcome.cancelled)
+        return CanvasCancelled(canvas_id, cancelled, tuple(o.job.id for o in outcomes if o.stopping))
 
     def change(self, job_id: str, **changes: Any) -> None:
         """Put a job into another condition, as a worker or a sweep would."""
@@ -116,5 +129,8 @@ def _stored(job: NewJob, seq: int, state: JobState, clock: FakeClock) -> Job:
         run_at=job.run_at,
         deadline=job.deadline,
         created_at=clock.now(),
+        root_id=job.root_id,
+        parent_id=job.parent_id,
+        group_id=job.group_id,
         **nothing,
     )

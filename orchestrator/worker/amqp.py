@@ -1,10 +1,11 @@
 """Where Celery publishes a task: for a GPU task, a job is submitted in place of a message.
 
 Every way of calling a task ends in ``app.amqp.send_task_message``: ``delay``, ``send_task`` by name, canvases, retries.
+Jobs that follow in the canvas are submitted with the message that begins it, blocked until the canvas calls them.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +13,10 @@ from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
 from orchestrator.domain.request import TaskRequest
-from orchestrator.domain.request_wants import alternative
-from orchestrator.domain.size import parse_mebibytes
 from orchestrator.services.submit import SubmitService
 from orchestrator.worker import resubmission
-from orchestrator.worker.gpu_task import GPUTask, job_options
+from orchestrator.worker.canvas import blocked_requests, leads_on, place_of, refuse_map
+from orchestrator.worker.gpu_task import GPUTask, job_options, request_fields
 
 #: Headers that describe the message rather than the call; the entry has its own.
 _NOT_STORED = frozenset({"argsrepr", "kwargsrepr"})
@@ -32,9 +32,19 @@ class JobAMQP(AMQP):
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             task = tasks.get(name)
-            if not isinstance(task, GPUTask):
+            if isinstance(task, GPUTask):
+                return self._submit(task, name, message, options)
+            if message.headers.get("id") == resubmission.running() is not None:
+                resubmission.note_replaced()
+            _, kwargs, embed = message.body if isinstance(message.body, tuple) else (None, None, None)
+            refuse_map(tasks, name, kwargs)
+            if not leads_on(embed) or not self._submit_blocked(message.headers, embed):
                 return send_plain(producer, name, message, **options)
-            return self._submit(task, name, message, options)
+            try:
+                return send_plain(producer, name, message, **options)
+            except Exception:
+                self.app.orchestrator_runtime().jobs.end_dependents([message.headers["id"]], "could not be published")
+                raise
 
         return send_task_message
 
@@ -44,9 +54,37 @@ class JobAMQP(AMQP):
         payload |= {"embed": request.embed, "headers": request.headers}
         if resubmission.offer(request.id or "", payload, eta=message.headers.get("eta")):
             return
+        if not leads_on(request.embed):
+            self._submits().submit([request])
+            return
+        if request.parent_id is not None:
+            # Most often a canvas goes on, and what follows is stored: a long chain is not gone through at each step.
+            (submitted,) = self._submits().submit([request])
+            if submitted.created:
+                self._submit_blocked(message.headers, request.embed)
+            return
+        self._submits().submit([request, *self._blocked(message.headers, request.embed)])
+
+    def _submit_blocked(self, headers: Mapping[str, Any], embed: Mapping[str, Any]) -> bool:
+        """Store the jobs that follow a plain task; returns whether there are any."""
+        blocked = self._blocked(headers, embed)
+        if blocked:
+            self._submits().submit(blocked)
+        return bool(blocked)
+
+    def _blocked(self, headers: Mapping[str, Any], embed: Mapping[str, Any]) -> list[TaskRequest]:
+        default = self.app.conf.task_default_queue
+
+        def queue_name(queue: Any, task: Any) -> str:
+            return _queue_name(queue, task, default)
+
+        running = resubmission.running()
+        return blocked_requests(self.app.tasks, headers, embed, plain=_plain, queue_name=queue_name, running=running)
+
+    def _submits(self) -> SubmitService:
         if self._submit_service is None:
             self._submit_service = SubmitService(self.app.orchestrator_runtime())
-        self._submit_service.submit([request])
+        return self._submit_service
 
 
 def task_request(
@@ -58,6 +96,7 @@ def task_request(
     wanted = job_options(task, properties)
     args, kwargs, embed = _plain(message.body)
     hard, soft = headers.get("timelimit") or (None, None)
+    place = place_of(headers, embed)
     return TaskRequest(
         task=name,
         args=tuple(args),
@@ -66,25 +105,16 @@ def task_request(
         headers=_plain({key: value for key, value in headers.items() if key not in _NOT_STORED}),
         id=headers["id"],
         queue=_queue_name(options.get("queue"), task, default_queue),
-        gpus=wanted["gpus"] if wanted["gpu_memory"] is None else 1,
-        gpu_memory_mib=parse_mebibytes(wanted["gpu_memory"]),
-        gpu_type=wanted["gpu_type"],
-        min_memory_mib=parse_mebibytes(wanted["min_memory"]),
-        mig=wanted["mig"],
-        constraints=wanted["constraints"] or {},
-        cpus=wanted["cpus"],
-        memory_mib=parse_mebibytes(wanted["memory"]),
-        alternatives=tuple(alternative(other) for other in wanted["alternatives"]),
         priority=options.get("priority"),
         time_limit_seconds=hard or task.time_limit,
         soft_time_limit_seconds=soft or task.soft_time_limit,
-        grace_seconds=wanted["grace"],
-        max_attempts=wanted["max_attempts"],
         run_at=_instant(headers.get("eta")),
         deadline=_instant(headers.get("expires")),
-        key=wanted["key"],
-        tenant=wanted["tenant"],
         submitted_by=str(headers.get("origin") or "celery"),
+        root_id=place.root_id,
+        parent_id=place.parent_id,
+        group_id=place.group_id,
+        **request_fields(wanted),
     )
 
 

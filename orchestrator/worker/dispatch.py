@@ -7,7 +7,7 @@ when its claim came back granted, and its entry is acknowledged when its finish 
 import itertools
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -15,7 +15,8 @@ from typing import Any, Final
 from celery.exceptions import WorkerTerminate
 from celery.worker import state as worker_state
 
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator import failpoints
+from orchestrator.domain.cluster import GpuOrder, NodeState
 from orchestrator.domain.job import JobEvent
 from orchestrator.domain.lease import (
     Claim,
@@ -33,9 +34,8 @@ from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
 from orchestrator.worker.duty import Duty
 from orchestrator.worker.frames import Message
-from orchestrator.worker.grant import Grant
+from orchestrator.worker.gpu_care import GpuCare
 from orchestrator.worker.host import Line, WaitingJob
-from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
 from orchestrator.worker.outcomes import abandoned, finish_of_end, finish_of_report, give_back
@@ -45,6 +45,7 @@ from orchestrator.worker.processes import RunnerProcess
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.untold import Untold
 from orchestrator.worker.work import Callbacks, Ended, Work
 
 logger = logging.getLogger(__name__)
@@ -90,13 +91,13 @@ class Dispatcher:
         self._dirty = False
         self._reports = Reports()
         self.duty = Duty()
-        self.samples: Sequence[GpuSample] = ()
-        self._idle = IdleKeeper(IdlePolicy(self._settings.idle_gpu_warn, self._settings.idle_gpu_end))
+        self.care = GpuCare(pool, self._settings, runtime.clock)
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
         self.refiller: Refiller
-        self.on_first_gpus: Callable[[], None] | None = None
+        self.untold: Untold
+        self.on_new_gpus: Callable[[], None]  # set by the lease step: the host is to be registered, again if need be
 
     @property
     def accepting(self) -> bool:
@@ -107,6 +108,7 @@ class Dispatcher:
 
     def offer(self, request: Any) -> None:
         """Take a delivered request of a GPU task."""
+        failpoints.reach("delivery.received")
         try:
             waiting = requests.waiting_job(request, next(self._keys))
         except InvalidEntry as error:
@@ -251,6 +253,7 @@ class Dispatcher:
         work, report = self._settling.pop((finish.job_seq, finish.attempt))
         if not stale:
             self._settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
+            self.untold.tell(work, finish, report)
             return
         logger.warning("job %s: its attempt %d is no longer ours; nothing was recorded", work.id, finish.attempt)
         self.lines.lose(finish.lease_id)
@@ -264,8 +267,9 @@ class Dispatcher:
     # Starting
 
     def _start(self, line: Line, claimed: ClaimedJob) -> None:
+        failpoints.reach("start.before")
         held = self._held[claimed.seq]
-        self._pool.granted[claimed.id] = Grant(self, line, claimed)
+        self._pool.granted[claimed.id] = partial(self.accept, line, claimed)
         self._execute(held.request)
         if self._pool.granted.pop(claimed.id, None) is not None:
             # Celery refused to run it: it was revoked between its delivery and its claim.
@@ -326,17 +330,20 @@ class Dispatcher:
 
     def on_gpus(self, report: GpuReport | GpuFault) -> None:
         """Follow the host's GPUs."""
-        if isinstance(report, GpuFault):
-            logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
-            self.samples = ()
-        else:
-            self.samples = report.samples
-            for work in self._idle.look(self._runtime.clock.monotonic(), self._pool.runners, self.samples):
-                self.on_output(work)
-        self._host.update_gpus(self.samples)
+        for work in self.care.on_report(report):
+            self.on_output(work)
         self._dirty = True
-        if self.on_first_gpus is not None:
-            self.on_first_gpus()
+        if self.care.take_news():
+            self.on_new_gpus()
+
+    def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
+        """Operators may want something of this host's GPUs."""
+        self.care.obey(orders)
+        self._dirty = True
+
+    def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
+        """A runner's GPUs did not come clean: others are used."""
+        self.care.on_unclean(gpus, reason)
 
     def _finish(self, work: Work, finish: Finish, report: Message) -> None:
         assert work.job is not None

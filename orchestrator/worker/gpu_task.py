@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Final
 
 from celery import Task
 
+from orchestrator.domain.request_wants import alternative
+from orchestrator.domain.size import parse_mebibytes
+
 
 class GPUTask(Task):
     """A task that runs as a job; the class attributes are its defaults, ``apply_async`` options beat them."""
@@ -54,3 +57,22 @@ def job_options(task: Any, properties: dict[str, Any]) -> dict[str, Any]:
     names: dict[str, Any] = dict.fromkeys(_OPTIONAL)
     names |= {"gpus": 0, "alternatives": (), "max_attempts": 1, "tenant": "default"}
     return {name: properties.pop(name, getattr(task, name, default)) for name, default in names.items()}
+
+
+def request_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return job options as the fields of a request that they are."""
+    return {
+        "gpus": wanted["gpus"] if wanted["gpu_memory"] is None else 1,
+        "gpu_memory_mib": parse_mebibytes(wanted["gpu_memory"]),
+        "gpu_type": wanted["gpu_type"],
+        "min_memory_mib": parse_mebibytes(wanted["min_memory"]),
+        "mig": wanted["mig"],
+        "constraints": wanted["constraints"] or {},
+        "cpus": wanted["cpus"],
+        "memory_mib": parse_mebibytes(wanted["memory"]),
+        "alternatives": tuple(alternative(other) for other in wanted["alternatives"]),
+        "grace_seconds": wanted["grace"],
+        "max_attempts": wanted["max_attempts"],
+        "key": wanted["key"],
+        "tenant": wanted["tenant"],
+    }

@@ -11,6 +11,7 @@ from orchestrator.job_context import ATTEMPT, FENCING_TOKEN, JOB_ID
 from orchestrator.model_cache import GPU_MEMORY_MIB
 from orchestrator.worker.processes import RunnerKey
 from orchestrator.worker.runner import APP, HOSTNAME
+from orchestrator.worker.secret_files import without_secrets
 
 #: What a command inherits of the worker's environment; secrets of the worker stay out.
 INHERITED: Final = (
@@ -24,7 +25,7 @@ def task_runner_spec(
 ) -> RunnerSpec:
     """Describe a runner for Celery tasks: the operator's own app, with the worker's environment."""
     environment = (
-        dict(inherited) | _gpu_environment(key) | {APP: app, HOSTNAME: hostname, FENCING_TOKEN: str(token)}
+        without_secrets(inherited) | _gpu_environment(key) | {APP: app, HOSTNAME: hostname, FENCING_TOKEN: str(token)}
     )
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return RunnerSpec(
@@ -42,13 +43,20 @@ def task_runner_spec(
 
 
 def command_runner_spec(
-    runner_id: str, claimed: ClaimedJob, key: RunnerKey, *, token: int, inherited: Mapping[str, str]
+    runner_id: str,
+    claimed: ClaimedJob,
+    key: RunnerKey,
+    *,
+    token: int,
+    inherited: Mapping[str, str],
+    secrets: Mapping[str, str] | None = None,
 ) -> RunnerSpec:
-    """Describe a command job's process: its own environment over the few inherited variables."""
+    """Describe a command job's process: its own environment, and secrets, over the few inherited variables."""
     payload = claimed.payload
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
     environment |= {"PYTHONUNBUFFERED": "1"}
     environment |= {str(name): str(value) for name, value in (payload.get("env") or {}).items()}
+    environment |= secrets or {}
     environment |= _gpu_environment(key)
     environment |= {JOB_ID: claimed.id, ATTEMPT: str(claimed.attempt), FENCING_TOKEN: str(token)}
     return RunnerSpec(
@@ -77,8 +85,10 @@ def find_app_path(app: object, modules: Mapping[str, object]) -> str:
         LookupError: If no imported module holds it.
     """
     main = str(getattr(app, "main", None))
-    names: list[str] = [name for name in (main, f"{main}.app", f"{main}.celery") if name in modules]
-    for name in [*names, *sorted(name for name in modules if name not in names)]:
+    # Celery's own modules hold it too once it is the default app, but only in this process.
+    others = {name for name in modules if name.partition(".")[0] != "celery"}
+    names: list[str] = [name for name in (main, f"{main}.app", f"{main}.celery") if name in others]
+    for name in [*names, *sorted(others - set(names))]:
         for attribute, value in list(getattr(modules.get(name), "__dict__", {}).items()):
             if value is app:
                 return f"{_importable(name)}:{attribute}"

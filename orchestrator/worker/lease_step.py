@@ -31,6 +31,7 @@ from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.requests import HEADER
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.untold import Untold
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,9 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.untold = Untold(consumer.app)
         dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
-        dispatcher.on_first_gpus = lambda: self._register(consumer, dispatcher)
+        dispatcher.on_new_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
         consumer.cancel_active_requests = partial(_cancel_at_the_end, pool, consumer.cancel_active_requests)
@@ -75,6 +77,7 @@ class LeaseStep(bootsteps.StartStopStep):
             return
         if not dispatcher.ledger.is_alive():
             self._runtime.cluster.ensure_queues(sorted(self._gpu_queues))
+            dispatcher.care.recall(self._runtime.cluster.gpu_standings(self._runtime.settings.node))
             task_revoked.connect(self._on_revoked, weak=False)
             task_unknown.connect(self._on_unknown, weak=False)
             worker_shutting_down.connect(partial(_make_next_term_cold, consumer.controller), weak=False)
@@ -116,6 +119,7 @@ class LeaseStep(bootsteps.StartStopStep):
             self._listener.stop()
         if dispatcher.ledger.is_alive() and not dispatcher.ledger.stop(STOP_DEADLINE):
             logger.error("the database did not take the last results in time; their leases will expire")
+        dispatcher.untold.stop()
         self._runtime.cluster.deregister_node(self._runtime.settings.node, os.getpid())
 
     def info(self, consumer: Any) -> dict[str, Any]:
@@ -130,7 +134,7 @@ class LeaseStep(bootsteps.StartStopStep):
                 "used_mib": sample.used_mib,
                 "health": sample.health.value,
             }
-            for sample in dispatcher.samples
+            for sample in dispatcher.care.samples
         ]
         return {
             "orchestrator": {"node": self._runtime.settings.node, "leases": dispatcher.lines.lease_ids(), "gpus": gpus}
@@ -177,9 +181,8 @@ class LeaseStep(bootsteps.StartStopStep):
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
-        dispatcher.on_first_gpus = None
         settings = self._runtime.settings
-        gpus = tuple(_gpu_record(sample, settings.node) for sample in dispatcher.samples)
+        gpus = tuple(_gpu_record(sample, settings.node) for sample in dispatcher.care.samples)
         record = NodeRecord(
             name=settings.node,
             boot_id=_boot_id(),
@@ -225,7 +228,12 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
         settled = dispatcher.duty.draining and not self._pool.unsettled()
-        dispatcher.ledger.heartbeat(dispatcher.samples, look_ahead=dispatcher.pace.look_ahead(), settled=settled)
+        dispatcher.ledger.heartbeat(
+            dispatcher.care.samples,
+            look_ahead=dispatcher.pace.look_ahead(),
+            standings=dispatcher.care.standings(),
+            settled=settled,
+        )
 
     def _on_wake(self, dispatcher: Dispatcher, kind: str, data: Mapping[str, Any]) -> None:
         hub = get_event_loop()

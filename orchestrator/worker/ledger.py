@@ -7,14 +7,15 @@ rises and nothing waits for a timer. Outcomes go back to the worker's event loop
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from orchestrator import failpoints
 from orchestrator.clock import Clock
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding, NodeState
 from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
@@ -48,6 +49,10 @@ class Listener(Protocol):
         """The heartbeat was answered."""
         ...
 
+    def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
+        """What operators want of the host's GPUs."""
+        ...
+
     def on_degraded(self, degraded: bool) -> None:
         """The database stopped answering, or answers again."""
         ...
@@ -59,8 +64,11 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Heartbeat:
+    """What a heartbeat tells."""
+
     samples: Sequence[GpuSample]
     look_ahead: int
+    standings: Mapping[str, GpuStanding]
     settled: bool
 
 
@@ -205,10 +213,20 @@ class Ledger(threading.Thread):
             self._pending.cancels.append((job_id, reason))
             self._changed.notify()
 
-    def heartbeat(self, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False) -> None:
-        """Have the host's row refreshed; ``settled``: it knows that it drains, and works on nothing."""
+    def heartbeat(
+        self,
+        samples: Sequence[GpuSample],
+        *,
+        look_ahead: int,
+        standings: Mapping[str, GpuStanding],
+        settled: bool = False,
+    ) -> None:
+        """Have the host's row refreshed, and what is remembered of its GPUs.
+
+        ``settled``: it knows that it drains, and works on nothing.
+        """
         with self._changed:
-            self._pending.heartbeat = _Heartbeat(samples, look_ahead, settled)
+            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings, settled)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -257,7 +275,7 @@ class Ledger(threading.Thread):
         try:
             if taken.registration is not None:
                 self._cluster.register_node(taken.registration)
-                self._beat(_Heartbeat((), 0, settled=False))  # a host that drains must know before it takes a job
+                self._beat(_Heartbeat((), 0, {}, settled=False))  # a host that drains must know before it takes a job
                 self._post(self._listener.on_registered)
             if taken.renewals is not None:
                 self._renew(taken.renewals)
@@ -269,6 +287,8 @@ class Ledger(threading.Thread):
         for job_id, reason in taken.cancels:
             self._cancel(job_id, reason)
         if taken.heartbeat is not None:
+            orders = self._cluster.note_gpu_standings(self._node, taken.heartbeat.standings)
+            self._post(lambda: self._listener.on_gpu_orders(orders))
             self._beat(taken.heartbeat)
 
     def _beat(self, beat: _Heartbeat) -> None:
@@ -277,12 +297,20 @@ class Ledger(threading.Thread):
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()
+        failpoints.reach("renew.before")
         renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl)
+        failpoints.reach("renew.committed")
         self._post(lambda: self._listener.on_renewed(asked_at, lease_ids, renewal))
 
     def _commit(self, batch: LedgerBatch) -> None:
         asked_at = self._clock.monotonic()
+        if batch.finishes:
+            failpoints.reach("finish.before")
         outcome = self._store.commit(self._node, batch, ttl=self._ttl)
+        if batch.finishes:
+            failpoints.reach("finish.committed")
+        if batch.claims:
+            failpoints.reach("claim.committed")
         self._before_outcome(batch, outcome)
         self._post(lambda: self._listener.on_committed(asked_at, batch, outcome))
 
@@ -296,7 +324,8 @@ class Ledger(threading.Thread):
             pending.finishes[:0] = batch.finishes
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals
-            pending.claims[:0] = batch.claims
+            pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
+            pending.cancels[:0] = taken.cancels
 
     def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
         if degraded == self._degraded:

@@ -8,14 +8,18 @@ from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.config import Settings
-from orchestrator.domain.job import LeaseMode
+from orchestrator.domain.job import FailureClass, LeaseMode
 from orchestrator.domain.lease import ClaimedJob
+from orchestrator.errors import MissingSecret
+from orchestrator.guardian.messages import RunnerSpec
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.launch import command_runner_spec, is_command
+from orchestrator.worker.outcomes import is_final
 from orchestrator.worker.output import OutputCapture
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
+from orchestrator.worker.secret_files import read_secrets
 from orchestrator.worker.work import Callbacks, JobWork, Work
 
 logger = logging.getLogger(__name__)
@@ -51,7 +55,7 @@ class Lines:
         assert self._pool.runners is not None
         runner = self._runner_of.get(line.key)
         if runner is None or runner.ending:
-            runner = self._runner_for(line, work.job)
+            runner = self._runner_for(line, work)
             self._runner_of[line.key] = runner
             self._set_deadline(line)
         self._pool.runners.give(runner, work)
@@ -137,16 +141,38 @@ class Lines:
         if runner is not None and self._pool.runners is not None:
             self._pool.runners.guardian.set_deadlines({runner.id: line.trusted_until})
 
-    def _runner_for(self, line: Line, job: JobWork) -> RunnerProcess:
-        runners = self._pool.runners
+    def _runner_for(self, line: Line, work: Work) -> RunnerProcess:
+        runners, job = self._pool.runners, work.job
         assert runners is not None
+        assert job is not None
         key = self._key(line, job)
         if is_command(job.claimed):
             runners.evict(key.gpus, keep=None)
-            spec = command_runner_spec(runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ)
-            return runners.start(replace(spec, deadline=line.trusted_until), key)
+            return runners.start(replace(self._command_spec(work, job, key), deadline=line.trusted_until), key)
         runners.evict(key.gpus, keep=key)
         return runners.find_idle(key) or self._pool.start_task_runner(key, token=job.lease_id)
+
+    def _command_spec(self, work: Work, job: JobWork, key: RunnerKey) -> RunnerSpec:
+        """Describe a command's process; a secret that is missing condemns it before it begins."""
+        runners = self._pool.runners
+        assert runners is not None
+        secrets: dict[str, str] = {}
+        argv = None
+        try:
+            secrets = read_secrets(
+                self._settings.secrets_dir or self._settings.home / "secrets",
+                job.claimed.tenant,
+                job.claimed.payload.get("secrets") or (),
+                environment=os.environ,
+            )
+        except MissingSecret as error:
+            work.condemned = (FailureClass.POISON, str(error))
+            argv = ("",)  # which no host can start: the way of a job that fails to start is well trodden
+        job.output.hide(secrets.values())
+        spec = command_runner_spec(
+            runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ, secrets=secrets
+        )
+        return spec if argv is None else replace(spec, argv=argv)
 
     def _key(self, line: Line, job: JobWork) -> RunnerKey:
         grant = line.grant
@@ -163,7 +189,7 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -
         "op": "run",
         "id": claimed.id,
         "task": payload.get("task") or claimed.task,
-        "job": {"attempt": claimed.attempt, "token": lease_id},
+        "job": {"attempt": claimed.attempt, "token": lease_id, "final": is_final(claimed)},
         "request": slim | headers,
         "args": payload.get("args") or [],
         "kwargs": payload.get("kwargs") or {},

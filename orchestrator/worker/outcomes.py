@@ -68,9 +68,13 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         return _failed(work, FailureClass.TIMEOUT, draw=draw, error=error, exit_code=TIMED_OUT, **common)
     if work.condemned is not None:
         failure, error = work.condemned
+        if failure is FailureClass.LOST:
+            return _lost(work, claimed, error=error, exit_code=code, **common)
         return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
     if work.stopped and ended.cause != "exit":
         return _requeued(work, exit_code=code, **common)
+    if ended.unclean:
+        return give_back(work)  # it never started, and other GPUs will do
     if ended.cause == "start":
         error = f"it could not be started: {ended.reason}"
         if ended.reason.startswith("device"):
@@ -101,10 +105,15 @@ def _requeued(work: Work, **fields: Any) -> Finish:
     return _finish(work, JobEvent.REQUEUE, error="its worker stopped before it had ended", **fields)
 
 
+def is_final(claimed: ClaimedJob) -> bool:
+    """No further attempt follows if this one fails."""
+    return claimed.attempt - claimed.lost_count - claimed.forgiven >= claimed.max_attempts
+
+
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if claimed.attempt - claimed.lost_count - claimed.forgiven < claimed.max_attempts:
+    if not is_final(claimed):
         delay = retry_delay(claimed.attempt, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)

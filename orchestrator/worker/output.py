@@ -2,6 +2,9 @@
 
 import codecs
 from collections import deque
+from collections.abc import Iterable
+
+from orchestrator.worker.redactor import Redactor
 
 
 class OutputCapture:
@@ -20,14 +23,21 @@ class OutputCapture:
         self._tail_size = 0
         self._dropped = 0
         self._next_number = 0
+        self._redactor: Redactor | None = None
 
     @property
     def has_fresh(self) -> bool:
         """Something is there to drain."""
         return bool(self._fresh)
 
+    def hide(self, values: Iterable[str]) -> None:
+        """Show ``***`` wherever the attempt prints one of these; to be said before it prints anything."""
+        self._redactor = Redactor(values)
+
     def feed(self, data: bytes) -> None:
         """Take what the attempt printed."""
+        if self._redactor is not None:
+            data = self._redactor.feed(data)
         head, rest = data[: self._head_left], data[self._head_left :]
         if head:
             self._head_left -= len(head)
@@ -42,6 +52,9 @@ class OutputCapture:
 
     def drain(self, *, ended: bool = False) -> list[tuple[int, str]]:
         """Return the chunks that are ready as (number, text), at most one unless the attempt ``ended``."""
+        if ended and self._redactor is not None:
+            redactor, self._redactor = self._redactor, None
+            self.feed(redactor.end())
         texts = ["".join(self._fresh)]
         self._fresh.clear()
         if ended:

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
@@ -59,7 +60,7 @@ class RunnerPool(BasePool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.jobs: WorkListener | None = None  # the lease step's dispatcher
-        self.granted: dict[str, Any] = {}  # job id -> Grant
+        self.granted: dict[str, Callable[[dict[str, Any], Callbacks], Work]] = {}  # by job id: puts it into its line
         self._plain: deque[Work] = deque()
         self._settings: Settings = self.app.orchestrator_settings()
         self.run_times = RunTimes(
@@ -91,6 +92,8 @@ class RunnerPool(BasePool):
                 simulated_gpus=settings.simulated_gpus,
                 preload=(self._app_path.partition(":")[0], "orchestrator.worker.runner"),
                 start_deadline_seconds=START_DEADLINE,
+                clean_wait_seconds=settings.gpu_clean_wait,
+                clean_memory_mib=settings.gpu_clean_memory_mib,
             )
         )
         self.runners = Runners(
@@ -113,8 +116,7 @@ class RunnerPool(BasePool):
         hard, soft = options.get("timeout"), options.get("soft_timeout")
         grant = self.granted.pop(work_id, None)
         if grant is not None:
-            work: Work = grant.accept(self, request, callbacks)
-            return WorkHandle(self, work)
+            return WorkHandle(self, grant(request, callbacks))
         work = Work(
             work_id, task, _plain_message(task, work_id, request, body, content_type, encoding), callbacks, hard, soft
         )
@@ -236,10 +238,14 @@ class RunnerPool(BasePool):
             self.jobs.on_output(work)
 
     def on_gpus(self, report: GpuReport | GpuFault) -> None:
-        if isinstance(report, GpuReport):
-            self.host.update_gpus(report.samples)
         if self.jobs is not None:
             self.jobs.on_gpus(report)
+        elif isinstance(report, GpuReport):
+            self.host.update_gpus(report.samples)
+
+    def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
+        if self.jobs is not None:
+            self.jobs.on_unclean(gpus, reason)
 
     def on_stop(self) -> None:
         """Warm shutdown: let everything that runs end, with the event loop turning so that leases are renewed."""

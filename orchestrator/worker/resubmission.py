@@ -9,12 +9,29 @@ from typing import Any
 
 _expected: str | None = None
 _resubmission: dict[str, Any] | None = None
+_replaced = False
 
 
 def expect(job_id: str) -> None:
     """A job starts in this process."""
-    global _expected, _resubmission
-    _expected, _resubmission = job_id, None
+    global _expected, _resubmission, _replaced
+    _expected, _resubmission, _replaced = job_id, None, False
+
+
+def running() -> str | None:
+    """Return the id of the job that runs in this process."""
+    return _expected
+
+
+def note_replaced() -> None:
+    """A plain task takes the running job's id, and its result, over."""
+    global _replaced  # noqa: PLW0603
+    _replaced = True
+
+
+def is_replaced() -> bool:
+    """The running job's result is another task's to give."""
+    return _replaced
 
 
 def offer(job_id: str, payload: dict[str, Any], *, eta: str | None) -> bool:

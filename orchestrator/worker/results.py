@@ -6,18 +6,27 @@ chord are stored at once, because Celery counts the chord's parts in the same st
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from celery import states
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, ResultConsumer
 
-from orchestrator.domain.job import Job, JobEvent, JobState
+from orchestrator.domain.job import TERMINAL_STATES, Job, JobEvent, JobState
 from orchestrator.domain.lease import Finish
 from orchestrator.errors import StoreUnavailable
+from orchestrator.ports import JobFilter
 
 logger = logging.getLogger(__name__)
+
+#: How often, and about how many at a time, the database is asked for results that do not come.
+LOOK_SECONDS: Final = 2.0
+LOOK_BATCH: Final = 500
+#: The result of a job that ended so recently is on its way, with more in it than the database knows.
+SETTLING: Final = timedelta(seconds=2)
 
 _CELERY_STATES = {
     JobState.SUCCEEDED: states.SUCCESS,
@@ -28,11 +37,16 @@ _CELERY_STATES = {
 }
 
 
+#: The result of a job that a plain task replaced: that task stores the one that callers wait for.
+REPLACED: Final = {"replaced": "by a plain task, which gives the result"}
+
+
 @dataclass(slots=True)
 class Capture:
     """What Celery wanted to store for the job that runs in this process."""
 
     job_id: str
+    final: bool = True  # no further attempt follows if this one fails
     meta: str | None = None
     value: Any = None
 
@@ -40,15 +54,58 @@ class Capture:
 _capture: Capture | None = None
 
 
-def capture_results_of(job_id: str | None) -> Capture | None:
+def capture_results_of(job_id: str | None, *, final: bool = True) -> Capture | None:
     """Capture the results of this job from now on, in place of storing them; None ends it."""
     global _capture  # noqa: PLW0603 - one attempt at a time runs in a process
-    _capture = Capture(job_id) if job_id is not None else None
+    _capture = Capture(job_id, final) if job_id is not None else None
     return _capture
+
+
+class JobResultConsumer(ResultConsumer):
+    """Celery's listener for results, which now and then asks the database about jobs whose results do not come.
+
+    A job that is cancelled while it waits ends in the database alone, and a result may be lost with Redis.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._looked_at = time.monotonic()
+        self._seen_ended: frozenset[str] = frozenset()
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Take what comes; look into the database every few seconds."""
+        super().drain_events(timeout)
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._look()
+            self._looked_at = time.monotonic()
+
+    def _look(self) -> None:
+        open_runtime = getattr(self.backend.app, "orchestrator_runtime", None)
+        prefix = self.backend.task_keyprefix
+        keys = list(self.subscribed_to)
+        ids = [key[len(prefix) :].decode() for key in keys if isinstance(key, bytes) and key.startswith(prefix)]
+        if open_runtime is None or not ids:
+            return
+        ended: set[str] = set()
+        try:
+            for part in (ids[first : first + LOOK_BATCH] for first in range(0, len(ids), LOOK_BATCH)):
+                found = open_runtime().jobs.list_jobs(
+                    JobFilter(ids=frozenset(part), states=TERMINAL_STATES, limit=LOOK_BATCH)
+                )
+                ended |= {job.id for job in found}
+        except StoreUnavailable as error:
+            logger.warning("cannot ask the database for results: %s", error)
+            return
+        # What ended a moment ago has its result on the way, with more in it than the database knows.
+        for job_id in ended & self._seen_ended:
+            self.on_state_change(self.backend._get_task_meta_for(job_id), None)
+        self._seen_ended = frozenset(ended)
 
 
 class JobBackend(RedisBackend):
     """Celery's Redis backend with captured job results, and the database behind it when Redis was emptied."""
+
+    ResultConsumer = JobResultConsumer
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
@@ -63,6 +120,13 @@ class JobBackend(RedisBackend):
         capture.meta, capture.value = self.encode(meta), encoded
         return encoded
 
+    def mark_as_failure(self, task_id: str, exc: Any, *args: Any, **kwargs: Any) -> Any:
+        """Tell the canvas of a failure, unless it is a running job's that has attempts left."""
+        capture = _capture
+        if capture is not None and capture.job_id == task_id and not capture.final:
+            return None
+        return super().mark_as_failure(task_id, exc, *args, **kwargs)
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         meta: dict[str, Any] = super()._get_task_meta_for(task_id)
         if meta["status"] != states.PENDING:
@@ -71,20 +135,26 @@ class JobBackend(RedisBackend):
         if open_runtime is None:
             return meta
         try:
-            job = open_runtime().jobs.get(task_id)
+            runtime = open_runtime()
+            job = runtime.jobs.get(task_id)
         except StoreUnavailable as error:
             logger.warning("cannot ask the database for job %s: %s", task_id, error)
             return meta
-        return meta if job is None else _meta_of(job, meta)
+        if job is None or (job.finished_at is not None and runtime.clock.now() - job.finished_at < SETTLING):
+            return meta
+        return _meta_of(job, meta)
 
 
 def _meta_of(job: Job, unknown: dict[str, Any]) -> dict[str, Any]:
     state = _CELERY_STATES.get(job.state)
-    if state is None:
+    if state is None or (job.state is JobState.SUCCEEDED and job.result == REPLACED):
         return unknown
     result = job.result
     if state in states.EXCEPTION_STATES:
-        result = {"exc_type": "JobFailed", "exc_message": [job.error or job.reason or ""], "exc_module": __name__}
+        words = [job.error or job.reason or ""]
+        result = {"exc_type": "JobFailed", "exc_message": words, "exc_module": __name__}
+        if state == states.REVOKED:
+            result = {"exc_type": "TaskRevokedError", "exc_message": words, "exc_module": "celery.exceptions"}
     return {"status": state, "result": result, "traceback": None, "children": [], "task_id": job.id}
 
 

@@ -26,7 +26,7 @@ from kombu.utils.json import loads as revive
 from orchestrator import job_context
 from orchestrator.job_context import ATTEMPT, FENCING_TOKEN, JOB_ID, JobContext, visible_gpus
 from orchestrator.worker import frames, resubmission
-from orchestrator.worker.results import capture_results_of
+from orchestrator.worker.results import REPLACED, capture_results_of
 
 #: Names the app (``module:attribute``) and the worker's node name to the runner.
 APP: Final = "ORCHESTRATOR_RUNNER_APP"
@@ -90,7 +90,8 @@ def _run(message: dict[str, Any], channel: socket.socket) -> dict[str, Any]:
     report = {"op": "done", "id": message["id"], "started_at": started_at, "ended_at": time.time(), "runtime": runtime}
     report |= _failure(value) if failed else {"state": states.SUCCESS, "repr": value}
     if capture is not None:
-        report |= {"meta": capture.meta, "value": capture.value, "resubmission": resubmission.take()}
+        value = REPLACED if resubmission.is_replaced() else capture.value
+        report |= {"meta": capture.meta, "value": value, "resubmission": resubmission.take()}
         report["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         capture_results_of(None)
         job_context.enter(None)
@@ -115,7 +116,7 @@ def _enter_job(message: dict[str, Any], job: dict[str, Any], channel: socket.soc
     context = JobContext(message["id"], job["attempt"], job["token"], visible_gpus(os.environ), send)
     job_context.enter(context)
     resubmission.expect(message["id"])
-    return capture_results_of(message["id"])
+    return capture_results_of(message["id"], final=job.get("final", True))
 
 
 def _trace(message: dict[str, Any]) -> tuple[int, Any, float]:

@@ -36,6 +36,10 @@ class WorkListener(Protocol):
         """The task ended and its runner lives on."""
         ...
 
+    def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
+        """A runner did not start, because its GPUs did not come clean."""
+        ...
+
     def on_ended(self, runner: RunnerProcess, work: Work, ended: Ended) -> None:
         """The runner's process is gone, with everything it started, while this work ran (or had yet to start)."""
         ...
@@ -170,8 +174,8 @@ class Runners:
             match event:
                 case Spawned(runner_id=runner_id, pid=pid):
                     self._spawned(runner_id, pid)
-                case SpawnFailed(runner_id=runner_id, reason=reason):
-                    self._gone(runner_id, Ended(None, None, "start", reason))
+                case SpawnFailed():
+                    self._gone(event.runner_id, Ended(None, None, "start", event.reason, unclean=event.unclean))
                 case Exited():
                     ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
                     self._gone(event.runner_id, ended)
@@ -282,7 +286,10 @@ class Runners:
         runner.forget()
         is_stillborn = ended.cause == "start" or (ended.cause == "exit" and not runner.jobs_done)
         if not started and unstarted and is_stillborn:
-            started = [unstarted.pop(0)]  # it is this work that cannot be started; given back, it would come at once
+            # It is this work that cannot be started: given back, it would come at once. Not so if its GPUs are unclean.
+            started = [] if ended.unclean else [unstarted.pop(0)]
+        if ended.unclean:
+            self._listener.on_unclean(ended.unclean, ended.reason)
         if unstarted:
             self._listener.on_unstarted(runner, unstarted)
         for work in started:

@@ -63,3 +63,4 @@ class Ended:
     cause: str  # exit, killed, deadline, worker_lost, or start: it never started
     reason: str = ""
     peak_rss_mib: int | None = None
+    unclean: tuple[str, ...] = ()  # the GPUs that did not come clean for it, if it did not start for that

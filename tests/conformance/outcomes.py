@@ -36,6 +36,7 @@ class Comparison:
     pool: str
     counts: dict[str, int] = field(default_factory=dict)
     deviating: list[str] = field(default_factory=list)
+    failing: list[str] = field(default_factory=list)  # on both sides
 
 
 def read_outcomes(path: Path) -> dict[str, str]:
@@ -63,6 +64,8 @@ def compare(suite: str, pool: str, baseline: Mapping[str, str], ours: Mapping[st
         made.counts[meaning] = made.counts.get(meaning, 0) + 1
         if meaning == "deviates":
             made.deviating.append(test)
+        elif meaning == "fails on both":
+            made.failing.append(test)
     return made
 
 

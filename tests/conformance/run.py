@@ -7,7 +7,6 @@ sides, before they count: a loaded machine is not a deviation.
 
 import argparse
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -15,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tests.conformance import sources
 from tests.conformance.outcomes import Comparison, compare, judge, load_deviations, read_outcomes
-from tests.conformance.units import BASELINE_POOL, NO_POOL, POOLS, SUITES, TRANSPORTS, Suite, Unit
+from tests.conformance.report import show, write
+from tests.conformance.units import BASELINE_POOL, NO_POOL, POOLS, SUITES, Suite, Unit
 
 HERE = Path(__file__).parent
 ROOT = sources.ROOT
@@ -67,14 +66,17 @@ class Run:
         self._lines(unit).unlink(missing_ok=True)
         options = [
             *("-p", "tests.conformance.plugin", "-p", "no:cacheprovider", "-p", "no:rerunfailures", "-q", "--color=no"),
+            "--log-level=INFO",  # some of Celery's tests read what the worker logs
             *("--conformance-transport", unit.transport, "--conformance-pool", unit.pool),
             *("--conformance-shard", f"{unit.shard[0]}/{unit.shard[1]}"),
             *("--conformance-results", str(self._lines(unit)), *unit.flags),
         ]
+        chosen = unit.tests or unit.files
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.sources[unit.project]), str(ROOT)])}
         with self._lines(unit).with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *options, *(unit.tests or unit.files)],
+                # The kernel ends it when this process ends, however that ends.
+                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "pytest", *options, *chosen],
                 cwd=self.sources[unit.project],
                 env=environment,
                 stdout=log,
@@ -103,15 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for pool in suite.pools
         if not asked.pool or pool in asked.pool
     ]
-    units = [
-        unit for suite, pool in pairs for unit in (*_baseline(suite, pool), *suite.units("redis-streams", pool))
-    ]
+    units = [unit for suite, pool in pairs for unit in (*_baseline(suite, pool), *suite.units("redis-streams", pool))]
     if asked.fresh:
         run.forget(units)
     run.run(units)
     comparisons = [_settle(run, suite, pool) for suite, pool in pairs]
     faults = judge(comparisons, load_deviations(HERE / "deviations.toml"))
-    _report(comparisons, faults, asked.output if not (asked.suite or asked.pool) else None)
+    show(comparisons, faults)
+    if not (asked.suite or asked.pool):
+        write(asked.output, sources.pinned_versions(), comparisons, faults)
     return 1 if faults else 0
 
 
@@ -130,29 +132,6 @@ def _settle(run: Run, suite: Suite, pool: str) -> Comparison:
 
 def _baseline(suite: Suite, pool: str) -> list[Unit]:
     return suite.units("redis", BASELINE_POOL.get(pool, pool))
-
-
-def _report(comparisons: Sequence[Comparison], faults: Sequence[str], output: Path | None) -> None:
-    for one in comparisons:
-        counts = ", ".join(f"{count} {meaning}" for meaning, count in sorted(one.counts.items()))
-        print(f"{one.suite:10} {one.pool:8} {counts}")
-        for test in one.deviating:
-            print(f"           deviates: {test}")
-    for fault in faults:
-        print(fault)
-    document: dict[str, Any] = {
-        "versions": sources.pinned_versions(),
-        "transports": TRANSPORTS,
-        "suites": [
-            {"suite": one.suite, "pool": one.pool, "counts": one.counts, "deviating": one.deviating}
-            for one in comparisons
-        ],
-        "faults": list(faults),
-    }
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(document, indent=2) + "\n")
-    print("conformance: " + (f"{len(faults)} faults" if faults else "every deviation is listed"))
 
 
 def _fingerprint() -> str:

@@ -33,12 +33,13 @@ class RunnerWorker:
         environment = os.environ | {
             "CONFORMANCE_BROKER": self._broker,
             "ORCHESTRATOR_HOME": str(self._home),
-            "ORCHESTRATOR_NODE": self.hostname,
+            "ORCHESTRATOR_NODE": self.hostname.partition("@")[0],
             "ORCHESTRATOR_DATABASE_URL": database,
             "ORCHESTRATOR_REDIS_URL": self._server.url,
             "ORCHESTRATOR_SIMULATED_GPUS": str(cards),
         }
-        argv = [sys.executable, "-m", "celery", "-A", "tests.conformance.runner_app", "worker", "-l", "INFO"]
+        argv = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "celery"]
+        argv += ["-A", "tests.conformance.runner_app", "worker", "-l", "INFO"]
         argv += ["-n", self.hostname, "-c", str(SLOTS), "-Q", "celery"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(argv, env=environment, cwd=Path.cwd(), stdout=log, stderr=log)

@@ -6,7 +6,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 _JOB = _words(
-    "id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib wants time_limit attempt"
+    "root parent group needs"
+    " id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib wants time_limit attempt"
     " max_attempts lost_count node exit_code failure_class error result progress cancel_requested_at run_at deadline"
     " created_at queued_at started_at finished_at"
 )
@@ -15,6 +16,13 @@ ATTEMPT = _words(
     " gpu_busy_seconds"
 )
 USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")
+_TOKEN = _words(
+    "name id role tenant requests_per_minute created_by created_at expires_at revoked_at last_used_at"
+)
+_GPU = _words(
+    "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
+    " driver_version temperature_celsius power_watts mig_profile parent_uuid"
+)
 _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
@@ -32,10 +40,10 @@ FIELDS = {
     "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
     "drain": _words("name state drain changed withdrawn"),
     "undrain": _words("name state drain changed withdrawn"),
-    "gpus": _words(
-        "uuid node index model memory_mib used_mib reserved_mib utilization_percent health lease driver_version"
-        " temperature_celsius power_watts mig_profile parent_uuid"
-    ),
+    "gpus": _GPU,
+    "gpus quarantine": _GPU,
+    "gpus release": _GPU,
+    "gpus reset": _GPU,
     "queues": frozenset({"name", "paused", "jobs"}),
     "usage": _words("by since until usage left_out total"),
     "db upgrade": _SCHEMA,
@@ -45,5 +53,8 @@ FIELDS = {
     "admin sweep --list": _words(
         "name every_seconds passes did failures seconds last_at last_did last_seconds last_error epoch"
     ),
+    "token create": _TOKEN | {"secret"},
+    "token list": _TOKEN,
+    "token revoke": frozenset({"name", "revoked"}),
     "admin verify": _words("database clean checked counts violations"),
 }

@@ -15,5 +15,5 @@ def every_verb(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator
         assert command is not None
         if isinstance(command, click.Group):
             yield from every_verb(command, (*path, name))
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield (*path, name), command

@@ -51,9 +51,10 @@ class Double:
     init: int = 0
     calls: list[str] = field(default_factory=list)
     session: int = 0  # an error code that every card answers with
+    events: Any = ()  # what the driver has to report: (uuid, XID), or a ``Code`` where it cannot
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2")):
+        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2", "nvmlEventType")):
             return getattr(pynvml, name)
         raise AttributeError(name)
 
@@ -104,6 +105,22 @@ class Double:
 
     def nvmlDeviceGetRemappedRows(self, card: Card) -> Any:
         return self._answer(card.remapped)
+
+    def nvmlEventSetCreate(self) -> list[str]:
+        self._answer(self.events)
+        return []
+
+    def nvmlDeviceRegisterEvents(self, card: Card, kinds: int, events: list[str]) -> None:
+        assert kinds == pynvml.nvmlEventTypeXidCriticalError
+        events.append(str(card.uuid))
+
+    def nvmlEventSetWait_v2(self, events: list[str], milliseconds: int) -> Any:
+        assert milliseconds == 0
+        if not self.events:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)
+        (uuid, xid), *self.events = self.events
+        assert uuid in events
+        return SimpleNamespace(device=Card(uuid), eventData=xid)
 
     def nvmlDeviceGetMigMode(self, card: Card) -> Any:
         return self._answer(card.mig)
@@ -267,6 +284,21 @@ def test_instances_stand_for_a_card_in_mig_mode() -> None:
         Gpu("MIG-2", 0, "NVIDIA H100", 20480, "570.1", "2g.20gb", "GPU-a"),
         Gpu("GPU-b", 1, "NVIDIA H100", 80 * 1024, "570.1"),
     ]
+
+
+def test_errors_that_the_driver_reports_are_counted() -> None:
+    """The latest of each card, and how many there were; an instance's are its card's."""
+    split = Card("GPU-b", mig=[1, 1], instances=(Card("MIG-1", "NVIDIA H100 MIG 1g.10gb"),))
+    double = Double([Card("GPU-a"), split], events=[("GPU-a", 31), ("GPU-a", 79), ("GPU-b", 48)])
+    driver = NvmlDriver(double)
+
+    assert [(s.gpu.uuid, s.xid, s.xid_count) for s in driver.sample()] == [("GPU-a", 79, 2), ("MIG-1", 48, 1)]
+    double.events = [("GPU-a", 13)]
+    assert [(s.xid, s.xid_count) for s in driver.sample()] == [(13, 3), (48, 1)]
+
+
+def test_a_driver_that_cannot_report_errors_is_read_all_the_same() -> None:
+    assert only(Double([Card("GPU-a")], events=Code(pynvml.NVML_ERROR_NOT_SUPPORTED))).xid_count == 0
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])

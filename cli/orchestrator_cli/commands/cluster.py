@@ -1,6 +1,7 @@
 """Verbs about hosts, GPUs and queues."""
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import click
 
@@ -46,12 +47,38 @@ def nodes(as_json: bool) -> None:
     )
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @JSON
-def gpus(as_json: bool) -> None:
-    """List the GPUs of all hosts."""
+@click.pass_context
+def gpus(context: click.Context, as_json: bool) -> None:
+    """List the GPUs of all hosts, or change what may be leased of one."""
+    if context.invoked_subcommand is not None:
+        return
     with open_client() as client:
-        found = client.gpus()
+        _show_gpus(client.gpus(), as_json=as_json)
+
+
+def _order(name: str, words: str) -> click.Command:
+    @click.command(name, help=words)
+    @click.argument("uuid", metavar="GPU")
+    @JSON
+    def order(uuid: str, as_json: bool) -> None:
+        with open_client() as client:
+            found = client.order_gpu(uuid, name)
+        if as_json:
+            show.as_json(found)
+        else:
+            _show_gpus([found], as_json=False)
+
+    return order
+
+
+gpus.add_command(_order("quarantine", "Lease a GPU to nobody until it is released; what runs there goes on."))
+gpus.add_command(_order("release", "End a quarantine: the GPU is healthy with the next good reading."))
+gpus.add_command(_order("reset", "End a quarantine and forget the GPU's strikes."))
+
+
+def _show_gpus(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         show.as_json(found)
         return
@@ -77,6 +104,9 @@ def gpus(as_json: bool) -> None:
         ),
         can_go=("RESERVED", "UTIL", "MIG", "POWER", "TEMP"),
     )
+    for gpu in found:
+        if gpu["health_reason"] and gpu["health"] != "healthy":
+            click.echo(f"GPU {gpu['uuid']}: {show.harmless(gpu['health_reason'])}", err=True)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from orchestrator_cli import show
 from orchestrator_cli.interrupts import HeldInterrupt
 from orchestrator_cli.job_options import job_body, job_options
 from orchestrator_cli.profile import open_client
+from orchestrator_cli.tree import show_tree, with_canvases
 from orchestrator_cli.values import Duration
 
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead_letter"})
@@ -78,37 +79,37 @@ def run(raw: bool, as_json: bool, **options: Any) -> None:
 @click.option("--all", "-a", "everything", is_flag=True, help="Ended jobs too.")
 @click.option("--state", multiple=True, help="Only jobs in this state; can be given again.")
 @click.option("--queue", help="Only jobs of this queue.")
+@click.option("--root", help="Only jobs of the canvas with this root, ended ones too.")
+@click.option("--group", help="Only jobs of this group, ended ones too.")
+@click.option("--tree", "as_tree", is_flag=True, help="Show whole canvases: who was called by whom, who waits.")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @JSON
-def ps(everything: bool, state: Sequence[str], queue: str | None, limit: int, as_json: bool) -> None:
+def ps(
+    everything: bool,
+    state: Sequence[str],
+    queue: str | None,
+    root: str | None,
+    group: str | None,
+    as_tree: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List jobs, newest first; without --all those that have not ended, and the latest that have."""
     with open_client() as client:
+        everything = everything or root is not None or group is not None
         wanted = list(state) or (None if everything else ["blocked", "scheduled", "pending", "queued", "running"])
-        found = client.jobs(state=wanted, queue=queue, limit=limit)["jobs"]
+        asked: dict[str, Any] = {"queue": queue, "root": root, "group": group}
+        found = client.jobs(state=wanted, **asked, limit=limit)["jobs"]
         if not state and not everything and len(found) < limit:
-            found += client.jobs(state=sorted(ENDED), queue=queue, limit=min(10, limit - len(found)))["jobs"]
+            found += client.jobs(state=sorted(ENDED), **asked, limit=min(10, limit - len(found)))["jobs"]
+        if as_tree:
+            found = with_canvases(client, found)
     if as_json:
         show.as_json(found)
-        return
-    show.table(
-        ["ID", "NAME", "STATE", "GPUS", "NODE", "TRY", "RUN", "AGE", "DONE", "EXIT"],
-        (
-            [
-                job["id"],
-                job["name"],
-                job["state"],
-                _gpus(job),
-                job["node"],
-                job["attempt"] or None,
-                show.run_time(job),
-                show.age(job["created_at"]),
-                show.progress(job),
-                job["exit_code"],
-            ]
-            for job in found
-        ),
-        can_go=("NODE", "TRY", "GPUS", "DONE"),
-    )
+    elif as_tree:
+        show_tree(found)
+    else:
+        _show_list(found)
 
 
 @click.command()
@@ -195,13 +196,20 @@ def wait(job_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[JOB...]", nargs=-1)
+@click.option("--tree", help="Cancel the whole canvas that this job belongs to, what it has not called yet included.")
+@click.option("--group", help="Cancel the members of this group, and what waits for them.")
 @JSON
-def cancel(job_ids: Sequence[str], as_json: bool) -> None:
+def cancel(job_ids: Sequence[str], tree: str | None, group: str | None, as_json: bool) -> None:
     """Cancel jobs; cancelling twice changes nothing. A wrong id keeps none of the others from being cancelled."""
+    if not (job_ids or tree or group):
+        raise InvalidRequest("name jobs, or a canvas with --tree, or a group with --group")
     outcomes: list[dict[str, Any]] = []
     mistakes: list[OrchestratorError] = []
     with open_client() as client:
+        for name, value in (("tree", tree), ("group", group)):
+            if value is not None:
+                outcomes += _cancel_canvas(client, **{name: value})
         for job_id in job_ids:
             try:
                 outcomes.append(client.cancel(job_id))
@@ -241,6 +249,34 @@ def _cancelled(job: dict[str, Any]) -> str:
     return "is being ended" if job["stopping"] else f"had {job['state']} already"
 
 
+def _show_list(found: Sequence[dict[str, Any]]) -> None:
+    show.table(
+        ["ID", "NAME", "STATE", "GPUS", "NODE", "TRY", "RUN", "AGE", "DONE", "EXIT"],
+        (
+            [
+                job["id"],
+                job["name"],
+                job["state"],
+                show.gpus(job),
+                job["node"],
+                job["attempt"] or None,
+                show.run_time(job),
+                show.age(job["created_at"]),
+                show.progress(job),
+                job["exit_code"],
+            ]
+            for job in found
+        ),
+        can_go=("NODE", "TRY", "GPUS", "DONE"),
+    )
+
+
+def _cancel_canvas(client: Client, **which: str) -> list[dict[str, Any]]:
+    answer = client.cancel_canvas(**which)
+    ended = [{"id": one, "state": "cancelled", "cancelled": True, "stopping": False} for one in answer["cancelled"]]
+    return ended + [{"id": one, "state": "running", "cancelled": False, "stopping": True} for one in answer["stopping"]]
+
+
 def _wait(client: Client, job_id: str, deadline: float | None = None) -> dict[str, Any]:
     pause = 0.05
     while True:
@@ -260,7 +296,3 @@ def _exit_code(job: dict[str, Any]) -> int:
     if job["state"] == "failed":
         return int(job["exit_code"] or 1)
     return NOT_RUN
-
-
-def _gpus(job: dict[str, Any]) -> str:
-    return f"{job['gpu_memory_mib']}M" if job["gpu_memory_mib"] else str(job["gpus"])

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from kombu import Connection as Broker
 from sqlalchemy import Connection
 
-from orchestrator.domain.job import FailureClass, JobEvent, NewJob
+from orchestrator.domain.job import FailureClass, JobEvent, NewJob, Resources
 from orchestrator.domain.lease import Finish
 from orchestrator.ports import SubmitOutcome
-from orchestrator.storage import endings, ledger, statements, sweeps
+from orchestrator.storage import canvases, endings, ledger, statements, sweeps
 from orchestrator.storage import jobs as jobs_module
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.jobs import SqlJobStore
@@ -195,6 +196,31 @@ def lose_what_has_ended(world: World) -> None:
     lease = world.lease_of(job)
     world.finish(job, JobEvent.SUCCEED)
     world.stores.commit(releases=(lease,))
+
+
+def _canvas(world: World) -> tuple[NewJob, NewJob]:
+    first = world.new_job(resources=Resources(1))
+    first = replace(first, root_id=first.id)
+    behind = replace(world.new_job(), root_id=first.id, parent_id=first.id, needs=(first.id,))
+    world.stores.jobs.submit([first, behind])
+    return first, behind
+
+
+@bug("blocked-needs", replaced(endings, "end_dependents", lambda *_arguments, **_more: 0), *BOTH)
+def fail_and_tell_nobody(world: World) -> None:
+    """A job of a canvas fails, and what stands behind it would wait for ever."""
+    first, _ = _canvas(world)
+    job = world.claim(world.stores.job(first.id).seq, "a-0")
+    lease = world.lease_of(job)
+    world.finish(job, JobEvent.FAIL)
+    world.stores.commit(releases=(lease,))
+
+
+@bug("blocked-needs", rewritten(canvases, "DELETE_NEEDS", ("WHERE job_seq IN", "WHERE 0 = 1 AND job_seq IN")), *BOTH)
+def release_and_keep_the_needs(world: World) -> None:
+    """A job that runs already is ended with one that it no longer waits for."""
+    _, behind = _canvas(world)
+    world.stores.jobs.submit([replace(behind, needs=())])
 
 
 def _forget_to_count(finish: Finish) -> Mapping[str, Any]:

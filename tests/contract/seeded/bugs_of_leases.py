@@ -16,7 +16,7 @@ from orchestrator.domain.lease import Finish, LeaseGrant, LogChunk
 from orchestrator.errors import NotLeading
 from orchestrator.guardian.messages import Spawned, SpawnFailed
 from orchestrator.guardian.settings import GuardianSettings
-from orchestrator.ports import Term
+from orchestrator.leader_ports import Term
 from orchestrator.storage import endings, leadership, ledger, statements, sweeps
 from orchestrator.storage.engine import Database
 from orchestrator.storage.leadership import SqlLeadership

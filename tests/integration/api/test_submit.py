@@ -190,11 +190,9 @@ def test_a_wrong_size_of_memory_is_refused(api: TestClient, size: str) -> None:
         b"{",
         b'{"argv": ["true"]',
         b'{"argv": ["\xff\xfe"]}',
-        b"[" * 50_000,
-        b"[" * 50_000 + b"]" * 50_000,
         b'{"argv": ["true"], "gpus": ' + b"9" * 5000 + b"}",
     ],
-    ids=["empty", "open", "cut", "not UTF-8", "deep", "deep and closed", "a huge number"],
+    ids=["empty", "open", "cut", "not UTF-8", "a huge number"],
 )
 def test_what_is_not_json_is_a_malformed_request(api: TestClient, content: bytes) -> None:
     answer = api.post("/jobs/submit", content=content, headers={"Content-Type": "application/json"})

@@ -150,6 +150,44 @@ def test_a_frozen_leader_does_no_harm(
 
 
 @pytest.mark.slow
+def test_the_schedule_outlives_every_beat_process(
+    environment: dict[str, str], runtime: Runtime, tmp_path: Path, embedded_redis_url: str
+) -> None:
+    """After all have ended, others go on: what came due meanwhile fires once, whatever its kind; the rest does not."""
+    client = runtime.publisher._client  # type: ignore[attr-defined]
+    with beat(environment, tmp_path / "one.log") as one:
+        eventually("the schedule fires", lambda: len(ticks(runtime)) >= 2)
+        one.terminate()
+        assert one.wait(15) == 0
+    began = runtime.firings.load()
+    assert set(began) == {"tick", "hourly", "new year", "sunrise", "plain"}
+    assert [name for name, firing in began.items() if firing.task_id is not None] == ["tick"]
+    client.flushall()
+    two_years = timedelta(days=730)
+    term = runtime.leadership.campaign("test", ttl=timedelta(seconds=30))
+    for name in ("hourly", "new year", "sunrise", "plain"):
+        runtime.firings.fire(name, began[name].fired_at - two_years, "old", epoch=term.epoch)
+        runtime.firings.sent(name, "old")
+    runtime.leadership.resign("test", term.epoch)
+
+    def rare() -> list[str]:
+        jobs = [job for job in runtime.jobs.list_jobs(JobFilter(limit=500)) if job.task == "beat_test.rare"]
+        return sorted(str((runtime.jobs.get_payload(job.id) or {})["args"][0]) for job in jobs)
+
+    with beat(environment, tmp_path / "two.log") as two, beat(environment, tmp_path / "three.log") as three:
+        eventually("what was missed fires", lambda: len(rare()) >= 3, 30)
+        leader, standby = (two, three) if leader_pid(runtime) == two.pid else (three, two)
+        leader.kill()
+        eventually("the standby leads", lambda: leader_pid(runtime) == standby.pid, LEADER_TTL + 8)
+        before = len(ticks(runtime))
+        eventually("the standby fires", lambda: len(ticks(runtime)) >= before + 2)
+
+    assert rare() == ["cron", "hourly", "solar"]
+    assert client.xlen("stream:orchestrator:default") == 1
+    assert {firing.is_sent for name, firing in runtime.firings.load().items() if name != "tick"} == {True}
+
+
+@pytest.mark.slow
 def test_the_leader_publishes_what_a_submit_could_not(
     environment: dict[str, str], runtime: Runtime, tmp_path: Path, embedded_redis_url: str
 ) -> None:

@@ -32,6 +32,7 @@ class Plain:
     server: RedisServer
     site: Path
     conf: dict[str, Any] = field(default_factory=dict)
+    broker: str = ""
     backend: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -39,7 +40,7 @@ class Plain:
     def environment(self) -> dict[str, str]:
         """What every process of the app gets; nothing in it names this product but the broker's scheme."""
         return os.environ | {
-            "PLAIN_BROKER": broker_url(self.server.url),
+            "PLAIN_BROKER": self.broker or broker_url(self.server.url),
             "PLAIN_BACKEND": self.backend or f"redis://127.0.0.1:{self.server.port}/1",
             "PLAIN_CONF": json.dumps(self.conf),
             "PYTHONPATH": os.pathsep.join([str(self.site), str(HERE), str(ROOT)]),

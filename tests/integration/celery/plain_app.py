@@ -34,3 +34,19 @@ def tell(self, seconds):
     """Take its time; return whether the message had been delivered before."""
     time.sleep(seconds)
     return bool(self.request.delivery_info.get("redelivered"))
+
+
+@app.task(bind=True, acks_late=True)
+def leave_line(self, path, seconds):
+    """Say in a file that it runs, take its time; return what the request knows of earlier deliveries."""
+    with open(path, "a") as file:
+        file.write(f"{self.request.id}\n")
+    time.sleep(seconds)
+    return [bool((self.request.headers or {}).get("redelivered")), bool(self.request.delivery_info.get("redelivered"))]
+
+
+@app.task(bind=True, ignore_result=True)
+def sign(self, path, text):
+    """Say in a file which node runs it."""
+    with open(path, "a") as file:
+        file.write(f"{self.request.hostname.partition('@')[0]}:{text}\n")

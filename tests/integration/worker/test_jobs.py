@@ -138,7 +138,7 @@ def test_shared_jobs_meet_on_one_gpu_up_to_its_memory(cluster: Cluster) -> None:
 
 
 def test_an_unhealthy_gpu_is_not_used_until_it_is_healthy_again(cluster: Cluster) -> None:
-    cluster.worker("a", gpus=1)
+    cluster.worker("a", gpus=1, gpu_recover=0.2)
     healthy = make_gpus(1, owner=f"{cluster.home.name}-a")
     path = cluster.home / "a.toml"
     path.write_text(path.read_text().replace('"healthy"', '"suspect"'))

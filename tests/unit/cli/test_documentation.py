@@ -17,6 +17,7 @@ from tests.support.verbs import every_verb
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 #: Verbs whose section lists the fields elsewhere: those of a job.
 SEE_ALSO = {"run": "A job", "ps": "A job", "status": "A job", "nodes": "`orch gpus`"}
+SEE_ALSO |= dict.fromkeys(("gpus quarantine", "gpus release", "gpus reset"), "`orch gpus`")
 STACK_FIELDS = {
     "up": {field.name for kind in (Stack, PartState) for field in dataclasses.fields(kind)},
     "down": {field.name for field in dataclasses.fields(Stopped)},

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.errors import NotLeading, StoreUnavailable
-from orchestrator.ports import Term
+from orchestrator.leader_ports import Term
 from orchestrator.services.lead import MARGIN, STANDBY_SECONDS, Leader, Tenure, Timetable, holder_name, host_and_pid
 from orchestrator.services.sweeps import Sweep, Sweeps
 from orchestrator.testing.fakes import MemoryWorld, memory_world

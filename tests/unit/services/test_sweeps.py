@@ -134,6 +134,7 @@ def test_a_paused_leader_changes_nothing(world: MemoryWorld) -> None:
         sweeps.release_due,
         sweeps.expire_leases,
         sweeps.lose_nodes,
+        sweeps.end_forgotten,
         sweeps.prune,
     ):
         with pytest.raises(NotLeading):

@@ -85,6 +85,7 @@ def test_celerys_retry_keeps_its_eta_and_its_arguments() -> None:
         (Ended(None, 11, "exit"), JobEvent.FAIL, 139, FailureClass.EXIT),
         (Ended(None, None, "start", "no such program"), JobEvent.FAIL, 127, FailureClass.EXIT),
         (Ended(None, None, "start", "device locked by pid 1"), JobEvent.LOSE, None, FailureClass.LOST),
+        (Ended(None, None, "start", "4000 MiB in use", unclean=("GPU-a",)), JobEvent.GIVE_BACK, None, None),
         (Ended(None, 9, "deadline"), JobEvent.LOSE, None, FailureClass.LOST),
     ],
 )

@@ -53,6 +53,19 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.PrimaryKeyConstraint("job_seq", "number", name=conv("pk_orchestrator_attempts")),
     ),
     (
+        "orchestrator_cancelled_canvases",
+        sa.Column("id", sa.String(length=155), nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
+        sa.Column("reason", sa.String(length=512), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=conv("pk_orchestrator_cancelled_canvases")),
+    ),
+    (
+        "orchestrator_needs",
+        sa.Column("job_seq", SEQ, autoincrement=False, nullable=False),
+        sa.Column("needs_id", sa.String(length=155), nullable=False),
+        sa.PrimaryKeyConstraint("job_seq", "needs_id", name=conv("pk_orchestrator_needs")),
+    ),
+    (
         "orchestrator_events",
         sa.Column("seq", SEQ, autoincrement=True, nullable=False),
         sa.Column("at", INSTANT, nullable=False),
@@ -65,6 +78,15 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.PrimaryKeyConstraint("seq", name=conv("pk_orchestrator_events")),
     ),
     (
+        "orchestrator_firings",
+        sa.Column("name", sa.String(length=191), nullable=False),
+        sa.Column("fired_at", INSTANT, nullable=False),
+        sa.Column("task_id", sa.String(length=155)),
+        sa.Column("is_sent", sa.SmallInteger(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=conv("pk_orchestrator_firings")),
+    ),
+    (
         "orchestrator_gpus",
         sa.Column("uuid", sa.String(length=64), nullable=False),
         sa.Column("node", sa.String(length=64), nullable=False),
@@ -75,6 +97,11 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("mig_profile", sa.String(length=32)),
         sa.Column("parent_uuid", sa.String(length=64)),
         sa.Column("health", sa.String(length=12), nullable=False),
+        sa.Column("health_reason", sa.String(length=255)),
+        sa.Column("strikes", sa.Integer(), nullable=False),
+        sa.Column("held", sa.SmallInteger(), nullable=False),
+        sa.Column("releases", sa.Integer(), nullable=False),
+        sa.Column("resets", sa.Integer(), nullable=False),
         sa.Column("used_mib", sa.Integer(), nullable=False),
         sa.Column("utilization", sa.Integer()),
         sa.Column("temperature", sa.Integer()),
@@ -123,6 +150,9 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("run_at", INSTANT),
         sa.Column("deadline", INSTANT),
         sa.Column("idempotency_key", sa.String(length=128)),
+        sa.Column("root_id", sa.String(length=155)),
+        sa.Column("parent_id", sa.String(length=155)),
+        sa.Column("group_id", sa.String(length=155)),
         sa.Column("request_hash", sa.String(length=64), nullable=False),
         sa.Column("node", sa.String(length=64)),
         sa.Column("lease_id", sa.BigInteger()),
@@ -278,6 +308,44 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
             "gpu_uuid", "live_exclusive", name=conv("uq_orchestrator_lease_gpus_gpu_uuid_live_exclusive")
         ),
     ),
+    (
+        "orchestrator_audit",
+        sa.Column("seq", SEQ, autoincrement=True, nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
+        sa.Column("request_id", sa.String(length=64), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.Column("role", sa.String(length=10), nullable=False),
+        sa.Column("tenant", sa.String(length=64)),
+        sa.Column("action", sa.String(length=128), nullable=False),
+        sa.Column("target", sa.String(length=512), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=conv("pk_orchestrator_audit")),
+    ),
+    (
+        "orchestrator_tokens",
+        sa.Column("id", sa.String(length=12), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=10), nullable=False),
+        sa.Column("tenant", sa.String(length=64)),
+        sa.Column("requests_per_minute", sa.Integer()),
+        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("expires_at", INSTANT),
+        sa.Column("revoked_at", INSTANT),
+        sa.Column("last_used_at", INSTANT),
+        sa.CheckConstraint(
+            "role IN ('viewer', 'submitter', 'operator', 'admin')", name=conv("ck_orchestrator_tokens_role")
+        ),
+        sa.CheckConstraint(
+            "role <> 'submitter' OR tenant IS NOT NULL", name=conv("ck_orchestrator_tokens_submitter_has_tenant")
+        ),
+        sa.CheckConstraint(
+            "role NOT IN ('operator', 'admin') OR tenant IS NULL", name=conv("ck_orchestrator_tokens_operator_has_none")
+        ),
+        sa.PrimaryKeyConstraint("id", name=conv("pk_orchestrator_tokens")),
+        sa.UniqueConstraint("name", name=conv("uq_orchestrator_tokens_name")),
+    ),
 )
 
 INDEXES: Final = (
@@ -285,6 +353,9 @@ INDEXES: Final = (
     ("ix_orchestrator_events_job_seq", "orchestrator_events", ["job_seq"]),
     ("ix_orchestrator_gpus_node", "orchestrator_gpus", ["node"]),
     ("ix_orchestrator_jobs_finished_at", "orchestrator_jobs", ["finished_at"]),
+    ("ix_orchestrator_jobs_group_id", "orchestrator_jobs", ["group_id"]),
+    ("ix_orchestrator_jobs_root_id", "orchestrator_jobs", ["root_id"]),
+    ("ix_orchestrator_needs_needs_id", "orchestrator_needs", ["needs_id"]),
     ("ix_orchestrator_leases_state_expires_at", "orchestrator_leases", ["state", "expires_at"]),
     ("ix_orchestrator_ready_publish_at", "orchestrator_ready", ["publish_at"]),
     (

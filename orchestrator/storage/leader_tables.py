@@ -1,0 +1,52 @@
+"""The tables of the leader: who it is, what it fired and what its sweeps did."""
+
+from sqlalchemy import BigInteger, Column, Float, SmallInteger, String, Table
+
+from orchestrator.storage.columns import COLLATION, metadata
+from orchestrator.storage.columns import INSTANT as _Instant
+
+leadership = Table(
+    "orchestrator_leadership",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("since", _Instant, nullable=False),  # the term's first instant
+    Column("guarded", SmallInteger, nullable=False),  # 1: the holder's session also holds the lock
+    Column("expires_at", _Instant, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+#: The latest firing of each entry of beat's schedule, noted before it is sent.
+firings = Table(
+    "orchestrator_firings",
+    metadata,
+    Column("name", String(191), primary_key=True),
+    Column("fired_at", _Instant, nullable=False),
+    Column("task_id", String(155)),  # NULL: it has not fired yet
+    Column("is_sent", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)
+
+sweeps = Table(
+    "orchestrator_sweeps",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("passes", BigInteger, nullable=False),
+    Column("did", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("last_at", _Instant, nullable=False),
+    Column("last_did", BigInteger, nullable=False),
+    Column("last_seconds", Float, nullable=False),
+    Column("last_error", String(512)),
+    Column("epoch", BigInteger),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate=COLLATION,
+)

@@ -1,0 +1,111 @@
+"""The GPUs of this worker's host: what may be leased, what runs on one that failed, and what runs on one that idles."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from orchestrator.clock import Clock
+from orchestrator.config import Settings
+from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.job import FailureClass
+from orchestrator.gpus.health import HealthKeeper, HealthPolicy
+from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
+from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.work import Work
+
+logger = logging.getLogger(__name__)
+
+_NOTICE: Final = "\norchestrator: {reason}; the job is ended and runs again elsewhere\n"
+
+
+class GpuCare:
+    """Judges readings, and ends what runs on a GPU that has failed."""
+
+    def __init__(self, pool: RunnerPool, settings: Settings, clock: Clock) -> None:
+        self._pool, self._clock = pool, clock
+        self._idle = IdleKeeper(IdlePolicy(settings.idle_gpu_warn, settings.idle_gpu_end))
+        self._health = HealthKeeper(
+            HealthPolicy(
+                recover_seconds=settings.gpu_recover,
+                quarantine_seconds=settings.gpu_quarantine,
+                clean_memory_mib=settings.gpu_clean_memory_mib,
+            )
+        )
+        self._readings: Sequence[GpuSample] = ()  # as the driver gave them
+        self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
+        self._told: set[str] | None = None  # the GPUs of the last registration
+
+    def recall(self, standings: Mapping[str, GpuStanding]) -> None:
+        """Go on where an earlier worker of this host left off."""
+        self._health.recall(standings, self._clock.monotonic())
+
+    def standings(self) -> Mapping[str, GpuStanding]:
+        """Return what is to be remembered."""
+        return self._health.standings()
+
+    def take_news(self) -> bool:
+        """Tell whether there are GPUs that the host was not registered with; the first time there always are."""
+        found = {sample.gpu.uuid for sample in self.samples}
+        if self._told is not None and found <= self._told:
+            return False
+        self._told = found | (self._told or set())
+        return True
+
+    def on_report(self, report: GpuReport | GpuFault) -> list[Work]:
+        """Take in a reading; return the jobs whose output has grown."""
+        if isinstance(report, GpuFault):
+            logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
+            self.samples = ()
+            self._pool.host.update_gpus(())
+            return []
+        self._readings = report.samples
+        self._judge()
+        told = self._end_failed()
+        return told + self._idle.look(self._clock.monotonic(), self._pool.runners, self.samples)
+
+    def obey(self, orders: Mapping[str, GpuOrder]) -> None:
+        """Follow what operators want."""
+        self._health.obey(orders, self._clock.monotonic())
+        self._judge()
+
+    def on_unclean(self, gpus: Sequence[str], reason: str) -> None:
+        """These GPUs did not come clean for their next user."""
+        for uuid in gpus:
+            self._health.strike(uuid, reason, self._clock.monotonic())
+        self._judge()
+
+    def _judge(self) -> None:
+        if not self._readings and not self.samples:
+            return
+        before = {sample.gpu.uuid: sample.health for sample in self.samples}
+        self.samples = self._health.judge(self._readings, self._leased(), self._clock.monotonic())
+        self._pool.host.update_gpus(self.samples)
+        standings = self._health.standings()
+        for sample in self.samples:
+            uuid = sample.gpu.uuid
+            if before.get(uuid, sample.health) is not sample.health:
+                reason = standings[uuid].reason
+                logger.warning("GPU %s is %s%s", uuid, sample.health.value, f": {reason}" if reason else "")
+
+    def _leased(self) -> frozenset[str]:
+        return frozenset(uuid for line in self._pool.host.lines.values() for uuid in line.grant.gpus)
+
+    def _end_failed(self) -> list[Work]:
+        """End the runners on GPUs that failed under them; their jobs are lost, and run again elsewhere."""
+        failed = self._health.failed()
+        runners = self._pool.runners
+        told: list[Work] = []
+        if not failed or runners is None:
+            return told
+        for runner in list(runners):
+            reasons = [f"GPU {uuid} failed: {failed[uuid]}" for uuid in runner.key.gpus if uuid in failed]
+            if not reasons or runner.ending:
+                continue
+            for work in runner.line:
+                if work.job is not None:
+                    work.condemned = (FailureClass.LOST, reasons[0])
+                    work.job.output.feed(_NOTICE.format(reason=reasons[0]).encode())
+                    told.append(work)
+            runners.end(runner, grace_seconds=0)
+        return told

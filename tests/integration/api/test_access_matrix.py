@@ -1,0 +1,215 @@
+"""Role × endpoint × tenant: who may call what, and what a tenant's token is told of another tenant's jobs.
+
+A new endpoint adds a row to ``ROWS``; without it the first test fails.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from fastapi.testclient import TestClient
+
+from orchestrator.api.app import create_app
+from orchestrator.bootstrap import open_runtime
+from orchestrator.config import Settings
+from orchestrator.domain.access import Role
+from orchestrator.runtime import Runtime
+from orchestrator.services.tokens import TokenService
+from tests.support.routes import routes_of
+from tests.support.servers import RedisServer
+
+OWN: Final = "blue"
+OTHER: Final = "red"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one endpoint asks of its callers."""
+
+    method: str
+    path: str
+    role: Role | None  # the lowest that may call it; None: anybody, without a token
+    of_a_job: bool = False  # the path names a job: another tenant's is 404
+    every_tenant: bool = False  # tells of all tenants, so a token of one is refused
+    absent: bool = False  # the path names something that is not there: 404 for all who may
+    body: Any = None
+
+
+ROWS: Final = (
+    Row("GET", "/healthz", None),
+    Row("GET", "/readyz", None),
+    Row("GET", "/whoami", Role.VIEWER),
+    Row("GET", "/audit", Role.ADMIN),
+    Row("POST", "/jobs/submit", Role.SUBMITTER, body={"argv": ["true"]}),
+    Row("GET", "/jobs", Role.VIEWER),
+    Row("GET", "/jobs/{job_id}", Role.VIEWER, of_a_job=True),
+    Row("POST", "/jobs/{job_id}/cancel", Role.SUBMITTER, of_a_job=True),
+    Row("POST", "/jobs/cancel", Role.SUBMITTER, of_a_job=True, body={"tree": "{job_id}"}),
+    Row("GET", "/jobs/{job_id}/logs", Role.VIEWER, of_a_job=True),
+    Row("GET", "/jobs/{job_id}/why", Role.VIEWER, of_a_job=True),
+    Row("GET", "/jobs/{job_id}/events", Role.VIEWER, of_a_job=True),
+    Row("GET", "/nodes", Role.VIEWER),
+    Row("POST", "/nodes/{name}/drain", Role.OPERATOR, absent=True),
+    Row("POST", "/nodes/{name}/undrain", Role.OPERATOR, absent=True),
+    Row("GET", "/control/sweeps", Role.VIEWER),
+    Row("POST", "/control/sweeps/{name}", Role.ADMIN, absent=True),
+    Row("POST", "/control/reclaim", Role.ADMIN),
+    Row("GET", "/gpus", Role.VIEWER),
+    Row("POST", "/gpus/{uuid}/quarantine", Role.OPERATOR, absent=True),
+    Row("POST", "/gpus/{uuid}/release", Role.OPERATOR, absent=True),
+    Row("POST", "/gpus/{uuid}/reset", Role.OPERATOR, absent=True),
+    Row("GET", "/queues", Role.VIEWER),
+    Row("GET", "/cluster", Role.VIEWER),
+    Row("GET", "/usage", Role.VIEWER),
+    Row("GET", "/metrics", Role.VIEWER, every_tenant=True),
+    Row("GET", "/openapi.json", Role.VIEWER),
+)
+GUARDED: Final = tuple(row for row in ROWS if row.role is not None)
+
+#: Every kind of caller: a role, and the tenant of its token. A submitter has one, operators and admins have none.
+CALLERS: Final = {
+    "viewer": (Role.VIEWER, None),
+    "viewer-of-own": (Role.VIEWER, OWN),
+    "viewer-of-other": (Role.VIEWER, OTHER),
+    "submitter-of-own": (Role.SUBMITTER, OWN),
+    "submitter-of-other": (Role.SUBMITTER, OTHER),
+    "operator": (Role.OPERATOR, None),
+    "admin": (Role.ADMIN, None),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """An app, a secret of each kind of caller, and a job of tenant ``OWN``."""
+
+    client: TestClient
+    secrets: dict[str, str]
+    job: str
+
+    def ask(self, caller: str | None, row: Row, *, job: str | None = None) -> Any:
+        """Send the row's request as this caller; None: without a token."""
+        headers = {} if caller is None else {"Authorization": f"Bearer {self.secrets[caller]}"}
+        path = row.path.replace("{job_id}", job or self.job)
+        body = None if row.body is None else json.loads(json.dumps(row.body).replace("{job_id}", job or self.job))
+        return self.client.request(row.method, path, json=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def world(
+    empty_database: Path, embedded_redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    home = tmp_path_factory.mktemp("matrix")
+    shutil.copy(empty_database, home / "matrix.db")
+    url = f"sqlite:///{home / 'matrix.db'}"
+    runtime = open_runtime(Settings(home=home, database_url=url, redis_url=embedded_redis_server.unix_url))
+    service = TokenService(runtime.access, runtime.clock)
+    secrets = {
+        name: service.create(name, role=role, tenant=tenant, by="test")[1] for name, (role, tenant) in CALLERS.items()
+    }
+    with TestClient(create_app(runtime, token="installation"), raise_server_exceptions=False) as client:
+        headers = {"Authorization": f"Bearer {secrets['submitter-of-own']}"}
+        job = client.post("/jobs/submit", json={"argv": ["true"], "name": "of-blue"}, headers=headers).json()["id"]
+        yield World(client, secrets, job)
+    runtime.close()
+
+
+def test_every_endpoint_has_a_row(runtime: Runtime) -> None:
+    """Whoever adds an endpoint says here who may call it."""
+    assert sorted(routes_of(create_app(runtime, token=None))) == sorted((row.method, row.path) for row in ROWS)
+
+
+def test_every_role_is_in_the_matrix() -> None:
+    assert {role for role, _tenant in CALLERS.values()} == set(Role)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize("caller", CALLERS)
+def test_who_may_call_what(world: World, row: Row, caller: str) -> None:
+    """A role that is too low is 403, another tenant's job 404, and everything else is served."""
+    role, tenant = CALLERS[caller]
+    answer = world.ask(caller, row)
+
+    if row.role is not None and not (role.covers(row.role) and not (row.every_tenant and tenant is not None)):
+        expected = {403}
+    elif row.absent or (row.of_a_job and tenant == OTHER):
+        expected = {404}
+    else:
+        expected = {200, 201} if row.path != "/readyz" else {200, 503}
+    assert answer.status_code in expected, answer.text
+
+
+@pytest.mark.parametrize("row", GUARDED, ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer orch_0123456789ab_" + "0" * 64 + "_00000000"}], ids=["none", "forged"]
+)
+def test_nobody_else_may(world: World, row: Row, headers: dict[str, str]) -> None:
+    path = row.path.replace("{job_id}", world.job)
+    assert world.client.request(row.method, path, json=row.body, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.of_a_job], ids=lambda row: f"{row.method} {row.path}")
+def test_another_tenants_job_is_as_one_that_never_was(world: World, row: Row) -> None:
+    """Apart from the id that was asked for, the two answers are the same."""
+    never = "01890000-0000-7000-8000-000000000000"
+    hidden, absent = world.ask("submitter-of-other", row), world.ask("submitter-of-other", row, job=never)
+
+    assert (hidden.status_code, absent.status_code) == (404, 404)
+    assert hidden.text.replace(world.job, never) == absent.text
+    assert set(hidden.headers) == set(absent.headers)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs?tenant=blue", "/jobs?name=of-blue", "/queues", "/cluster", "/usage"])
+def test_what_is_listed_and_counted_for_a_tenant_is_its_own(world: World, path: str) -> None:
+    headers = {"Authorization": f"Bearer {world.secrets['viewer-of-other']}"}
+    answer = world.client.get(path, headers=headers)
+
+    assert answer.status_code == 200
+    assert world.job not in answer.text
+    assert "of-blue" not in answer.text
+
+
+def test_counts_are_of_the_callers_tenant(world: World) -> None:
+    """The job of the other tenant is in nobody else's numbers."""
+
+    def count(caller: str) -> int:
+        document = world.client.get("/cluster", headers={"Authorization": f"Bearer {world.secrets[caller]}"}).json()
+        return sum(document["jobs"].values())
+
+    listed = world.client.get("/jobs", headers={"Authorization": f"Bearer {world.secrets['viewer-of-other']}"}).json()
+    assert count("viewer-of-other") == len(listed["jobs"])
+    assert count("viewer") > count("viewer-of-other")
+
+
+def test_a_submitter_submits_for_its_own_tenant_only(world: World) -> None:
+    def submit(caller: str, **body: Any) -> Any:
+        headers = {"Authorization": f"Bearer {world.secrets[caller]}"}
+        return world.client.post("/jobs/submit", json={"argv": ["true"]} | body, headers=headers)
+
+    assert submit("submitter-of-own", tenant=OTHER).status_code == 403
+    assert submit("submitter-of-own", tenant=OWN).status_code == 201
+    job = submit("operator", tenant=OTHER).json()["id"]
+    shown = world.ask("submitter-of-other", Row("GET", "/jobs/{job_id}", Role.VIEWER), job=job)
+    assert (shown.json()["tenant"], shown.json()["submitted_by"]) == (OTHER, "operator")
+
+
+def test_a_key_names_a_job_of_one_tenant(world: World) -> None:
+    """The same key of another tenant is another job, and says nothing of the first."""
+
+    def submit(caller: str) -> Any:
+        headers = {"Authorization": f"Bearer {world.secrets[caller]}", "Idempotency-Key": "nightly"}
+        return world.client.post("/jobs/submit", json={"argv": ["true"]}, headers=headers)
+
+    first, second = submit("submitter-of-own"), submit("submitter-of-other")
+
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json()["id"] != second.json()["id"]
+
+
+def test_only_operators_are_told_where_the_servers_are(world: World) -> None:
+    shown = {name: world.ask(name, Row("GET", "/cluster", Role.VIEWER)).json()["redis"] is not None for name in CALLERS}
+
+    assert {name for name, told in shown.items() if told} == {"operator", "admin"}

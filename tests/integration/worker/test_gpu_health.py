@@ -1,0 +1,98 @@
+"""Bad GPUs under real workers: only what they hold suffers."""
+
+import sys
+from dataclasses import replace
+
+from orchestrator.domain.cluster import GpuAction, GpuHealth, GpuSample
+from orchestrator.domain.job import JobState
+from orchestrator.gpus.simulated import make_gpus, write_gpus
+from tests.support.cluster import Cluster
+from tests.support.waiting import wait_for
+
+WAIT = (
+    "import time, pathlib, sys; print('up', flush=True)\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+)
+
+
+def cards(cluster: Cluster, count: int = 2) -> list[GpuSample]:
+    """Describe the GPUs of host ``a``, so that they can be described otherwise later."""
+    made = list(make_gpus(count, owner=f"{cluster.home}-a"))
+    write_gpus(cluster.home / "a.toml", made)
+    return made
+
+
+def health(cluster: Cluster) -> dict[str, str]:
+    return {gpu.gpu.uuid: gpu.health.value for node in cluster.runtime.cluster.nodes() for gpu in node.gpus}
+
+
+def test_a_gpu_that_falls_off_the_bus_costs_its_own_job_an_attempt_and_nobody_else_anything(cluster: Cluster) -> None:
+    """The one that is lost runs again on the GPU that is left, once its neighbour has ended."""
+    first, second = cards(cluster)
+    cluster.worker("a", lost_delay=0.1)
+    cluster.beat()
+    done = cluster.home / "done"
+    ids = [cluster.command(sys.executable, "-c", WAIT, str(done), gpus=1) for _ in range(2)]
+    for job_id in ids:
+        cluster.wait_for_state(job_id, JobState.RUNNING)
+    held = {cluster.runtime.jobs.attempts(job_id)[0].gpus[0]: job_id for job_id in ids}
+
+    write_gpus(cluster.home / "a.toml", [second])
+    victim, neighbour = held[first.gpu.uuid], held[second.gpu.uuid]
+    wait_for(lambda: cluster.job(victim).lost_count == 1, within_seconds=20, describe=cluster.logs)
+    assert cluster.job(neighbour).state is JobState.RUNNING
+    done.touch()
+
+    ended = {job.id: job for job in cluster.wait_for_end(ids)}
+    assert {job.state for job in ended.values()} == {JobState.SUCCEEDED}
+    assert (ended[victim].attempt, ended[neighbour].attempt) == (2, 1)
+    assert "failed" in cluster.output(victim)
+    wait_for(lambda: health(cluster)[first.gpu.uuid] == "lost", within_seconds=20, describe=cluster.logs)
+
+
+def test_a_gpu_with_leftover_memory_is_quarantined_and_its_job_starts_on_another(cluster: Cluster) -> None:
+    """F35: no attempt is counted, and the GPU comes back when its memory does."""
+    first, second = cards(cluster)
+    cluster.worker("a", gpu_clean_wait=0.3, gpu_quarantine=1)
+    cluster.beat()
+    write_gpus(cluster.home / "a.toml", [replace(first, used_mib=9000), second])
+    wait_for(
+        lambda: cluster.runtime.cluster.nodes()[0].gpus[0].used_mib == 9000, within_seconds=20, describe=cluster.logs
+    )
+    job = cluster.wait_for_state(cluster.command("true", gpus=1), JobState.SUCCEEDED)
+
+    (attempt,) = cluster.runtime.jobs.attempts(job.id)
+    assert (attempt.gpus, job.attempt, job.lost_count) == ((second.gpu.uuid,), 1, 0)
+
+    def quarantined() -> bool:
+        standing = cluster.runtime.cluster.gpu_standings("a")[first.gpu.uuid]
+        told = "9000 MiB in use that no lease explains" in str(standing.reason)
+        return told and (standing.health, standing.strikes) == (GpuHealth.QUARANTINED, 1)
+
+    wait_for(quarantined, within_seconds=20, describe=cluster.logs)
+    write_gpus(cluster.home / "a.toml", [first, second])
+    wait_for(lambda: health(cluster)[first.gpu.uuid] == "healthy", within_seconds=20, describe=cluster.logs)
+
+
+def test_an_operator_keeps_a_gpu_out_and_lets_it_in_again(cluster: Cluster) -> None:
+    """A job that needs both waits; what needs one goes on."""
+    first, _second = cards(cluster)
+    cluster.worker("a")
+    cluster.beat()
+    cluster.runtime.cluster.order_gpu(first.gpu.uuid, GpuAction.QUARANTINE, by="test")
+    both = cluster.command("true", gpus=2)
+    cluster.wait_for_state(cluster.command("true", gpus=1), JobState.SUCCEEDED)
+    assert cluster.job(both).state is not JobState.SUCCEEDED
+
+    cluster.runtime.cluster.order_gpu(first.gpu.uuid, GpuAction.RELEASE, by="test")
+    cluster.wait_for_state(both, JobState.SUCCEEDED)
+
+
+def test_a_gpu_that_appears_is_used_without_a_restart(cluster: Cluster) -> None:
+    cards(cluster, 1)
+    cluster.worker("a")
+    cluster.beat()
+    grown = list(make_gpus(3, owner=f"{cluster.home}-a"))
+    write_gpus(cluster.home / "a.toml", grown)
+    wait_for(lambda: len(health(cluster)) == 3, within_seconds=20, describe=cluster.logs)
+
+    cluster.wait_for_state(cluster.command("true", gpus=3), JobState.SUCCEEDED)

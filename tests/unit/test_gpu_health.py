@@ -1,0 +1,147 @@
+"""The health of GPUs: what takes one out, and what brings it back."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample, GpuStanding
+from orchestrator.gpus.health import HealthKeeper, HealthPolicy
+from orchestrator.gpus.simulated import make_gpus
+
+ONE, TWO = make_gpus(2, owner="test")
+UUID = ONE.gpu.uuid
+POLICY = HealthPolicy(recover_seconds=30, quarantine_seconds=60)
+
+
+class World:
+    """A keeper with a clock."""
+
+    def __init__(self) -> None:
+        self.keeper, self.now = HealthKeeper(POLICY), 0.0
+
+    def read(self, *samples: GpuSample, after: float = 1.0, leased: frozenset[str] = frozenset()) -> GpuHealth:
+        """Take in a reading and return the first GPU's health; its neighbour is never touched by it."""
+        self.now += after
+        found = {sample.gpu.uuid: sample.health for sample in self.keeper.judge([*samples, TWO], leased, self.now)}
+        assert found[TWO.gpu.uuid] is GpuHealth.HEALTHY
+        return found.get(UUID, GpuHealth.LOST)
+
+
+def xid(number: int, count: int) -> GpuSample:
+    return replace(ONE, xid=number, xid_count=count)
+
+
+def test_a_critical_xid_takes_one_gpu_out_and_it_comes_back_by_itself() -> None:
+    """F34; the same count again is the same error."""
+    world = World()
+    assert world.read(ONE) is GpuHealth.HEALTHY
+    assert world.read(xid(79, 1)) is GpuHealth.QUARANTINED
+    assert world.keeper.failed() == {UUID: "XID 79"}
+    assert world.read(xid(79, 1), after=58) is GpuHealth.QUARANTINED
+    assert world.read(xid(79, 1), after=5) is GpuHealth.HEALTHY
+    assert world.keeper.failed() == {}
+
+
+def test_three_strikes_keep_it_out_until_a_person_lets_it_in() -> None:
+    world = World()
+    world.read(ONE)
+    for count in (1, 2, 3):
+        assert world.read(xid(79, count), after=1000) is GpuHealth.QUARANTINED
+    assert world.read(xid(79, 3), after=80_000) is GpuHealth.QUARANTINED
+
+    world.keeper.obey({UUID: GpuOrder(releases=1)}, world.now)
+    assert world.read(xid(79, 3)) is GpuHealth.HEALTHY
+    assert world.keeper.standings()[UUID].strikes == 3
+    world.keeper.obey({UUID: GpuOrder(releases=2, resets=1)}, world.now)
+    assert world.keeper.standings()[UUID].strikes == 0
+
+
+def test_a_jobs_own_error_is_no_strike() -> None:
+    """XID 13 and 31 are a program's, 43 and 45 follow from its end."""
+    world = World()
+    world.read(ONE)
+    for count, number in enumerate((13, 31, 43, 45), start=1):
+        assert world.read(xid(number, count)) is GpuHealth.HEALTHY
+
+
+def test_memory_that_does_not_come_back_keeps_it_in_quarantine() -> None:
+    world = World()
+    world.read(ONE)
+    world.keeper.strike(UUID, "4000 MiB in use", world.now)
+    full = replace(ONE, used_mib=4000)
+    assert world.read(full, after=100) is GpuHealth.QUARANTINED
+    assert world.keeper.failed() == {}  # what runs beside it may go on
+    assert world.read(ONE) is GpuHealth.HEALTHY
+
+
+def test_one_that_is_gone_is_lost_and_suspect_when_it_comes_back() -> None:
+    world = World()
+    world.read(ONE)
+    assert world.read() is GpuHealth.LOST
+    assert UUID in world.keeper.failed()
+    assert world.read(ONE) is GpuHealth.SUSPECT
+    assert world.read(ONE, after=29) is GpuHealth.SUSPECT
+    assert world.read(ONE, after=2) is GpuHealth.HEALTHY
+
+
+def test_an_unsure_reading_starts_the_doubt_anew() -> None:
+    world = World()
+    unsure = replace(ONE, health=GpuHealth.SUSPECT)
+    assert world.read(unsure) is GpuHealth.SUSPECT
+    assert world.read(ONE, after=20) is GpuHealth.SUSPECT
+    assert world.read(unsure, after=20) is GpuHealth.SUSPECT
+    assert world.read(ONE, after=20) is GpuHealth.SUSPECT
+    assert world.read(ONE, after=31) is GpuHealth.HEALTHY
+
+
+def test_an_operators_quarantine_holds_until_the_operator_ends_it() -> None:
+    world = World()
+    world.read(ONE)
+    world.keeper.obey({UUID: GpuOrder(held=True)}, world.now)
+    assert world.read(ONE, after=100_000) is GpuHealth.QUARANTINED
+    world.keeper.obey({UUID: GpuOrder(releases=1)}, world.now)
+    assert world.read(ONE) is GpuHealth.HEALTHY
+
+
+def test_a_restart_of_the_worker_forgets_nothing() -> None:
+    world = World()
+    standing = GpuStanding(GpuHealth.QUARANTINED, 3, "XID 79", GpuOrder(held=False, releases=4))
+    world.keeper.recall({UUID: standing}, 0.0)
+    world.keeper.obey({UUID: GpuOrder(releases=4)}, 0.0)  # an old order is not a new one
+
+    assert world.read(ONE, after=100_000) is GpuHealth.QUARANTINED
+    assert world.keeper.standings()[UUID] == standing
+
+
+_moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.sampled_from(list(GpuHealth))),
+        st.tuples(st.just("xid"), st.sampled_from([13, 79])),
+        st.tuples(st.just("strike"), st.none()),
+        st.tuples(st.just("gone"), st.none()),
+    ),
+    max_size=20,
+)
+
+
+@given(_moves)
+def test_whatever_happened_a_release_and_good_readings_bring_it_back(moves: list[tuple[str, object]]) -> None:
+    """And what the driver calls lost or in need of a reset is never healthy."""
+    world, count = World(), 0
+    for kind, value in moves:
+        if kind == "strike":
+            world.keeper.strike(UUID, "test", world.now)
+        elif kind == "gone":
+            world.read()
+        else:
+            count += kind == "xid"
+            health = value if isinstance(value, GpuHealth) else GpuHealth.HEALTHY
+            number = value if isinstance(value, int) else None
+            judged = world.read(replace(ONE, health=health, xid=number, xid_count=count))
+            assert health is GpuHealth.HEALTHY or judged is not GpuHealth.HEALTHY
+    world.read(replace(ONE, xid_count=count))
+    world.keeper.obey({UUID: GpuOrder(releases=1, resets=1)}, world.now)
+    world.read(replace(ONE, xid_count=count), after=31)
+
+    assert world.read(replace(ONE, xid_count=count), after=31) is GpuHealth.HEALTHY
