@@ -12,7 +12,7 @@ from orchestrator.services.hand_sweeps import RECLAIM, sweep_by_hand, sweep_tabl
 
 routes = APIRouter(prefix="/control", tags=["control"])
 
-SweepName = Annotated[str, Path(pattern=r"^[a-z_]{1,32}$")]
+SweepName = Annotated[str, Path(max_length=32, description="The name of a sweep.")]
 
 
 @routes.get("/sweeps")

@@ -12,7 +12,7 @@ from orchestrator.services.drain import set_drain
 routes = APIRouter(prefix="/nodes", tags=["cluster"])
 
 Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
-NodeName = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+NodeName = Annotated[str, Path(max_length=64, description="The host's name.")]
 
 
 @routes.post("/{name}/drain")
