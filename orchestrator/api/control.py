@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
 
+from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import requires
 from orchestrator.domain.access import Role
@@ -15,7 +16,7 @@ routes = APIRouter(prefix="/control", tags=["control"])
 SweepName = Annotated[str, Path(max_length=32, description="The name of a sweep.")]
 
 
-@routes.get("/sweeps")
+@routes.get("/sweeps", responses=answers.answers(answers.SweepRecords))
 def sweeps(given: Given) -> Any:
     """List the leader's sweeps, most urgent first, with what they did so far."""
     records = {record.name: record for record in given.runtime.sweep_log.read()}
@@ -40,13 +41,15 @@ def sweeps(given: Given) -> Any:
     return {"sweeps": documents}
 
 
-@routes.post("/sweeps/{name}", dependencies=[Depends(requires(Role.ADMIN))])
+@routes.post(
+    "/sweeps/{name}", responses=answers.answers(answers.SweepPass), dependencies=[Depends(requires(Role.ADMIN))]
+)
 def sweep(given: Given, name: SweepName) -> Any:
     """Run one pass of a sweep now."""
     return asdict(sweep_by_hand(given.runtime, name)[0])
 
 
-@routes.post("/reclaim", dependencies=[Depends(requires(Role.ADMIN))])
+@routes.post("/reclaim", responses=answers.answers(answers.Reclaimed), dependencies=[Depends(requires(Role.ADMIN))])
 def reclaim(given: Given) -> Any:
     """Give back now what somebody took and does not do: expired leases, lost hosts, missing entries."""
     passes = sweep_by_hand(given.runtime, *RECLAIM)
