@@ -20,6 +20,7 @@ from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
 from orchestrator.storage.schema import upgrade
+from orchestrator.storage.sweep_log import SqlSweepLog
 from orchestrator.storage.usage import SqlUsageStore
 from orchestrator.streams.client import connect
 from orchestrator.streams.publisher import RedisStreamPublisher
@@ -45,8 +46,11 @@ def open_runtime(settings: Settings) -> Runtime:
     except ValueError as error:
         raise InvalidSettings([f"redis_url: {error}"]) from error
 
+    leadership = SqlLeadership(database)
+
     def close() -> None:
         client.close()
+        leadership.close()
         database.close()
 
     return Runtime(
@@ -56,7 +60,8 @@ def open_runtime(settings: Settings) -> Runtime:
         ledger=SqlLedgerStore(database, max_lost=settings.max_lost),
         cluster=SqlClusterStore(database, max_lost=settings.max_lost),
         admission=SqlAdmissionStore(database, recheck=settings.recheck_delta),
-        leadership=SqlLeadership(database),
+        leadership=leadership,
+        sweep_log=SqlSweepLog(database),
         firings=SqlFirings(database),
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),

@@ -146,6 +146,11 @@ class Client:
         """Return the hosts."""
         return list(self._document("GET", "/nodes")["nodes"])
 
+    def set_drain(self, node: str, *, drain: bool) -> dict[str, Any]:
+        """Have a host take nothing new, or take jobs again."""
+        verb = "drain" if drain else "undrain"
+        return self._document("POST", f"/nodes/{_name_path(node)}/{verb}", repeatable=True)
+
     def gpus(self) -> list[dict[str, Any]]:
         """Return the GPUs of all hosts."""
         return list(self._document("GET", "/gpus")["gpus"])
@@ -157,6 +162,18 @@ class Client:
     def cluster(self) -> dict[str, Any]:
         """Return what the installation is made of."""
         return self._document("GET", "/cluster")
+
+    def sweeps(self) -> list[dict[str, Any]]:
+        """Return the leader's sweeps and what they did."""
+        return list(self._document("GET", "/control/sweeps")["sweeps"])
+
+    def sweep(self, name: str) -> dict[str, Any]:
+        """Run one pass of a sweep."""
+        return self._document("POST", f"/control/sweeps/{_name_path(name)}", repeatable=True)
+
+    def reclaim(self) -> dict[str, Any]:
+        """Run every sweep that gives work back."""
+        return self._document("POST", "/control/reclaim", repeatable=True)
 
     def close(self) -> None:
         """Close the connection."""
@@ -210,6 +227,12 @@ def _path(job_id: str) -> str:
     if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
         raise InvalidRequest(f"{job_id!r} is not a job id")
     return job_id
+
+
+def _name_path(name: str) -> str:
+    if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
+        raise InvalidRequest(f"{name!r} is not a name")
+    return name
 
 
 def _may_pass(error: ApiUnavailable | RemoteError) -> bool:

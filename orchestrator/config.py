@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     log_head_bytes: Count = Field(default=256 << 10, description="Output kept from the start of an attempt.")
     log_tail_bytes: Count = Field(default=1 << 20, description="Output kept from the end of an attempt.")
     default_grace: Seconds = Field(default=10, description="From TERM to KILL when a job is ended.")
+    shutdown_timeout: float = Field(
+        default=0, ge=0, description="A worker that stops lets jobs run so long, then requeues them; 0: no bound."
+    )
     runner_idle: Seconds = Field(default=60, description="A warm runner without a job is ended after so long.")
     runner_max_jobs: int = Field(default=0, ge=0, description="A warm runner is ended after so many jobs; 0: never.")
     runner_max_memory_mib: int = Field(

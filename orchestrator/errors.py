@@ -9,6 +9,8 @@ OrchestratorError
 │   ├── UnknownTask
 │   ├── UnknownJob
 │   ├── UnknownDeadLetter
+│   ├── UnknownNode
+│   ├── UnknownSweep
 │   ├── UnknownGpu
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
@@ -135,6 +137,32 @@ class UnknownDeadLetter(InvalidRequest):
 
     def __str__(self) -> str:
         return f"unknown dead letter {self.letter_id!r}"
+
+
+class UnknownNode(InvalidRequest):
+    """No host of this name has ever registered."""
+
+    code = "unknown-node"
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.node = node
+
+    def __str__(self) -> str:
+        return f"unknown host {self.node!r}"
+
+
+class UnknownSweep(InvalidRequest):
+    """There is no sweep of this name."""
+
+    code = "unknown-sweep"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, tuple(known)
+
+    def __str__(self) -> str:
+        return f"unknown sweep {self.name!r}; there are: {', '.join(self.known)}"
 
 
 class UnknownGpu(InvalidRequest):

@@ -11,7 +11,16 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from orchestrator.domain.canvas import CanvasCancelled, Need
-from orchestrator.domain.cluster import Gpu, GpuAction, GpuHealth, GpuOrder, GpuSample, GpuStanding, NodeState
+from orchestrator.domain.cluster import (
+    DrainOutcome,
+    Gpu,
+    GpuAction,
+    GpuHealth,
+    GpuOrder,
+    GpuSample,
+    GpuStanding,
+    NodeState,
+)
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
@@ -121,6 +130,7 @@ class NodeRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     cpus: int = 0  # that jobs may ask for
     memory_mib: int = 0  # likewise
+    drain: bool = False  # an operator wants it to take nothing new
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +233,15 @@ class ClusterStore(Protocol):
         """
         ...
 
-    def heartbeat(self, node: str, samples: Sequence[GpuSample], *, look_ahead: int) -> NodeState: ...
+    def heartbeat(
+        self, node: str, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False
+    ) -> NodeState:
+        """Refresh the host's row; ``settled``: it drains and works on nothing. Return what it may be given."""
+        ...
+
+    def set_drain(self, node: str, *, drain: bool, by: str) -> DrainOutcome:
+        """Have a host take nothing new, whatever becomes of its worker, or take jobs again; or ``UnknownNode``."""
+        ...
 
     def deregister_node(self, node: str, pid: int) -> None: ...
 
@@ -312,6 +330,10 @@ class AdmissionStore(Protocol):
         """Mark hosts whose heartbeat stopped as lost, and withdraw what was admitted for them."""
         ...
 
+    def heal(self, *, policy: "LossPolicy", limit: int, epoch: int) -> int:
+        """Bring rows back into line that disagree: jobs that run under no lease, GPUs held by none."""
+        ...
+
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int: ...
 
 
@@ -330,27 +352,6 @@ class LossPolicy:
     max_lost: int
     delay: timedelta
     grace: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """Leadership as the database sees it."""
-
-    holder: str
-    epoch: int
-    mine: bool
-
-
-class Leadership(Protocol):
-    """One leader at a time; the row is the authority, its epoch fences each sweep."""
-
-    def campaign(self, holder: str, *, ttl: timedelta) -> Term:
-        """Renew the term, or take over if the row has expired; the answer names whoever leads."""
-        ...
-
-    def resign(self, holder: str, epoch: int) -> None: ...
-
-    def current(self) -> Term | None: ...
 
 
 class StreamPublisher(Protocol):

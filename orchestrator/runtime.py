@@ -7,11 +7,11 @@ from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.dead_letter_ports import DeadLetterStore
+from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.ports import (
     AdmissionStore,
     ClusterStore,
     JobStore,
-    Leadership,
     LedgerStore,
     StreamPublisher,
     UsageStore,
@@ -34,6 +34,7 @@ class Runtime:
     firings: Firings
     usage: UsageStore
     letters: DeadLetterStore
+    sweep_log: SweepLog
     access: AccessStore
     publisher: StreamPublisher
     wake: Wake

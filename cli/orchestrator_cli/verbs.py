@@ -12,6 +12,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "cluster": ("nodes", "gpus", "queues"),
     "usage": ("usage",),
     "dlq": ("dlq",),
+    "drains": ("drain", "undrain"),
     "database": ("db",),
     "admin": ("admin",),
     "tokens": ("token",),

@@ -165,6 +165,7 @@ class Node(BaseModel):
     pid: int
     worker: str
     state: NodeState
+    drain: bool
     live: bool
     queues: list[str]
     cpu_slots: int
@@ -173,6 +174,46 @@ class Node(BaseModel):
     labels: dict[str, str]
     heartbeat_at: AwareDatetime
     gpus: list[Gpu]
+
+
+class Drain(BaseModel):
+    name: str
+    state: NodeState
+    drain: bool
+    changed: bool
+    withdrawn: int
+
+
+class SweepRecord(BaseModel):
+    name: str
+    every_seconds: float
+    passes: int
+    did: int
+    failures: int
+    seconds: float
+    last_at: AwareDatetime | None
+    last_did: int | None
+    last_seconds: float | None
+    last_error: str | None
+    epoch: int | None
+
+
+class SweepRecords(BaseModel):
+    sweeps: list[SweepRecord]
+
+
+class SweepPass(BaseModel):
+    name: str
+    did: int
+    seconds: float
+    more: bool
+    epoch: int
+
+
+class Reclaimed(BaseModel):
+    reclaimed: bool
+    did: int
+    sweeps: list[SweepPass]
 
 
 class Nodes(BaseModel):
@@ -193,6 +234,9 @@ class Cluster(BaseModel):
     version: str
     api_url: str
     leader: str | None
+    leader_host: str | None
+    leader_pid: int | None
+    leader_since: AwareDatetime | None
     epoch: int | None
     database: str | None
     redis: str | None

@@ -16,6 +16,7 @@ from orchestrator.config import masked_url
 from orchestrator.domain.access import Role
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime import Runtime
+from orchestrator.services.lead import host_and_pid
 
 routes = APIRouter(tags=["cluster"])
 health_routes = APIRouter(tags=["health"])
@@ -57,10 +58,14 @@ def cluster(given: Given, caller: Caller) -> Any:
     inside = caller.role.covers(Role.OPERATOR)
     counts = given.runtime.jobs.count_by_state(tenant=caller.tenant)
     term = given.runtime.leadership.current()
+    host, pid = host_and_pid(term.holder) if term else (None, None)
     return {
         "version": orchestrator.__version__,
         "api_url": given.runtime.settings.client_url,
         "leader": term.holder if term else None,
+        "leader_host": host,
+        "leader_pid": pid,
+        "leader_since": term.since.isoformat() if term and term.since else None,
         "epoch": term.epoch if term else None,
         "database": masked_url(given.runtime.settings.database) if inside else None,
         "redis": masked_url(given.runtime.settings.redis) if inside else None,

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from orchestrator.api.leader_metrics import leader_families
 from orchestrator.domain.job import JobState
 from orchestrator.runtime import Runtime
 
@@ -100,3 +101,4 @@ class _State(Collector):
         yield gpus
         expired = self._runtime.cluster.count_events("lease_expired")
         yield CounterMetricFamily("gpu_orchestrator_lease_expired", "Leases that ended by expiry", value=expired)
+        yield from leader_families(self._runtime)

@@ -21,6 +21,8 @@ from orchestrator.errors import (
     UnknownDeadLetter,
     UnknownGpu,
     UnknownJob,
+    UnknownNode,
+    UnknownSweep,
     UnsatisfiableRequest,
 )
 
@@ -46,6 +48,8 @@ _STATUS: Final = (
     (Forbidden, 403),
     (UnknownJob, 404),
     (UnknownDeadLetter, 404),
+    (UnknownNode, 404),
+    (UnknownSweep, 404),
     (UnknownGpu, 404),
     (PayloadTooLarge, 413),
     (TooSlow, 408),

@@ -205,6 +205,7 @@ def node_document(node: NodeRecord) -> dict[str, Any]:
         "pid": node.pid,
         "worker": node.worker,
         "state": node.state.value,
+        "drain": node.drain,
         "live": node.live,
         "queues": list(node.queues),
         "cpu_slots": node.cpu_slots,

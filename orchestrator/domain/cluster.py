@@ -13,6 +13,15 @@ class NodeState(StrEnum):
     LOST = "lost"  # its heartbeat stopped
 
 
+@dataclass(frozen=True, slots=True)
+class DrainOutcome:
+    """``changed``: it was not so before; ``withdrawn``: so many jobs that were placed there wait again."""
+
+    state: NodeState
+    changed: bool
+    withdrawn: int
+
+
 class GpuHealth(StrEnum):
     """Whether a GPU may be leased; only a healthy one may."""
 

@@ -36,6 +36,7 @@ class JobEvent(StrEnum):
     WITHDRAW = "withdraw"  # its admission is taken back; the entry becomes stale
     CLAIM = "claim"  # a worker took it under a lease
     GIVE_BACK = "give_back"  # claimed ahead, not started: returned without using an attempt
+    REQUEUE = "requeue"  # its worker stops before it has ended: it runs again without having used an attempt
     SUCCEED = "succeed"
     FAIL = "fail"
     RETRY = "retry"  # failed, another attempt follows after a delay
@@ -63,6 +64,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.QUEUED, JobEvent.BURY): JobState.DEAD_LETTER,
     (JobState.RUNNING, JobEvent.GIVE_BACK): JobState.PENDING,
+    (JobState.RUNNING, JobEvent.REQUEUE): JobState.PENDING,
     (JobState.RUNNING, JobEvent.SUCCEED): JobState.SUCCEEDED,
     (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,
     (JobState.RUNNING, JobEvent.RETRY): JobState.SCHEDULED,

@@ -1,7 +1,8 @@
 """Stand for leadership, and run the sweeps while leading.
 
 The row in the database is the authority. A leader trusts itself only until a margin before its row can expire, counted
-on its own clock from before it asked; any doubt ends the term, and the next campaign finds out.
+on its own clock from before it asked; any doubt ends the term, and the next campaign finds out. A lock that ends with
+the leader's session lets a standby take over without waiting for the row to expire.
 """
 
 import logging
@@ -9,13 +10,14 @@ import os
 import secrets
 import socket
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
+from orchestrator.domain.sweep import SweepTally
 from orchestrator.errors import NotLeading, Unavailable
-from orchestrator.ports import Term
+from orchestrator.leader_ports import Term
 from orchestrator.runtime import Runtime
 from orchestrator.services.sweeps import Sweep, Sweeps
 
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 STANDBY_SECONDS: Final = 0.5
 #: Wake-ups start a pass at most so often.
 WAKE_SECONDS: Final = 0.05
+#: What the sweeps did is written down so often.
+TELL_SECONDS: Final = 5.0
 #: Part of the TTL by which a leader stops before another may start.
 MARGIN: Final = 0.2
 
@@ -32,6 +36,12 @@ MARGIN: Final = 0.2
 def holder_name() -> str:
     """Return a name for this process that no earlier or other process has."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def host_and_pid(holder: str) -> tuple[str, int | None]:
+    """Return the host and the process id that a holder's name tells of; a name of another make is all host."""
+    host, *rest = holder.rsplit(":", 2)
+    return (host, int(rest[0])) if len(rest) == 2 and rest[0].isdecimal() else (holder, None)
 
 
 class Tenure:
@@ -117,11 +127,13 @@ class Leader:
         self._thread: threading.Thread | None = None
         self.did: Counter[str] = Counter()  # sweep -> how much it did
         self.failures: Counter[str] = Counter()  # sweep -> passes that failed
+        self._tallies: defaultdict[str, SweepTally] = defaultdict(SweepTally)  # not written down yet
+        self._told_at = float("-inf")
 
     @property
     def leading(self) -> bool:
         """This process leads and may rely on it now."""
-        return self._tenure.holds(self._runtime.clock.monotonic())
+        return self._tenure.holds(self._runtime.clock.monotonic()) and not self._is_shaken()
 
     @property
     def epoch(self) -> int | None:
@@ -138,6 +150,7 @@ class Leader:
                 if epoch is None:
                     break
                 self._run(sweep, epoch)
+            self._tell()
         now = clock.monotonic()
         to_campaign = self._tenure.seconds_to_campaign(now)
         return min(to_campaign, self._timetable.seconds_to_next(now)) if self.leading else to_campaign
@@ -162,6 +175,8 @@ class Leader:
         self._tenure.end(self._runtime.clock.monotonic())
         if epoch is None:
             return
+        self._told_at = float("-inf")
+        self._tell(epoch)
         try:
             self._runtime.leadership.resign(self.holder, epoch)
         except Unavailable as error:
@@ -198,7 +213,7 @@ class Leader:
         """Return the epoch of the term that can be relied on now."""
         clock, tenure = self._runtime.clock, self._tenure
         asked_at = clock.monotonic()
-        if not tenure.campaign_due(asked_at):
+        if not tenure.campaign_due(asked_at) and not self._is_shaken():
             return self.epoch
         was_leading = tenure.epoch is not None
         term = self._ask()
@@ -211,6 +226,22 @@ class Leader:
             logger.warning("%s leads no longer: %s", self.holder, f"{term.holder} does" if term else "no answer")
         return self.epoch
 
+    def _tell(self, epoch: int | None = None) -> None:
+        """Write down what the sweeps did, now and then; what cannot be written comes with the next time."""
+        now = self._runtime.clock.monotonic()
+        if not self._tallies or now - self._told_at < TELL_SECONDS:
+            return
+        self._told_at = now
+        try:
+            self._runtime.sweep_log.note(self._tallies, epoch=epoch or self._tenure.epoch)
+        except Unavailable as error:
+            logger.info("what the sweeps did is not written down yet: %s", error)
+            return
+        self._tallies.clear()
+
+    def _is_shaken(self) -> bool:
+        return self._tenure.epoch is not None and self._runtime.leadership.is_shaken(self.holder)
+
     def _ask(self) -> Term | None:
         """Campaign, or see who leads: a standby that only reads takes no lock."""
         leadership = self._runtime.leadership
@@ -218,27 +249,32 @@ class Leader:
             if self._tenure.epoch is None:
                 current = leadership.current()
                 if current is not None and current.holder != self.holder:
-                    return current
+                    if not current.guarded or not leadership.is_deserted(self.holder):
+                        return current
+                    logger.info("%s is gone before its term has ended", current.holder)
             return leadership.campaign(self.holder, ttl=self._ttl)
         except Unavailable as error:
             logger.warning("cannot stand for leadership: %s", error)
             return None
 
     def _run(self, sweep: Sweep, epoch: int) -> None:
-        did = 0
+        did, failure, began = 0, None, self._runtime.clock.monotonic()
         try:
             did = sweep.run(epoch)
         except NotLeading as error:
             logger.warning("%s leads no longer: %s", self.holder, error)
             self._tenure.end(self._runtime.clock.monotonic())
         except Unavailable as error:
-            self.failures[sweep.name] += 1
+            failure = str(error)
             logger.warning("sweep %s failed: %s", sweep.name, error)
-        except Exception:
-            self.failures[sweep.name] += 1
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
             logger.exception("sweep %s failed", sweep.name)
         self.did[sweep.name] += did
+        if failure is not None:
+            self.failures[sweep.name] += 1
         now = self._runtime.clock.monotonic()
+        self._tallies[sweep.name].note(did, seconds=now - began, error=failure)
         if sweep.name == "admit":
             self._passed_at = now
         self._timetable.ran(sweep, did, now=now)

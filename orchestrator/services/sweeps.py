@@ -24,6 +24,7 @@ ENTRIES_BATCH: Final = 500
 RELEASE_BATCH: Final = 500
 LEASES_BATCH: Final = 1000
 PRUNE_BATCH: Final = 500
+HEAL_BATCH: Final = 500
 BLOCKED_BATCH: Final = 500
 LETTERS_BATCH: Final = 200
 UNBOUNDED: Final = 1 << 62
@@ -45,8 +46,15 @@ class Sweep:
 class Sweeps:
     """The sweeps of one leader, and what they remember during its term."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, *, by_hand: bool = False) -> None:
+        """Make them.
+
+        Args:
+            runtime: The outside world.
+            by_hand: A person asks for one pass: whoever is past the end of a lease and its grace is taken for dead,
+                without being watched for a while first.
+        """
+        self._runtime, self._by_hand = runtime, by_hand
         settings = runtime.settings
         self._watch = LeaseWatch(ttl_seconds=settings.lease_ttl, longest_gap_seconds=settings.lease_ttl / 3)
         self._windows: dict[str, int] = {}
@@ -61,6 +69,7 @@ class Sweeps:
             Sweep("heal_streams", 2 * interval, UNBOUNDED, self.heal_streams),
             Sweep("publish_due", interval, ENTRIES_BATCH, self.publish_due),
             Sweep("lose_nodes", 5 * interval, UNBOUNDED, self.lose_nodes),
+            Sweep("heal_rows", 60 * interval, HEAL_BATCH, self.heal_rows),
             Sweep("end_forgotten", 30 * interval, BLOCKED_BATCH, self.end_forgotten),
             Sweep("copy_letters", 5 * interval, LETTERS_BATCH, self.copy_letters),
             Sweep("prune", 60 * interval, PRUNE_BATCH, self.prune),
@@ -126,7 +135,7 @@ class Sweeps:
         now = runtime.clock.monotonic()
         overdue = timedelta(seconds=-settings.lease_ttl / 2)
         silent = runtime.admission.expired_leases(limit=LEASES_BATCH, grace=overdue)
-        dead = self._watch.observe(silent, now=now)
+        dead = silent if self._by_hand else self._watch.observe(silent, now=now)
         if not dead:
             return 0
         ended = runtime.admission.expire_leases(dead, policy=self._loss_policy(), epoch=epoch)
@@ -142,6 +151,12 @@ class Sweeps:
             logger.warning("lost hosts: %s", ", ".join(names))
         return len(names)
 
+    def heal_rows(self, epoch: int) -> int:
+        """Bring rows back into line that disagree with each other."""
+        healed = self._runtime.admission.heal(policy=self._loss_policy(), limit=HEAL_BATCH, epoch=epoch)
+        if healed:
+            logger.error("%d rows disagreed with the leases and were set right", healed)
+        return healed
     def end_forgotten(self, epoch: int) -> int:
         """End blocked jobs that nothing will call any more: what they wait for ended otherwise than well."""
         ended = self._runtime.admission.end_forgotten(limit=BLOCKED_BATCH, epoch=epoch)
@@ -160,7 +175,7 @@ class Sweeps:
         return len(letters)
 
     def prune(self, epoch: int) -> int:
-        """Delete jobs that ended long ago."""
+        """Delete what ended long ago: jobs, leases, events of hosts."""
         older_than = timedelta(seconds=self._runtime.settings.retention)
         return self._runtime.admission.prune(older_than=older_than, limit=PRUNE_BATCH, epoch=epoch)
 

@@ -13,7 +13,7 @@ from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import wants_from
 from orchestrator.ports import DueEntry, LossPolicy
 from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
-from orchestrator.storage import canvases, statements, sweeps, tables
+from orchestrator.storage import canvases, healing, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
 from orchestrator.storage.rows import entry_from, load
@@ -92,6 +92,15 @@ class SqlAdmissionStore:
         """Mark silent hosts as lost and withdraw what was admitted for them."""
         return sweeps.fenced(
             self._database, epoch, lambda c: sweeps.lose_nodes(self._database, c, silent_for, epoch=epoch)
+        )
+
+    def heal(self, *, policy: LossPolicy, limit: int, epoch: int) -> int:
+        """Bring rows back into line that disagree."""
+        found = self._database.read(lambda c: healing.suspects(self._database, c, limit))
+        if not (found.lease_ids or found.gpus):
+            return 0
+        return sweeps.fenced(
+            self._database, epoch, lambda c: healing.heal(self._database, c, found, policy, epoch=epoch)
         )
 
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int:

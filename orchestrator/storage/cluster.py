@@ -7,11 +7,21 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select, update
 
-from orchestrator.domain.cluster import Gpu, GpuAction, GpuHealth, GpuOrder, GpuSample, GpuStanding, NodeState
+from orchestrator.domain.cluster import (
+    DrainOutcome,
+    Gpu,
+    GpuAction,
+    GpuHealth,
+    GpuOrder,
+    GpuSample,
+    GpuStanding,
+    NodeState,
+)
 from orchestrator.domain.job import FailureClass
 from orchestrator.ports import GpuRecord, LossPolicy, NodeRecord
 from orchestrator.storage import gpu_health, tables
 from orchestrator.storage.admission import HEARTBEAT_BOUND
+from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import Row, dump, load, required_instant
@@ -22,16 +32,21 @@ NODES: Final = Sql(
     " ORDER BY n.name"
 )
 REGISTER: Final = Sql(
-    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, queues, tasks, cpu_slots, labels, cpus,"
+    "INSERT INTO orchestrator_nodes (name, boot_id, worker, pid, state, drain, queues, tasks, cpu_slots, labels, cpus,"
     " memory_mib, look_ahead, registered_at, heartbeat_at)"
-    " VALUES (:name, :boot_id, :worker, :pid, :state, :queues, :tasks, :cpu_slots, :labels, :cpus, :memory_mib, 0,"
-    " {now}, {now})"
+    " VALUES (:name, :boot_id, :worker, :pid, :state, :drain, :queues, :tasks, :cpu_slots, :labels, :cpus, :memory_mib,"
+    " 0, {now}, {now})"
 )
 DELETE_NODE: Final = Sql("DELETE FROM orchestrator_nodes WHERE name = :name")
-NODE_FOR_UPDATE: Final = Sql("SELECT state, boot_id, pid FROM orchestrator_nodes WHERE name = :name {for_update}")
+NODE_FOR_UPDATE: Final = Sql(
+    "SELECT state, boot_id, pid, drain FROM orchestrator_nodes WHERE name = :name {for_update}"
+)
+#: Its state follows from what an operator wants and what it holds, so a host that was lost is what it was before.
 HEARTBEAT: Final = Sql(
     "UPDATE orchestrator_nodes SET heartbeat_at = {now}, look_ahead = :look_ahead,"
-    " state = CASE WHEN state = 'lost' THEN 'up' ELSE state END WHERE name = :name"
+    " state = CASE WHEN drain = 0 THEN 'up' WHEN :settled = 0 OR EXISTS (SELECT 1 FROM orchestrator_leases l"
+    " WHERE l.node = orchestrator_nodes.name AND l.state = 'active') THEN 'draining' ELSE 'drained' END"
+    " WHERE name = :name"
 )
 DEREGISTER: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name = :name AND pid = :pid")
 NODE_LEASES: Final = Sql("SELECT id FROM orchestrator_leases WHERE node = :name AND state = 'active'")
@@ -71,21 +86,24 @@ class SqlClusterStore:
                 given_back = end_leases(self._database, connection, held, "released") if held else []
                 if given_back:
                     lose_jobs(self._database, connection, given_back, self._restarted, FailureClass.LOST)
-            state = row.state if row is not None and row.state != NodeState.LOST.value else record.state.value
+            drain = row.drain if row is not None else 0
+            state = NodeState.DRAINING if drain else record.state
             run(connection, DELETE_NODE, {"name": record.name})
-            run(connection, REGISTER, _node_row(record) | {"state": state})
+            run(connection, REGISTER, _node_row(record) | {"state": state.value, "drain": drain})
             self._sync_gpus(connection, record)
             run(connection, NODE_EVENT, {"kind": "node_up", "name": record.name})
             return given_back
 
         return self._database.transaction(register)
 
-    def heartbeat(self, node: str, samples: Sequence[GpuSample], *, look_ahead: int) -> NodeState:
+    def heartbeat(
+        self, node: str, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False
+    ) -> NodeState:
         """Refresh the host's row and its GPUs' readings; return what the host may do."""
 
         def beat(connection: Connection) -> NodeState:
             run = self._database.run
-            run(connection, HEARTBEAT, {"name": node, "look_ahead": look_ahead})
+            run(connection, HEARTBEAT, {"name": node, "look_ahead": look_ahead, "settled": int(settled)})
             if samples:
                 run(connection, SAMPLE, [_sample_row(node, sample) for sample in samples])
             row = run(connection, NODE_FOR_UPDATE, {"name": node}).first()
@@ -97,10 +115,9 @@ class SqlClusterStore:
         """The host's worker ends in order: nothing is to be given to it any more."""
         self._database.transaction(lambda c: self._database.run(c, DEREGISTER, {"name": node, "pid": pid}).rowcount)
 
-    def set_node_state(self, node: str, state: NodeState) -> bool:
-        """Tell a host what it may be given; False when there is no such host."""
-        statement = update(tables.nodes).where(tables.nodes.c.name == node).values(state=state.value)
-        return bool(self._database.transaction(lambda c: c.execute(statement).rowcount))
+    def set_drain(self, node: str, *, drain: bool, by: str) -> DrainOutcome:
+        """Have a host take nothing new, or take jobs again; what was placed on it and not started waits again."""
+        return self._database.transaction(lambda c: set_drain(self._database, c, node, drain=drain, by=by))
 
     def nodes(self) -> Sequence[NodeRecord]:
         """Return every host that ever registered, with its GPUs."""
@@ -244,6 +261,7 @@ def _node_record(row: Row, gpus: tuple[GpuRecord, ...]) -> NodeRecord:
         live=bool(row["live"]),
         gpus=gpus,
         tasks=tuple(load(row["tasks"])),
+        drain=bool(row["drain"]),
         labels=load(row["labels"]),
         cpus=row["cpus"],
         memory_mib=row["memory_mib"],

@@ -20,7 +20,7 @@ from orchestrator.storage.sql import Sql
 #: What a job gets back of a claim that its worker returned unused.
 _RETURNED: Final = {JobEvent.GIVE_BACK: 1}
 #: Events after which a job would run again; one that somebody asked to cancel ends instead.
-_RUNS_AGAIN: Final = frozenset({JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK})
+_RUNS_AGAIN: Final = frozenset({JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK, JobEvent.REQUEUE})
 #: Events after which nothing that waits for the job in its canvas can start.
 _BADLY: Final = (JobEvent.FAIL, JobEvent.BURY, JobEvent.CANCEL)
 #: Most characters of a result that are stored; a larger one would not fit the database's packets, whatever the batch.
@@ -66,9 +66,11 @@ def end_attempts(
     again = [f.job_seq for event in (JobEvent.RETRY, JobEvent.LOSE) for f in by_event.get(event, [])]
     if again:
         run(connection, statements.SCHEDULE_JOBS, {"seqs": again})
+    requeued = by_event.get(JobEvent.REQUEUE, [])
     returned = by_event.get(JobEvent.GIVE_BACK, [])
+    if requeued or returned:
+        run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in (*requeued, *returned)]})
     if returned:
-        run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in returned]})
         unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
         run(connection, statements.DELETE_ATTEMPT, unused)
     others = [finish for group in by_event.values() for finish in group]
@@ -188,6 +190,7 @@ def _end_row(finish: Finish) -> dict[str, Any]:
         "lost": int(finish.event in (JobEvent.LOSE, JobEvent.BURY)),
         "delay": finish.delay_seconds,
         "given_back": _RETURNED.get(finish.event, 0),
+        "forgiven": int(finish.event is JobEvent.REQUEUE),
     }
 
 

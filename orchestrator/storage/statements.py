@@ -173,7 +173,7 @@ END_JOB: Final = Sql(
     " started_at = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE started_at END,"
     " node = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE node END,"
     " finished_at = CASE WHEN :state IN ('scheduled', 'pending') THEN NULL ELSE {now} END,"
-    " attempt = attempt - :given_back WHERE seq = :seq"
+    " attempt = attempt - :given_back, forgiven = forgiven + :forgiven WHERE seq = :seq"
 )
 SCHEDULE_JOBS: Final = Sql(
     "INSERT INTO orchestrator_scheduled (run_at, job_seq) SELECT run_at, seq FROM orchestrator_jobs WHERE seq IN :seqs",

@@ -98,6 +98,11 @@ OLD_LEASES: Final = Sql(
     "SELECT l.id FROM orchestrator_leases l WHERE l.state <> 'active' AND l.ended_at < {now_minus:age}"
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_attempts a WHERE a.lease_id = l.id) LIMIT :limit"
 )
+#: What tells of hosts and leases, not of a job. The leaders' first lines stay: an epoch is told apart by them.
+OLD_EVENTS: Final = Sql(
+    "SELECT seq FROM orchestrator_events WHERE job_seq IS NULL AND kind <> 'leader' AND at < {now_minus:age}"
+    " ORDER BY seq LIMIT :limit"
+)
 
 
 def fenced(database: Database, epoch: int, unit: Callable[[Connection], Result]) -> Result:
@@ -168,7 +173,7 @@ def lose_nodes(database: Database, connection: Connection, silent_for: timedelta
 
 
 def prune(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
-    """Delete jobs that ended long ago, with all that belongs to them, then leases that no attempt names any more."""
+    """Delete jobs that ended long ago, with all that is theirs; leases that no attempt names; events of no job."""
     values = {"age": older_than.total_seconds(), "limit": limit}
     database.run(connection, canvases.FORGET_CANCELLED, {"age": older_than.total_seconds()})
     pruned = 0
@@ -194,4 +199,5 @@ _DELETE_LEASES: Final = (
     Sql("DELETE FROM orchestrator_lease_gpus WHERE lease_id IN :seqs", "seqs"),
     Sql("DELETE FROM orchestrator_leases WHERE id IN :seqs", "seqs"),
 )
-_PRUNED: Final = ((OLD_JOBS, _DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES))
+_DELETE_EVENTS: Final = (Sql("DELETE FROM orchestrator_events WHERE seq IN :seqs", "seqs"),)
+_PRUNED: Final = ((OLD_JOBS, _DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES), (OLD_EVENTS, _DELETE_EVENTS))

@@ -4,19 +4,14 @@
 those that are ``scheduled``. So claims, admission and release never search ``orchestrator_jobs``.
 """
 
-from enum import StrEnum
-from typing import Any, Final
-
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     Float,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     String,
@@ -24,38 +19,20 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
 
 from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
 from orchestrator.domain.wants import LONGEST_WANTS
+from orchestrator.storage import leader_tables  # noqa: F401 - whoever has these has all tables
+from orchestrator.storage.columns import DOCUMENT as _Document
+from orchestrator.storage.columns import INNODB as _INNODB
+from orchestrator.storage.columns import INSTANT as _Instant
+from orchestrator.storage.columns import SEQ as _Seq
+from orchestrator.storage.columns import metadata
+from orchestrator.storage.columns import one_of as _one_of
 
-NAMING: Final = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-#: Names and keys that differ in case, accents or trailing blanks are different, on MariaDB as on SQLite.
-COLLATION: Final = "utf8mb4_nopad_bin"
-_INNODB: Final[dict[str, Any]] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": COLLATION,
-}
-metadata = MetaData(naming_convention=NAMING)
-
-_Seq = BigInteger().with_variant(Integer, "sqlite")
-_Instant = DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
-_Document = Text().with_variant(LONGTEXT, "mysql", "mariadb")
-
-
-def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
-    values = ", ".join(f"'{state.value}'" for state in states)
-    return CheckConstraint(f"{column} IN ({values})", name=column)
-
+__all__ = ["metadata"]  # and every table
 
 jobs = Table(
     "orchestrator_jobs",
@@ -104,6 +81,7 @@ jobs = Table(
     Column("started_at", _Instant),
     Column("finished_at", _Instant),
     UniqueConstraint("tenant", "idempotency_key"),
+    Index(None, "finished_at"),  # what is old enough to prune
     _one_of("state", JobState),
     _one_of("kind", JobKind),
     CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="running_has_lease"),
@@ -234,6 +212,7 @@ nodes = Table(
     Column("worker", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("state", String(10), nullable=False),
+    Column("drain", SmallInteger, nullable=False, default=0),  # an operator's wish: it outlives the worker
     Column("queues", Text, nullable=False),
     Column("tasks", Text, nullable=False),
     Column("cpu_slots", Integer, nullable=False),
@@ -284,28 +263,6 @@ queues = Table(
     Column("name", String(64), primary_key=True),
     Column("paused", SmallInteger, nullable=False, default=0),
     Column("window", Integer, nullable=False, default=16),  # jobs that a submit may admit by itself
-    **_INNODB,
-)
-
-leadership = Table(
-    "orchestrator_leadership",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("holder", String(255), nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("expires_at", _Instant, nullable=False),
-    **_INNODB,
-)
-
-#: The latest firing of each entry of beat's schedule, noted before it is sent.
-firings = Table(
-    "orchestrator_firings",
-    metadata,
-    Column("name", String(191), primary_key=True),
-    Column("fired_at", _Instant, nullable=False),
-    Column("task_id", String(155)),  # NULL: it has not fired yet
-    Column("is_sent", SmallInteger, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
     **_INNODB,
 )
 

@@ -14,7 +14,6 @@ from orchestrator.dead_letter_ports import DeadLetter
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
-    NotLeading,
     StoreUnavailable,
     StreamUnavailable,
 )
@@ -22,15 +21,14 @@ from orchestrator.ports import (
     DueEntry,
     LossPolicy,
     NodeRecord,
-    Term,
     WakeListener,
 )
 from orchestrator.runtime import Runtime
-from orchestrator.schedule_ports import Firing
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.testing.clock import FakeClock
 from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs
+from orchestrator.testing.memory_leader import MemoryFirings, MemoryLeadership, MemorySweepLog
 
 EMPTY: Snapshot = Snapshot((), (), (), ())
 
@@ -108,85 +106,6 @@ class _Listening:
     def stop(self) -> None:
         if self.callback in self.callbacks:
             self.callbacks.remove(self.callback)
-
-
-class MemoryLeadership:
-    """``Leadership`` on a clock that stands for the database's."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self._row: tuple[str, int, float] | None = None  # holder, epoch, expiry
-        self.down = False
-
-    def campaign(self, holder: str, *, ttl: timedelta) -> Term:
-        """Renew, or take over what has expired."""
-        self._answer()
-        now, expires_at = self._clock.monotonic(), self._clock.monotonic() + ttl.total_seconds()
-        if self._row is None:
-            self._row = (holder, 1, expires_at)
-        elif self._row[2] <= now:
-            self._row = (holder, self._row[1] + 1, expires_at)
-        elif self._row[0] == holder:
-            self._row = (holder, self._row[1], expires_at)
-        return Term(self._row[0], self._row[1], mine=self._row[0] == holder)
-
-    def resign(self, holder: str, epoch: int) -> None:
-        """Expire the row."""
-        self._answer()
-        if self._row is not None and self._row[:2] == (holder, epoch):
-            self._row = (holder, epoch, self._clock.monotonic())
-
-    def current(self) -> Term | None:
-        """Return the live term."""
-        self._answer()
-        if self._row is None or self._row[2] <= self._clock.monotonic():
-            return None
-        return Term(self._row[0], self._row[1], mine=False)
-
-    def check(self, epoch: int) -> None:
-        """Fence a write; the row counts, live or not."""
-        if self._row is None or self._row[1] != epoch:
-            raise NotLeading(epoch)
-
-    def _answer(self) -> None:
-        if self.down:
-            raise StoreUnavailable("down")
-
-
-class MemoryFirings:
-    """``Firings`` in memory."""
-
-    def __init__(self, leadership: MemoryLeadership) -> None:
-        self._leadership = leadership
-        self.known: dict[str, Firing] = {}
-        self.down = False
-
-    def load(self) -> Mapping[str, Firing]:
-        """Return what is known."""
-        self._answer()
-        return dict(self.known)
-
-    def begin(self, names: Mapping[str, datetime], *, epoch: int) -> None:
-        """Note where entries begin."""
-        self._answer()
-        self._leadership.check(epoch)
-        self.known = {name: Firing(at, None, is_sent=True) for name, at in names.items()} | self.known
-
-    def fire(self, name: str, fired_at: datetime, task_id: str, *, epoch: int) -> None:
-        """Note a firing."""
-        self._answer()
-        self._leadership.check(epoch)
-        self.known[name] = Firing(fired_at, task_id, is_sent=False)
-
-    def sent(self, name: str, task_id: str) -> None:
-        """Note that it was sent."""
-        self._answer()
-        if self.known[name].task_id == task_id:
-            self.known[name] = replace(self.known[name], is_sent=True)
-
-    def _answer(self) -> None:
-        if self.down:
-            raise StoreUnavailable("down")
 
 
 @dataclass(slots=True)
@@ -296,6 +215,11 @@ class MemoryAdmission:
         self._call("lose_nodes", epoch)
         return []
 
+    def heal(self, *, policy: LossPolicy, limit: int, epoch: int) -> int:
+        """Nothing disagrees."""
+        self._call("heal", epoch)
+        return 0
+
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
         """Nothing is old."""
         self._call("prune", epoch)
@@ -355,6 +279,7 @@ class MemoryWorld:
     admission: MemoryAdmission
     streams: MemoryStreams
     wake: MemoryWake
+    sweep_log: MemorySweepLog
     runtime: Runtime
     firings: MemoryFirings
 
@@ -366,7 +291,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
     cluster = MemoryCluster(jobs)
     leadership = MemoryLeadership(clock)
     admission = MemoryAdmission(leadership)
-    streams, wake = MemoryStreams(), MemoryWake()
+    streams, wake, sweep_log = MemoryStreams(), MemoryWake(), MemorySweepLog(clock)
     firings = MemoryFirings(leadership)
     runtime = Runtime(
         settings=Settings(**settings),
@@ -379,9 +304,10 @@ def memory_world(**settings: Any) -> MemoryWorld:
         firings=firings,
         usage=MemoryUsage(clock),
         letters=cast("Any", MemoryLetters(leadership)),
+        sweep_log=sweep_log,
         access=MemoryAccess(clock),
         publisher=streams,
         wake=wake,
         close=lambda: None,
     )
-    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, runtime, firings)
+    return MemoryWorld(clock, jobs, cluster, leadership, admission, streams, wake, sweep_log, runtime, firings)

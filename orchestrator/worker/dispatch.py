@@ -8,7 +8,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -32,12 +32,13 @@ from orchestrator.errors import InvalidEntry, StreamUnavailable
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
+from orchestrator.worker.duty import Duty
 from orchestrator.worker.frames import Message
 from orchestrator.worker.gpu_care import GpuCare
 from orchestrator.worker.host import Line, WaitingJob
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
-from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
+from orchestrator.worker.outcomes import abandoned, finish_of_end, finish_of_report, give_back
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerProcess
@@ -89,7 +90,7 @@ class Dispatcher:
         self._keys = itertools.count(1)
         self._dirty = False
         self._reports = Reports()
-        self.accepting = False  # registered, up, and not shutting down
+        self.duty = Duty()
         self.care = GpuCare(pool, self._settings, runtime.clock)
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
@@ -97,6 +98,11 @@ class Dispatcher:
         self.refiller: Refiller
         self.untold: Untold
         self.on_new_gpus: Callable[[], None]  # set by the lease step: the host is to be registered, again if need be
+
+    @property
+    def accepting(self) -> bool:
+        """New jobs may be claimed here."""
+        return self.duty.accepting
 
     # What Celery delivers
 
@@ -200,7 +206,7 @@ class Dispatcher:
 
     def on_registered(self) -> None:
         """From now on jobs may be claimed here."""
-        self.accepting = self._dirty = True
+        self.duty.registered = self._dirty = True
 
     def on_renewed(self, asked_at: float, asked: Sequence[int], renewal: Renewal) -> None:
         """Trust the live leases for another while; end what runs under the others."""
@@ -212,11 +218,12 @@ class Dispatcher:
             self.cancel(held.request.id)
 
     def on_node_state(self, state: NodeState) -> None:
-        """An operator may have told the host to drain."""
-        if self.accepting and state in (NodeState.DRAINING, NodeState.DRAINED):
-            logger.warning("this host is %s: it takes no new job", state.value)
-            self.accepting = False
-            self.hand_back_waiting()
+        """An operator may have told the host to drain, or to take jobs again."""
+        if self.duty.heed(state):
+            self._dirty = True
+            if self.duty.draining:
+                self.hand_back_waiting()
+                self.lines.stall_all()
 
     def on_degraded(self, degraded: bool) -> None:
         """The ledger has logged it; claims wait in it meanwhile."""
@@ -357,7 +364,8 @@ class Dispatcher:
         self.lines.stall_slow()
         now = self._runtime.clock.monotonic()
         waiting = [self._held[job.seq] for job in self._host.waiting_jobs()]
-        late = {held.waiting.seq for held in waiting if now - held.since > LONGEST_HOLD}
+        longest = LONGEST_HOLD if self.accepting else 0.0
+        late = {held.waiting.seq for held in waiting if now - held.since > longest}
         self._withdraw(self._host.remove_waiting(late))
         wanted = self.wanted()
         if wanted:
@@ -375,7 +383,7 @@ class Dispatcher:
 
     def begin_warm_shutdown(self, hub: Any) -> None:
         """Take nothing more, give back what has not started, and let the rest end."""
-        self.accepting = False
+        self.duty.ending = True
         self.hand_back_waiting()
         self.lines.stall_all()
 
@@ -384,9 +392,8 @@ class Dispatcher:
         return bool(self._settling or self._claims or self._host.lines)
 
     def abandon(self) -> None:
-        """Cold shutdown, every runner is dead: the jobs that ran are lost, at once and not by expiry."""
+        """Cold shutdown, every runner is dead: the jobs that ran run again, at once and not after an expiry."""
         for runner in list(self.lines.works()):
-            lost = replace(give_back(runner), event=JobEvent.LOSE if runner.begun_at else JobEvent.GIVE_BACK)
-            self._finish(runner, lost, _DONE)
+            self._finish(runner, abandoned(runner), _DONE)
         self.ledger.add(releases=[line.lease_id for line in self._host.lines.values() if line.lease_id is not None])
         worker_state.reserved_requests.clear()

@@ -9,11 +9,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from celery import bootsteps
-from celery.signals import task_revoked, task_unknown
+from celery.apps.worker import install_worker_term_hard_handler
+from celery.signals import task_revoked, task_unknown, worker_shutting_down
 from kombu.asynchronous import get_event_loop
 
 from orchestrator.domain.cluster import GpuSample, NodeState
@@ -53,10 +55,11 @@ class LeaseStep(bootsteps.StartStopStep):
         self._gpu_queues = frozenset(self._runtime.settings.queues)
         self._dispatcher: Dispatcher | None = None
         self._listener: Any = None
+        self._plain_held = False
         if not isinstance(consumer.pool, RunnerPool):
             self._refuse_gpu_queues(consumer)
             return
-        pool = consumer.pool
+        self._pool = pool = consumer.pool
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
@@ -65,6 +68,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher.on_new_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
+        consumer.cancel_active_requests = partial(_cancel_at_the_end, pool, consumer.cancel_active_requests)
 
     def start(self, consumer: Any) -> None:
         """Start the ledger thread, once; it outlives reconnects."""
@@ -76,12 +80,14 @@ class LeaseStep(bootsteps.StartStopStep):
             dispatcher.care.recall(self._runtime.cluster.gpu_standings(self._runtime.settings.node))
             task_revoked.connect(self._on_revoked, weak=False)
             task_unknown.connect(self._on_unknown, weak=False)
+            worker_shutting_down.connect(partial(_make_next_term_cold, consumer.controller), weak=False)
             dispatcher.ledger.start()
             dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Work in this event loop; called at every (re)connect, when Celery has emptied the old one's timers."""
+        self._plain_held = False  # a new connection's queues have no credit that limits them
         dispatcher = self._dispatcher
         if dispatcher is None:
             return
@@ -179,10 +185,7 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
         settings = self._runtime.settings
-        gpus = tuple(
-            _gpu_record(sample, settings.node)
-            for sample in dispatcher.care.samples
-        )
+        gpus = tuple(_gpu_record(sample, settings.node) for sample in dispatcher.care.samples)
         record = NodeRecord(
             name=settings.node,
             boot_id=_boot_id(),
@@ -212,6 +215,14 @@ class LeaseStep(bootsteps.StartStopStep):
             credit = dispatcher.credit()
             for queue in self._consumed(consumer):
                 connection.transport.set_credit(queue, credit)
+            self._hold_plain_queues(consumer, hold=dispatcher.duty.draining)
+
+    def _hold_plain_queues(self, consumer: Any, *, hold: bool) -> None:
+        """While the host drains, plain tasks are left to other workers too."""
+        if hold != self._plain_held:
+            self._plain_held = hold
+            for queue in set(consumer.app.amqp.queues.consume_from) - self._gpu_queues:
+                consumer.connection.transport.set_credit(queue, 0 if hold else None)
 
     def _renew(self, dispatcher: Dispatcher) -> None:
         lease_ids = dispatcher.lines.lease_ids()
@@ -219,14 +230,22 @@ class LeaseStep(bootsteps.StartStopStep):
             dispatcher.ledger.renew(lease_ids)
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
+        settled = dispatcher.duty.draining and not self._pool.unsettled()
         dispatcher.ledger.heartbeat(
-            dispatcher.care.samples, look_ahead=dispatcher.pace.look_ahead(), standings=dispatcher.care.standings()
+            dispatcher.care.samples,
+            look_ahead=dispatcher.pace.look_ahead(),
+            standings=dispatcher.care.standings(),
+            settled=settled,
         )
 
     def _on_wake(self, dispatcher: Dispatcher, kind: str, data: Mapping[str, Any]) -> None:
         hub = get_event_loop()
-        if kind == "cancel" and isinstance(data.get("job_id"), str) and hub is not None:
+        if hub is None:
+            return
+        if kind == "cancel" and isinstance(data.get("job_id"), str):
             hub.call_soon(dispatcher.cancel, data["job_id"])
+        elif kind == "drain" and data.get("node") == self._runtime.settings.node:
+            hub.call_soon(self._heartbeat, dispatcher)  # its answer says what the host may do
 
     def _on_revoked(self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
         """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""
@@ -259,6 +278,18 @@ class LeaseStep(bootsteps.StartStopStep):
                 execute(request)
 
         consumer.on_task_request = on_task_request
+
+
+def _cancel_at_the_end(pool: RunnerPool, cancel_active_requests: Callable[[], None]) -> None:
+    """A cold shutdown cancels each request, as revoking does; but these jobs are to run again."""
+    pool.end_at_once()
+    cancel_active_requests()
+
+
+def _make_next_term_cold(worker: Any, sig: str = "", how: str = "", **_: Any) -> None:
+    """Whoever sends TERM twice does not want to wait; Celery alone would let the second one pass without effect."""
+    if (sig, how) == ("SIGTERM", "Warm"):
+        install_worker_term_hard_handler(worker, sig="SIGTERM")
 
 
 def _gpu_record(sample: GpuSample, node: str) -> GpuRecord:

@@ -69,6 +69,7 @@ class _Heartbeat:
     samples: Sequence[GpuSample]
     look_ahead: int
     standings: Mapping[str, GpuStanding]
+    settled: bool
 
 
 @dataclass(slots=True)
@@ -213,11 +214,19 @@ class Ledger(threading.Thread):
             self._changed.notify()
 
     def heartbeat(
-        self, samples: Sequence[GpuSample], *, look_ahead: int, standings: Mapping[str, GpuStanding]
+        self,
+        samples: Sequence[GpuSample],
+        *,
+        look_ahead: int,
+        standings: Mapping[str, GpuStanding],
+        settled: bool = False,
     ) -> None:
-        """Have the host's row refreshed, and what is remembered of its GPUs."""
+        """Have the host's row refreshed, and what is remembered of its GPUs.
+
+        ``settled``: it knows that it drains, and works on nothing.
+        """
         with self._changed:
-            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings)
+            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings, settled)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -266,6 +275,7 @@ class Ledger(threading.Thread):
         try:
             if taken.registration is not None:
                 self._cluster.register_node(taken.registration)
+                self._beat(_Heartbeat((), 0, {}, settled=False))  # a host that drains must know before it takes a job
                 self._post(self._listener.on_registered)
             if taken.renewals is not None:
                 self._renew(taken.renewals)
@@ -277,11 +287,13 @@ class Ledger(threading.Thread):
         for job_id, reason, bury in taken.cancels:
             self._cancel(job_id, reason, bury)
         if taken.heartbeat is not None:
-            beat = taken.heartbeat
-            orders = self._cluster.note_gpu_standings(self._node, beat.standings)
+            orders = self._cluster.note_gpu_standings(self._node, taken.heartbeat.standings)
             self._post(lambda: self._listener.on_gpu_orders(orders))
-            state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead)
-            self._post(lambda: self._listener.on_node_state(state))
+            self._beat(taken.heartbeat)
+
+    def _beat(self, beat: _Heartbeat) -> None:
+        state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead, settled=beat.settled)
+        self._post(lambda: self._listener.on_node_state(state))
 
     def _renew(self, lease_ids: list[int]) -> None:
         asked_at = self._clock.monotonic()

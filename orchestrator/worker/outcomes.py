@@ -43,6 +43,8 @@ def finish_of_report(work: Work, report: Message, *, now: datetime, draw: float)
         )
     if state in ("SUCCESS", "IGNORED"):
         return _finish(work, JobEvent.SUCCEED, result=report.get("value"), exit_code=0, **common)
+    if work.stopped:
+        return _requeued(work, **common)
     name = str(report.get("error_type"))
     failure = FailureClass.EXCEPTION
     if name in _OUT_OF_MEMORY:
@@ -71,6 +73,8 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         if failure is FailureClass.LOST:
             return _lost(work, claimed, error=error, exit_code=code, **common)
         return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
+    if work.stopped and ended.cause != "exit":
+        return _requeued(work, exit_code=code, **common)
     if ended.unclean:
         return give_back(work)  # it never started, and other GPUs will do
     if ended.cause == "start":
@@ -94,6 +98,15 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
 def give_back(work: Work) -> Finish:
     """Return the finish of a job that was claimed ahead and not started."""
     return _finish(work, JobEvent.CANCEL if work.cancelled else JobEvent.GIVE_BACK)
+
+
+def abandoned(work: Work) -> Finish:
+    """Return the finish of a job whose worker ends at once; whether somebody asked to cancel it, the store knows."""
+    return _finish(work, JobEvent.GIVE_BACK) if work.begun_at is None else _requeued(work)
+
+
+def _requeued(work: Work, **fields: Any) -> Finish:
+    return _finish(work, JobEvent.REQUEUE, error="its worker stopped before it had ended", **fields)
 
 
 def is_final(claimed: ClaimedJob) -> bool:

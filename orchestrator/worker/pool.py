@@ -7,6 +7,7 @@ claim: the lease step has put it into ``granted`` before Celery's request asks t
 import base64
 import gc
 import logging
+import math
 import os
 import sys
 from collections import deque
@@ -48,8 +49,7 @@ class WorkHandle:
 
     def terminate(self, signum: int) -> None:
         """End the work; the request has already told the pool by process id when it runs."""
-        if self._work.begun_at is None:
-            self._pool.cancel(self._work.id)
+        self._pool.terminate_unstarted(self._work)
 
 
 class RunnerPool(BasePool):
@@ -74,6 +74,7 @@ class RunnerPool(BasePool):
             memory_mib=self._settings.memory_mib,
         )
         self.runners: Runners | None = None
+        self._ends_at_once = False
         self.clock = SystemClock()
         self._hostname = (self.options.get("initargs") or (None, ""))[1]
 
@@ -177,8 +178,14 @@ class RunnerPool(BasePool):
         if runner is None:
             return
         if runner.front is not None:
-            runner.front.cancelled = True
+            runner.front.stopped = self._ends_at_once
+            runner.front.cancelled = not self._ends_at_once
         self.runners.end(runner, grace_seconds=0 if signal == 9 else None)
+
+    def terminate_unstarted(self, work: Work) -> None:
+        """End work that has not begun; what has is ended by its process id."""
+        if work.begun_at is None and not self._ends_at_once:
+            self.cancel(work.id)
 
     def on_begun(self, runner: RunnerProcess, work: Work) -> None:
         if work.job is not None and self.jobs is not None:
@@ -256,19 +263,43 @@ class RunnerPool(BasePool):
         if settle is not None:
             settle(hub)
         loop = hub.create_loop()
-        while self._unsettled() and not worker_state.should_terminate:
+        bound = self._settings.shutdown_timeout or math.inf
+        began = self.clock.monotonic()
+        while self.unsettled() and not worker_state.should_terminate:
+            if self.clock.monotonic() - began > bound:
+                self._stop_jobs()
+                if not self._has_unsettled_jobs():
+                    break  # plain tasks end as at a cold shutdown
             next(loop)
         self.runners.guardian.close(timeout_seconds=START_DEADLINE)
+
+    def _stop_jobs(self) -> None:
+        """The bound has passed: end the jobs that run; they run again elsewhere, without having used an attempt."""
+        assert self.runners is not None
+        for runner in list(self.runners):
+            work = runner.front
+            if work is not None and work.job is not None and not work.stopped:
+                logger.warning("job %s is ended: the worker stops and has waited long enough", work.id)
+                work.stopped = True
+                self.runners.end(runner, grace_seconds=work.job.claimed.grace_seconds)
+
+    def end_at_once(self) -> None:
+        """Celery is about to cancel what runs, because the worker ends at once: no job is cancelled by that."""
+        self._ends_at_once = True
 
     def on_terminate(self) -> None:
         """Cold shutdown: end every runner now."""
         if self.runners is not None:
             self.runners.guardian.close(timeout_seconds=START_DEADLINE)
 
-    def _unsettled(self) -> bool:
+    def unsettled(self) -> bool:
+        """Something runs, or is on its way to the database."""
         assert self.runners is not None
-        unsettled_jobs = getattr(self.jobs, "unsettled", None)
-        return bool(self._plain) or self.runners.busy() or (unsettled_jobs is not None and unsettled_jobs())
+        return bool(self._plain) or self.runners.busy() or self._has_unsettled_jobs()
+
+    def _has_unsettled_jobs(self) -> bool:
+        unsettled = getattr(self.jobs, "unsettled", None)
+        return unsettled is not None and bool(unsettled())
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()

@@ -73,7 +73,7 @@ def tell_finish(request: Any, work: Work, finish: Finish, report: Message) -> No
             request.on_success((0, report.get("repr", "None"), seconds))
         case JobEvent.CANCEL:
             tell_cancelled(request)
-        case JobEvent.GIVE_BACK:
+        case JobEvent.GIVE_BACK | JobEvent.REQUEUE:
             drop(request)
         case JobEvent.RETRY | JobEvent.LOSE:
             again = {"state": "RETRY", "error": finish.error or "", "traceback": report.get("traceback", "")}

@@ -51,6 +51,7 @@ class Work:
     soft_signalled: bool = False
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it
+    stopped: bool = False  # the worker stops and ends it: it is to run again
     condemned: tuple[FailureClass, str] | None = None  # the worker ends it: why, in a class and in words
 
 

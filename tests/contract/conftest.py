@@ -156,4 +156,5 @@ def stores(database_url: str) -> Iterator[Stores]:
     )
     made.cluster.ensure_queues(["gpu"])
     yield made
+    made.leadership.close()
     database.close()

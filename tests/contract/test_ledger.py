@@ -153,6 +153,7 @@ def test_of_racing_workers_one_wins_the_job_and_one_the_gpu(stores: Stores) -> N
         (JobEvent.CANCEL, JobState.CANCELLED),
         (JobEvent.BURY, JobState.DEAD_LETTER),
         (JobEvent.GIVE_BACK, JobState.PENDING),
+        (JobEvent.REQUEUE, JobState.PENDING),
     ],
 )
 def test_each_end_leads_where_the_table_says(stores: Stores, event: JobEvent, state: JobState) -> None:

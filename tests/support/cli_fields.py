@@ -31,12 +31,16 @@ FIELDS = {
     "run": _JOB | {"attempts"},
     "ps": _JOB,
     "status": _JOB | {"attempts"},
-    "status --cluster": _words("version api_url leader epoch database redis nodes jobs"),
+    "status --cluster": _words(
+        "version api_url leader leader_host leader_pid leader_since epoch database redis nodes jobs"
+    ),
     "logs": frozenset({"id", "chunks", "ended"}),
     "wait": frozenset({"id", "state", "exit_code", "reason"}),
     "cancel": frozenset({"id", "state", "cancelled", "stopping"}),
     "why": frozenset({"id", "state", "reasons"}),
-    "nodes": _words("name pid worker state live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "drain": _words("name state drain changed withdrawn"),
+    "undrain": _words("name state drain changed withdrawn"),
     "gpus": _GPU,
     "gpus quarantine": _GPU,
     "gpus release": _GPU,
@@ -50,6 +54,10 @@ FIELDS = {
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "admin sweep": _words("name did seconds more epoch"),
+    "admin sweep --list": _words(
+        "name every_seconds passes did failures seconds last_at last_did last_seconds last_error epoch"
+    ),
     "token create": _TOKEN | {"secret"},
     "token list": _TOKEN,
     "token revoke": frozenset({"name", "revoked"}),

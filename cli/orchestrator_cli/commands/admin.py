@@ -11,6 +11,7 @@ from orchestrator.config import load_settings, masked_url
 from orchestrator.errors import InvalidRequest
 from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
+from orchestrator_cli.commands.sweeps import sweep
 from orchestrator_cli.values import Duration
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def verify(dumps: tuple[Path, ...], settled: bool, overdue: float | None, as_jso
     sys.exit(0 if report.is_clean else VIOLATED)
 
 
+admin.add_command(sweep)
 COMMANDS = [admin]
 
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import FailureClass, JobEvent, JobState
 from tests.contract.conftest import TTL, Stores
 
@@ -50,7 +49,7 @@ def test_a_finish_from_another_host_is_stale(stores: Stores) -> None:
 
 def test_a_job_that_is_to_be_cancelled_does_not_run_again(stores: Stores) -> None:
     """Once a cancel is acknowledged, no retry, loss or return of the attempt starts the job again."""
-    for event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK):
+    for event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK, JobEvent.REQUEUE):
         job_id, finish = stores.running()
         assert stores.jobs.request_cancel(job_id, by="ada", reason="wrong data").stopping
 
@@ -115,7 +114,7 @@ def test_what_is_on_its_way_to_a_host_that_takes_nothing_goes_elsewhere(stores: 
     stores.commit("a", withdrawals=tuple(seqs))
     stores.ledger.admit([(seqs[0], "a"), (seqs[1], "b")])
     stores.cluster.deregister_node("a", 1)
-    stores.cluster.set_node_state("b", NodeState.DRAINING)
+    stores.cluster.set_drain("b", drain=True, by="me")
 
     assert stores.admission.lose_nodes(silent_for=TTL, epoch=epoch) == []
 
@@ -144,7 +143,7 @@ def test_leases_are_pruned_with_the_jobs_that_name_them(stores: Stores) -> None:
 
     pruned = stores.admission.prune(older_than=timedelta(seconds=-60), limit=10, epoch=epoch)
 
-    assert pruned == 2
+    assert pruned == 4, "a job, its lease, and that two hosts came up"
     assert stores.count("jobs") == 1
     assert stores.ledger.renew("a", [running.lease_id], ttl=TTL).live == {running.lease_id}
     assert stores.count("lease_gpus") == 1

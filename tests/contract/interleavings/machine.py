@@ -41,6 +41,7 @@ ENDS = (
     JobEvent.CANCEL,
     JobEvent.BURY,
     JobEvent.GIVE_BACK,
+    JobEvent.REQUEUE,
 )
 TABLES = (
     "events",

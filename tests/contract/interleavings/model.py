@@ -127,7 +127,7 @@ class Model:
 
     def end(self, job: ModelJob, event: JobEvent, delay: float) -> None:
         """Close the running attempt."""
-        if job.asked and event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK):
+        if job.asked and event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK, JobEvent.REQUEUE):
             event = JobEvent.CANCEL
         assert job.lease is not None
         if event is JobEvent.GIVE_BACK:

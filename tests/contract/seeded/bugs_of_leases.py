@@ -16,7 +16,7 @@ from orchestrator.domain.lease import Finish, LeaseGrant, LogChunk
 from orchestrator.errors import NotLeading
 from orchestrator.guardian.messages import Spawned, SpawnFailed
 from orchestrator.guardian.settings import GuardianSettings
-from orchestrator.ports import Term
+from orchestrator.leader_ports import Term
 from orchestrator.storage import endings, leadership, ledger, statements, sweeps
 from orchestrator.storage.engine import Database
 from orchestrator.storage.leadership import SqlLeadership
@@ -247,19 +247,14 @@ def grant_a_token_out_of_order(world: World) -> None:
     world.stores.commit(claims=(grant(early, LeaseGrant(("a-0",), LeaseMode.EXCLUSIVE, None)),))
 
 
-def _campaign_without_an_epoch(store: SqlLeadership, connection: Connection, holder: str, ttl: float) -> Term:
+def _campaign_without_an_epoch(store: SqlLeadership, connection: Connection, values: dict[str, Any]) -> Term:
     run = store._database.run
     row = run(connection, leadership.ROW_FOR_UPDATE).first()
-    if row is None or (row.live and row.holder != holder):
-        return SqlLeadership.__dict__["_real_campaign"](store, connection, holder, ttl)  # type: ignore[no-any-return]
-    run(
-        connection, changed(leadership.TAKE_OVER, ("epoch = epoch + 1", "epoch = epoch")), _term(holder, row.epoch, ttl)
-    )
-    return store._begin(connection, holder, row.epoch)
-
-
-def _term(holder: str, epoch: int, ttl: float) -> dict[str, Any]:
-    return {"holder": holder, "epoch": epoch, "ttl": ttl}
+    if row is None or (row.live and row.holder != values["holder"]):
+        return SqlLeadership.__dict__["_real_campaign"](store, connection, values)  # type: ignore[no-any-return]
+    shared = changed(leadership.TAKE_OVER, ("epoch = epoch + 1", "epoch = epoch"))
+    run(connection, shared, values | {"epoch": row.epoch})
+    return store._begin(connection, values["holder"], row.epoch)
 
 
 def _plant_shared_epochs(patch: pytest.MonkeyPatch) -> None:

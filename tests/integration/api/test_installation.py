@@ -12,8 +12,16 @@ from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.runtime import Runtime
 from tests.integration.api.conftest import LOCAL
+from tests.support.cli_fields import FIELDS
 
 METRICS = {
+    "gpu_orchestrator_leader": "gauge",
+    "gpu_orchestrator_sweep_passes_total": "counter",
+    "gpu_orchestrator_sweep_items_total": "counter",
+    "gpu_orchestrator_sweep_failures_total": "counter",
+    "gpu_orchestrator_sweep_seconds_total": "counter",
+    "gpu_orchestrator_sweep_last_seconds": "gauge",
+    "gpu_orchestrator_sweep_last_timestamp_seconds": "gauge",
     "gpu_orchestrator_job_queue_depth": "gauge",
     "gpu_orchestrator_jobs": "gauge",
     "gpu_orchestrator_nodes": "gauge",
@@ -52,7 +60,7 @@ def test_the_cluster_is_described_without_passwords(runtime: Runtime, settings: 
     with TestClient(create_app(dataclasses.replace(runtime, settings=secret), token=None), LOCAL) as client:
         answer = client.get("/cluster")
 
-    assert set(answer.json()) == {"version", "api_url", "leader", "epoch", "database", "redis", "nodes", "jobs"}
+    assert set(answer.json()) == FIELDS["status --cluster"]
     assert answer.json()["leader"] is None
     assert "hidden" not in answer.text
 

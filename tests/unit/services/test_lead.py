@@ -1,12 +1,14 @@
 """Leadership: who may sweep, until when, and what ends a term."""
 
+import os
+import socket
 from collections.abc import Callable
 
 import pytest
 
 from orchestrator.errors import NotLeading, StoreUnavailable
-from orchestrator.ports import Term
-from orchestrator.services.lead import MARGIN, STANDBY_SECONDS, Leader, Tenure, Timetable
+from orchestrator.leader_ports import Term
+from orchestrator.services.lead import MARGIN, STANDBY_SECONDS, Leader, Tenure, Timetable, holder_name, host_and_pid
 from orchestrator.services.sweeps import Sweep, Sweeps
 from orchestrator.testing.fakes import MemoryWorld, memory_world
 from tests.support.waiting import wait_for
@@ -74,6 +76,33 @@ def test_a_standby_takes_over_soon_after_the_row_expires(world: MemoryWorld) -> 
     run_for(world, 9 + STANDBY_SECONDS + 0.1, two)
 
     assert two.epoch == 2
+
+
+def test_a_standby_does_not_wait_for_the_row_of_a_leader_whose_session_has_ended(world: MemoryWorld) -> None:
+    """A leader that died is replaced at the next look, with the next epoch."""
+    one, two = leader(world, "one"), leader(world, "two")
+    run_for(world, 1, one, two)
+    world.leadership.ended_sessions = {"one"}
+    run_for(world, STANDBY_SECONDS + 0.1, two)
+
+    assert two.epoch == 2
+
+
+def test_a_leader_whose_session_has_ended_trusts_itself_no_longer(world: MemoryWorld) -> None:
+    """Another may lead already; it asks, and stands by."""
+    one, two = leader(world, "one"), leader(world, "two")
+    run_for(world, 1, one, two)
+    world.leadership.ended_sessions = {"one"}
+
+    assert not one.leading
+    run_for(world, 1, two, one)
+    assert (one.epoch, two.epoch) == (None, 2)
+
+
+def test_a_holders_name_tells_its_host_and_process() -> None:
+    assert host_and_pid(holder_name()) == (socket.gethostname(), os.getpid())
+    assert host_and_pid("fe80::1:77:ab12") == ("fe80::1", 77)
+    assert host_and_pid("somebody") == ("somebody", None)
 
 
 def test_resigning_hands_over_at_once(world: MemoryWorld) -> None:

@@ -1,5 +1,6 @@
 """How an attempt that ended is written down."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from orchestrator.domain.job import FailureClass, JobEvent, JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import ClaimedJob, LeaseGrant
 from orchestrator.worker.host import Line, Shape
-from orchestrator.worker.outcomes import finish_of_end, finish_of_report, give_back
+from orchestrator.worker.outcomes import abandoned, finish_of_end, finish_of_report, give_back
 from orchestrator.worker.output import OutputCapture
 from orchestrator.worker.work import Callbacks, Ended, JobWork, Work
 
@@ -130,3 +131,39 @@ def test_the_time_limit_is_told_from_a_cancel() -> None:
 
 def test_a_job_claimed_ahead_is_given_back_without_an_attempt() -> None:
     assert give_back(make_work()).event is JobEvent.GIVE_BACK
+
+
+def test_a_job_whose_worker_stopped_runs_again_without_an_attempt_used() -> None:
+    """Unless it ended by itself before the signal came, or had been cancelled."""
+    terminated = Ended(None, 15, "killed")
+    command, task, ended, cancelled = (make_work(JobKind.COMMAND), make_work(), make_work(JobKind.COMMAND), make_work())
+    command.stopped = task.stopped = ended.stopped = cancelled.stopped = cancelled.cancelled = True
+
+    def finish(work: Work, how: Ended) -> JobEvent:
+        return finish_of_end(work, how, began_at=NOW, now=NOW, draw=0.5).event
+
+    assert finish(command, terminated) is finish(task, terminated) is JobEvent.REQUEUE
+    assert finish(ended, Ended(0, None, "exit")) is JobEvent.SUCCEED
+    assert finish(cancelled, terminated) is JobEvent.CANCEL
+    failed = finish_of_report(task, report("FAILURE", error_type="SystemExit", error="143"), now=NOW, draw=0.5)
+    succeeded = finish_of_report(task, report("SUCCESS", value=1, repr="1"), now=NOW, draw=0.5)
+    assert (failed.event, failed.failure_class) == (JobEvent.REQUEUE, None)
+    assert succeeded.event is JobEvent.SUCCEED
+
+
+def test_a_worker_that_ends_at_once_tells_what_had_begun_from_what_had_not() -> None:
+    begun, waiting = make_work(), make_work()
+    begun.begun_at = 1.0
+
+    assert (abandoned(begun).event, abandoned(waiting).event) == (JobEvent.REQUEUE, JobEvent.GIVE_BACK)
+
+
+def test_requeued_attempts_leave_all_others_to_the_job() -> None:
+    """Two of three attempts did not count, so a failure is its first."""
+    work = make_work(attempt=3, max_attempts=2, lost_count=1)
+    assert work.job is not None
+    work.job.claimed = replace(work.job.claimed, forgiven=1)
+
+    assert finish_of_end(work, Ended(1, None, "exit"), began_at=NOW, now=NOW, draw=0.5).event is JobEvent.LOSE
+    failed = finish_of_report(work, report("FAILURE", error_type="E", error="x"), now=NOW, draw=0.5)
+    assert failed.event is JobEvent.RETRY

@@ -1,0 +1,69 @@
+"""Sweeps by hand, draining, and what the metrics tell of leadership."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from fastapi.testclient import TestClient
+
+from orchestrator.runtime import Runtime
+from orchestrator.services.lead import Leader
+
+
+def test_a_sweep_runs_once_without_a_leader(api: TestClient, runtime: Runtime) -> None:
+    answer = api.post("/control/sweeps/prune")
+
+    assert answer.status_code == 200
+    assert answer.json() == answer.json() | {"name": "prune", "did": 0, "more": False, "epoch": 1}
+    assert runtime.leadership.current() is None
+
+
+def test_reclaim_runs_beside_the_leader(api: TestClient, runtime: Runtime) -> None:
+    """The leader stays, and what was lost is given back."""
+    runtime.leadership.campaign("one", ttl=timedelta(seconds=30))
+
+    answer = api.post("/control/reclaim").json()
+
+    assert answer["reclaimed"] is True
+    assert {one["epoch"] for one in answer["sweeps"]} == {1}
+    assert "expire_leases" in {one["name"] for one in answer["sweeps"]}
+    term = runtime.leadership.current()
+    assert term is not None
+    assert (term.holder, term.epoch) == ("one", 1)
+
+
+def test_sweeps_are_listed_with_what_they_did(api: TestClient, runtime: Runtime) -> None:
+    leader = Leader(runtime, "host:77:ab")
+    leader.step()
+
+    listed = {one["name"]: one for one in api.get("/control/sweeps").json()["sweeps"]}
+    metrics = api.get("/metrics").text
+    cluster = api.get("/cluster").json()
+    leader.resign()
+
+    assert (listed["admit"]["passes"], listed["admit"]["last_error"], listed["admit"]["epoch"]) == (1, None, 1)
+    assert 'gpu_orchestrator_sweep_passes_total{sweep="expire_leases"} 1.0' in metrics
+    assert "gpu_orchestrator_leader_epoch 1.0" in metrics
+    assert (cluster["leader_host"], cluster["leader_pid"], cluster["epoch"]) == ("host", 77, 1)
+    assert cluster["leader_since"] is not None
+    assert "gpu_orchestrator_leader 0.0" in api.get("/metrics").text
+
+
+def test_an_unknown_sweep_names_those_that_there_are(api: TestClient) -> None:
+    answer = api.post("/control/sweeps/nonsense")
+
+    assert answer.status_code == 404
+    assert "expire_leases" in answer.json()["detail"]
+
+
+def test_a_host_is_drained_and_taken_back(api: TestClient, register: Callable[[str, int], None]) -> None:
+    register("alpha", 1)
+
+    drained = api.post("/nodes/alpha/drain").json()
+    again = api.post("/nodes/alpha/drain").json()
+    shown = api.get("/nodes").json()["nodes"][0]
+
+    assert (drained["state"], drained["changed"], again["changed"]) == ("draining", True, False)
+    assert (shown["state"], shown["drain"]) == ("draining", True)
+    assert api.post("/nodes/alpha/undrain").json()["state"] == "up"
+    assert api.post("/nodes/beta/drain").status_code == 404
+    assert api.post("/nodes/a%2Fb/drain").status_code == 404
