@@ -35,7 +35,6 @@ class RetryBody(BaseModel):
 @routes.get("", dependencies=SEES_ALL, responses=answers.answers(answers.DeadLetters))
 def list_letters(
     given: Given,
-    caller: Operator,
     queue: Annotated[str | None, Query(max_length=64)] = None,
     failure_class: FailureClass | None = None,
     before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, description="`next` of the page before.")] = None,
