@@ -34,7 +34,7 @@ def finish_of_report(work: Work, report: Message, *, now: datetime, draw: float)
     common = _common(work, report)
     resubmission = report.get("resubmission")
     if work.cancelled:
-        return _finish(work, JobEvent.CANCEL, error="cancelled while it ran", **common)
+        return _finish(work, JobEvent.CANCEL, error="cancelled while it ran", exit_code=1, **common)
     if resubmission is not None:
         delay = _delay_until(resubmission.get("eta"), now)
         error = report.get("error")
