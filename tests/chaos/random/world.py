@@ -193,7 +193,7 @@ def open_world(home: Path, *, database: str) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(RedisServer(options=("--appendonly", "yes", "--maxclients", "2000")))
         mariadb = stack.enter_context(MariaDBServer()) if database == "mariadb" else None
-        url = f"sqlite:///{home / 'orchestrator.db'}" if mariadb is None else _own_user(mariadb)
+        url = f"sqlite:///{home / 'orchestrator.db'}" if mariadb is None else restricted_url(mariadb)
         os.environ[VARIABLE] = str(home / "dumps.jsonl")
         stack.callback(os.environ.pop, VARIABLE, None)
         cluster = FaultCluster(home, url, redis.url, settings=TIMES)
@@ -203,7 +203,7 @@ def open_world(home: Path, *, database: str) -> Iterator[World]:
         yield world
 
 
-def _own_user(mariadb: MariaDBServer) -> str:
+def restricted_url(mariadb: MariaDBServer) -> str:
     """Make a database and a user without rights beyond it: a read-only server holds for that one."""
     name = mariadb.create_database()
     with mariadb.connect() as connection, connection.cursor() as cursor:
