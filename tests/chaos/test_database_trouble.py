@@ -1,10 +1,14 @@
 """A database that takes no writes for a while: what runs goes on, submits are refused politely, nobody gives up."""
 
 import contextlib
+import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -62,6 +66,15 @@ def post(url: str, document: dict[str, object]) -> tuple[int, str | None, str]:
     return answer.status_code, answer.headers.get("Retry-After"), answer.headers["Content-Type"]
 
 
+def told(cluster: FaultCluster) -> dict[str, Any] | None:
+    """Return what the worker tells of itself over Redis."""
+    ask = ["celery", "-A", "orchestrator_tasks.app", "inspect", "stats", "-j", "-t", "5"]
+    done = subprocess.run(
+        [sys.executable, "-m", *ask], env=cluster.environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    return dict(json.loads(done.stdout)["orchestrator@a"]["orchestrator"]) if done.returncode == 0 else None
+
+
 def ride_out(cluster: FaultCluster, trouble: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
     """Have a job run through the trouble, and check what every process does meanwhile and afterwards."""
     port = free_port()
@@ -81,6 +94,7 @@ def ride_out(cluster: FaultCluster, trouble: Callable[[], contextlib.AbstractCon
         assert retry_after is not None
         assert int(retry_after) > 0
         wait_for(lambda: DEGRADED in worker.log.read_text(), within_seconds=25, describe=cluster.logs)
+        assert wait_for(lambda: told(cluster), within_seconds=20, describe=cluster.logs)["degraded"] is True
         go_on.touch()
     assert [process.popen.poll() for process in (beat, worker, api)] == [None] * 3, "nobody gives up"
     answers = wait_for(
@@ -91,6 +105,7 @@ def ride_out(cluster: FaultCluster, trouble: Callable[[], contextlib.AbstractCon
     jobs = cluster.finish()
     assert {job.attempt for job in jobs} == {1}
     wait_for(lambda: "answers again" in worker.log.read_text(), within_seconds=20, describe=cluster.logs)
+    assert wait_for(lambda: told(cluster), within_seconds=20, describe=cluster.logs)["degraded"] is False
 
 
 @pytest.mark.slow
@@ -101,6 +116,7 @@ def test_a_read_only_server_is_ridden_out(read_only: FaultCluster, mariadb_serve
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("stack", "times"), [("embedded", PATIENT)], ids=["embedded"])
 def test_a_locked_file_is_ridden_out(cluster: FaultCluster, stack: str) -> None:
