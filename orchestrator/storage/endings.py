@@ -57,9 +57,9 @@ def end_attempts(
     _succeed(database, connection, by_event.pop(JobEvent.SUCCEED, []))
     if not by_event:
         return
-    for group in by_event.values():
-        for finish in group:
-            run(connection, statements.END_JOB, _end_row(finish))
+    others = [finish for group in by_event.values() for finish in group]
+    for finish in others:
+        run(connection, statements.END_JOB, _end_row(finish))
     buried = [finish.job_seq for finish in by_event.get(JobEvent.BURY, [])]
     if buried:
         run(connection, statements.INSERT_LETTERS, {"seqs": buried})
@@ -73,7 +73,6 @@ def end_attempts(
     if returned:
         unused = [{"seq": finish.job_seq, "number": finish.attempt} for finish in returned]
         run(connection, statements.DELETE_ATTEMPT, unused)
-    others = [finish for group in by_event.values() for finish in group]
     documents = list(dump_parts(map(_attempt_row, others)))
     if len(returned) < len(others):
         # An attempt that was given back has no row any more: it is in the document and matches nothing.

@@ -12,7 +12,8 @@ from typing import Final
 SAFETY: Final[Mapping[str, str]] = {
     "acknowledged-job-exists": "A job whose submit was acknowledged is there until it is pruned with all that is its.",
     "legal-path": "The states of a job follow the transition table, from its submit to the state of its row.",
-    "one-end": "A terminal state is written once and never left.",
+    "one-end": "A terminal state is written once and never left, but for a dead letter that a person revives,"
+    " which is an event.",
     "waits-in-one-place": "A job is in exactly the table of what waits that its state names, or in none.",
     "blocked-needs": "A blocked job needs something, and nothing that ended without success; no other job needs any.",
     "outbox": "A queued job carries the instant at which its entry is looked for, and a pending one does not.",

@@ -15,7 +15,7 @@ from celery import Celery
 
 from orchestrator.streams.client import broker_url
 from orchestrator.transport import register
-from tests.integration.celery.conftest import entry_points
+from tests.support.distribution import write_entry_points
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_for
 
@@ -51,7 +51,7 @@ class Chaos:
     producers: list[Celery] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        entry_points(self.site)
+        write_entry_points(self.site)
         (self.site / "runs").touch()
         options = {"visibility": VISIBILITY}
         self.conf = {

@@ -52,6 +52,8 @@ TABLES = (
     "lease_gpus",
     "leases",
     "gpus",
+    "dead_letters",
+    "needs",
     "jobs",
     "nodes",
     "leadership",

@@ -262,8 +262,8 @@ def release_and_forget_the_job(world: World) -> None:
 
 
 def _plant_half_a_prune(patch: pytest.MonkeyPatch) -> None:
-    (find, deletions), leases = sweeps._PRUNED
-    patch.setattr(sweeps, "_PRUNED", ((find, deletions[-1:]), leases))
+    (find, deletions), *others = sweeps._PRUNED
+    patch.setattr(sweeps, "_PRUNED", ((find, deletions[-1:]), *others))
 
 
 @bug("acknowledged-job-exists", _plant_half_a_prune)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from orchestrator.streams.client import broker_url
-from tests.integration.celery.conftest import entry_points
+from tests.support.distribution import write_entry_points
 from tests.support.servers import RedisServer, free_port
 from tests.support.waiting import wait_for
 
@@ -83,7 +83,7 @@ class Deployment:
 @pytest.fixture
 def deployment(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
     """Processes on an emptied server; all are ended."""
-    entry_points(tmp_path)
+    write_entry_points(tmp_path)
     made = Deployment(redis_server, tmp_path)
     yield made
     made.close()

@@ -28,7 +28,10 @@ def running_pid(cluster: Cluster, job_id: str) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 PRINT_PID = (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)")

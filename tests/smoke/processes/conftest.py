@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.testing.pytest_celery import *  # noqa: F403
 from orchestrator.testing.pytest_celery import RunnerWorkerContainer, WorkerContainer
-from tests.integration.celery.conftest import entry_points
+from tests.support.distribution import write_entry_points
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,7 +40,7 @@ def default_worker_env(
     default_worker_container_cls: type[WorkerContainer], celery_worker_cluster_config: dict[str, Any], tmp_path: Path
 ) -> dict[str, str]:
     """The worker's variables, and what an environment with this product installed has on its path."""
-    entry_points(tmp_path)
+    write_entry_points(tmp_path)
     environment = default_worker_container_cls.initial_env(celery_worker_cluster_config)
     sources = [tmp_path, ROOT, *(ROOT / name for name in ("tasks", "beat", "cli"))]
     environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], *map(str, sources)])
