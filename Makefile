@@ -15,12 +15,16 @@ CONFORMANCE_ARGS ?=
 # How many sequences `make explore` plays on each database: about 25 a second.
 EXAMPLES ?= 5000
 FUZZ_EXAMPLES ?= 500
+# How long `make chaos` breaks things, on which database; a SEED gives the faults and jobs of an earlier run again.
+SECONDS ?= 60
+SEED ?=
+DATABASE ?= mariadb
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance smoke chaos-matrix lint format openapi fuzz bench-quick bench-plain clean
+.PHONY: help run test test-quick test-gpu explore conformance smoke chaos chaos-matrix lint format openapi fuzz bench-quick bench-plain clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +50,10 @@ explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the sto
 smoke: $(VENV)/dev.stamp ## Run all smoke tests of pytest-celery's style, on processes, and on containers where there is Docker
 	@tests/install-debian-packages
 	@$(PYTEST) -n $(TEST_PROCESSES) -m 'smoke or not smoke' tests/smoke $(PYTEST_ARGS)
+
+chaos: $(VENV)/dev.stamp ## Break things at random for SECONDS (SEED, DATABASE=mariadb or sqlite), then check that nothing was lost or doubled
+	@tests/install-debian-packages
+	@$(BIN)/python -m tests.chaos.random --seconds $(SECONDS) --database $(DATABASE) $(if $(SEED),--seed $(SEED))
 
 chaos-matrix: $(VENV)/dev.stamp ## Run every case of the fault matrix on both stacks
 	@tests/install-debian-packages

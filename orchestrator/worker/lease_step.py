@@ -136,9 +136,11 @@ class LeaseStep(bootsteps.StartStopStep):
             }
             for sample in dispatcher.care.samples
         ]
-        return {
-            "orchestrator": {"node": self._runtime.settings.node, "leases": dispatcher.lines.lease_ids(), "gpus": gpus}
-        }
+        # Told over Redis: while the database does not answer, this is where a host says so besides its log.
+        degraded = dispatcher.ledger.degraded
+        leases = dispatcher.lines.lease_ids()
+        node = self._runtime.settings.node
+        return {"orchestrator": {"node": node, "degraded": degraded, "leases": leases, "gpus": gpus}}
 
     def _gate(self, dispatcher: Dispatcher) -> Callable[[Any], None]:
         execute = self._execute

@@ -174,6 +174,11 @@ class Ledger(threading.Thread):
         self._stopping = False
         self._degraded = False
 
+    @property
+    def degraded(self) -> bool:
+        """Whether the database did not answer the last time."""
+        return self._degraded
+
     def add(
         self,
         *,
