@@ -26,8 +26,8 @@ class Handoff:
             self._used_at[gpu] = now
 
     def note_reading(self, samples: Iterable[GpuSample], read_at: float) -> None:
-        """Take in a reading of every GPU that began at this instant of the boot clock."""
-        if read_at >= self._read_at:
+        """Take in a newer reading of every GPU; it began at this instant of the boot clock."""
+        if read_at > self._read_at:
             self._samples, self._read_at = {sample.gpu.uuid: sample for sample in samples}, read_at
             self._known.update(self._samples)
 

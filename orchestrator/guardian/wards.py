@@ -124,10 +124,10 @@ class Wards:
                 self._wards[runner_id].deadline = deadline
 
     def note_reading(self, samples: Sequence[GpuSample], read_at: float) -> None:
-        """The GPUs were read; who waits for a clean one looks at once."""
+        """The GPUs were read; who waited for a clean one and has it starts at once, others look again in a while."""
         self._handoff.note_reading(samples, read_at)
         for ward in self._wards.values():
-            if ward.stage is Stage.CLEANING:
+            if ward.stage is Stage.CLEANING and not self._unclean(ward):
                 ward.look_at = 0.0
 
     def send(self, runner_id: str, signum: int, *, leader_only: bool) -> None:
@@ -270,9 +270,8 @@ class Wards:
         self._await_clean(ward, now)
 
     def _await_clean(self, ward: Ward, now: float) -> None:
-        """Start the runner once its GPUs are clean; those of a share are others' as well, and not judged."""
-        doubts = {gpu: self._handoff.doubt(gpu) for gpu in ward.spec.gpus} if ward.spec.exclusive else {}
-        unclean = {gpu: doubt for gpu, doubt in doubts.items() if doubt is not None}
+        """Start the runner once its GPUs are clean."""
+        unclean = self._unclean(ward)
         if not unclean:
             self._fork(ward)
         elif now < ward.clean_deadline:
@@ -281,6 +280,11 @@ class Wards:
         else:
             ward.failure, ward.unclean, ward.stage = "; ".join(unclean.values()), tuple(unclean), Stage.ENDED
             self._settle(ward)
+
+    def _unclean(self, ward: Ward) -> dict[str, str]:
+        """Return which of a runner's GPUs are in doubt, and why; a share is others' as well, and not judged."""
+        doubts = {gpu: self._handoff.doubt(gpu) for gpu in ward.spec.gpus} if ward.spec.exclusive else {}
+        return {gpu: doubt for gpu, doubt in doubts.items() if doubt is not None}
 
     def _fork(self, ward: Ward) -> None:
         self._journal.append("spawn", **_describe(ward))

@@ -141,6 +141,9 @@ class SqlClusterStore:
 
     def note_gpu_standings(self, node: str, standings: Mapping[str, GpuStanding]) -> Mapping[str, GpuOrder]:
         """Remember what changed; return what operators want of the host's GPUs."""
+        known = self.gpu_standings(node)
+        if gpu_health.is_known(known, standings):  # as nearly always: a heartbeat takes no lock for it
+            return {uuid: standing.order for uuid, standing in known.items()}
         return self._database.transaction(lambda c: gpu_health.note(self._database, c, node, standings))
 
     def order_gpu(self, uuid: str, action: GpuAction, *, by: str) -> None:

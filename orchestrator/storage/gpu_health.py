@@ -46,6 +46,11 @@ def standings(database: Database, connection: Connection, node: str) -> dict[str
     return {row["uuid"]: _standing(row) for row in rows}
 
 
+def is_known(known: Mapping[str, GpuStanding], told: Mapping[str, GpuStanding]) -> bool:
+    """Tell whether there is nothing new to remember."""
+    return all(uuid not in known or _essence(known[uuid]) == _essence(one) for uuid, one in told.items())
+
+
 def note(
     database: Database, connection: Connection, node: str, told: Mapping[str, GpuStanding]
 ) -> Mapping[str, GpuOrder]:
