@@ -2,23 +2,25 @@
 
 OrchestratorError
 ├── InvalidRequest          change the request; never retried
-│   ├── InvalidSettings         a setting is missing or malformed; every fault is listed
-│   ├── InvalidJob              a request for a job; every fault is listed
+│   ├── FaultyRequest           every fault is listed
+│   │   ├── InvalidSettings
+│   │   ├── InvalidJob
+│   │   └── InvalidToken
 │   ├── InvalidEntry            a stream entry that cannot be decoded or run
-│   ├── UnknownQueue
-│   ├── UnknownTask
-│   ├── UnknownJob
-│   ├── UnknownDeadLetter
-│   ├── UnknownNode
-│   ├── UnknownSweep
-│   ├── UnknownGpu
+│   ├── UnknownThing            nothing of its kind has this name
+│   │   ├── UnknownQueue
+│   │   ├── UnknownTask
+│   │   ├── UnknownJob
+│   │   ├── UnknownDeadLetter
+│   │   ├── UnknownNode
+│   │   ├── UnknownSweep
+│   │   ├── UnknownGpu
+│   │   └── UnknownToken
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
 │   ├── ModelDoesNotFit         larger than the lease's memory, or than what models in use leave of it
 │   ├── Unauthenticated
 │   ├── Forbidden
-│   ├── InvalidToken            a request for a token; every fault is listed
-│   ├── UnknownToken            no live token has this name
 │   ├── MissingSecret           the host has no secret of this name for the job's tenant
 │   ├── TooSlow                 the request's body did not come in time
 │   └── TooDeep                 JSON nested deeper than is read
@@ -55,23 +57,8 @@ class InvalidRequest(OrchestratorError):
     code = "invalid-request"
 
 
-class InvalidSettings(InvalidRequest):
-    """One or more settings are wrong; all faults are reported together."""
-
-    code = "invalid-settings"
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__(faults)
-        self.faults = tuple(faults)
-
-    def __str__(self) -> str:
-        return "invalid settings: " + "; ".join(self.faults)
-
-
-class InvalidJob(InvalidRequest):
-    """A request for a job is wrong in one or more ways; all faults are reported together."""
-
-    code = "invalid-job"
+class FaultyRequest(InvalidRequest):
+    """A request is wrong in one or more ways; all faults are reported together."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__(faults)
@@ -81,101 +68,87 @@ class InvalidJob(InvalidRequest):
         return "; ".join(self.faults)
 
 
+class UnknownThing(InvalidRequest):
+    """Nothing of its kind has this name; ``known`` are the names that there are, where they are few."""
+
+    kind = "thing"
+
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, tuple(known)
+
+    def __str__(self) -> str:
+        return f"unknown {self.kind} {self.name!r}" + (f"; there are: {', '.join(self.known)}" if self.known else "")
+
+
+class InvalidSettings(FaultyRequest):
+    """One or more settings are wrong; all faults are reported together."""
+
+    code = "invalid-settings"
+
+    def __str__(self) -> str:
+        return f"invalid settings: {super().__str__()}"
+
+
+class InvalidJob(FaultyRequest):
+    """A request for a job is wrong in one or more ways; all faults are reported together."""
+
+    code = "invalid-job"
+
+
 class InvalidEntry(InvalidRequest):
     """A stream entry cannot be decoded or run; it goes to the dead-letter stream with this reason."""
 
     code = "invalid-entry"
 
 
-class UnknownQueue(InvalidRequest):
+class UnknownQueue(UnknownThing):
     """The named queue does not exist."""
 
     code = "unknown-queue"
-
-    def __init__(self, queue: str, known: Sequence[str] = ()) -> None:
-        super().__init__(queue, known)
-        self.queue, self.known = queue, tuple(known)
-
-    def __str__(self) -> str:
-        return f"unknown queue {self.queue!r}" + (f"; known queues: {', '.join(self.known)}" if self.known else "")
+    kind = "queue"
 
 
-class UnknownTask(InvalidRequest):
+class UnknownTask(UnknownThing):
     """No worker's app registers a task of this name."""
 
     code = "unknown-task"
-
-    def __init__(self, task: str) -> None:
-        super().__init__(task)
-        self.task = task
-
-    def __str__(self) -> str:
-        return f"unknown task {self.task!r}"
+    kind = "task"
 
 
-class UnknownJob(InvalidRequest):
+class UnknownJob(UnknownThing):
     """No job has this id."""
 
     code = "unknown-job"
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__(job_id)
-        self.job_id = job_id
-
-    def __str__(self) -> str:
-        return f"unknown job {self.job_id!r}"
+    kind = "job"
 
 
-class UnknownDeadLetter(InvalidRequest):
+class UnknownDeadLetter(UnknownThing):
     """No dead letter has this id; it may have been purged."""
 
     code = "unknown-dead-letter"
-
-    def __init__(self, letter_id: str) -> None:
-        super().__init__(letter_id)
-        self.letter_id = letter_id
-
-    def __str__(self) -> str:
-        return f"unknown dead letter {self.letter_id!r}"
+    kind = "dead letter"
 
 
-class UnknownNode(InvalidRequest):
+class UnknownNode(UnknownThing):
     """No host of this name has ever registered."""
 
     code = "unknown-node"
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node)
-        self.node = node
-
-    def __str__(self) -> str:
-        return f"unknown host {self.node!r}"
+    kind = "host"
 
 
-class UnknownSweep(InvalidRequest):
+class UnknownSweep(UnknownThing):
     """There is no sweep of this name."""
 
     code = "unknown-sweep"
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(name, known)
-        self.name, self.known = name, tuple(known)
-
-    def __str__(self) -> str:
-        return f"unknown sweep {self.name!r}; there are: {', '.join(self.known)}"
+    kind = "sweep"
 
 
-class UnknownGpu(InvalidRequest):
+class UnknownGpu(UnknownThing):
     """No host ever told of a GPU with this uuid."""
 
     code = "unknown-gpu"
-
-    def __init__(self, uuid: str) -> None:
-        super().__init__(uuid)
-        self.uuid = uuid
-
-    def __str__(self) -> str:
-        return f"unknown GPU {self.uuid!r}"
+    kind = "GPU"
 
 
 class UnsatisfiableRequest(InvalidRequest):
@@ -215,30 +188,17 @@ class Forbidden(InvalidRequest):
     code = "forbidden"
 
 
-class InvalidToken(InvalidRequest):
+class InvalidToken(FaultyRequest):
     """A request for a token is wrong in one or more ways; all faults are reported together."""
 
     code = "invalid-token"
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__(faults)
-        self.faults = tuple(faults)
 
-    def __str__(self) -> str:
-        return "; ".join(self.faults)
-
-
-class UnknownToken(InvalidRequest):
-    """No live token has this name."""
+class UnknownToken(UnknownThing):
+    """No token in force has this name."""
 
     code = "unknown-token"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"no token that is in force is called {self.name!r}"
+    kind = "token in force"
 
 
 class MissingSecret(InvalidRequest):

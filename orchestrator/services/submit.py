@@ -80,7 +80,7 @@ class SubmitService:
             return self._runtime.jobs.submit(jobs)
         except UnknownQueue as error:
             # The settings' queues exist from the start, even in a database that no worker has seen yet.
-            if error.queue not in self._runtime.settings.queues:
+            if error.name not in self._runtime.settings.queues:
                 raise
             self._runtime.cluster.ensure_queues(self._runtime.settings.queues)
             return self._runtime.jobs.submit(jobs)

@@ -52,7 +52,7 @@ def test_the_same_id_or_key_names_the_same_job(stores: Stores) -> None:
 
 
 def test_an_unknown_queue_is_refused_and_nothing_is_stored(stores: Stores) -> None:
-    with pytest.raises(UnknownQueue, match="known queues: gpu"):
+    with pytest.raises(UnknownQueue, match="there are: gpu"):
         stores.jobs.submit([new_job(), new_job(queue="nope")])
     assert sum(stores.jobs.count_by_state().values()) == 0
 
