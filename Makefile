@@ -57,7 +57,7 @@ chaos: $(VENV)/dev.stamp ## Break things at random for SECONDS (SEED, DATABASE=m
 
 chaos-matrix: $(VENV)/dev.stamp ## Run every case of the fault matrix on both stacks
 	@tests/install-debian-packages
-	@$(PYTEST) -n $(TEST_PROCESSES) --dist load -m 'matrix or not matrix' tests/chaos tests/integration/worker/test_rolling_restart.py $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist load -m 'matrix or not matrix' tests/chaos $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -97,6 +97,7 @@ class Guardian:
             handed = os.dup(far.fileno())
             undo.pop_all()
         control.setblocking(False)
+        far.setblocking(True)  # whatever the default: Celery sets one while a worker stops, and the runner shares it
         os.set_blocking(output, False)
         with contextlib.suppress(OSError):  # above the user's limit: the default size works too
             fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

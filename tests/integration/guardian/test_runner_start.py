@@ -233,3 +233,18 @@ def test_a_preload_that_exits_or_hangs_is_left_out(start_host: StartHost, tmp_pa
     host = start_host(preload=("stubborn_app",), import_path=(str(tmp_path),), preload_deadline_seconds=1)
 
     assert host.run(argv=("true",)).exit_code == 0
+
+
+def test_a_default_timeout_of_sockets_does_not_reach_runners(host: Host) -> None:
+    """Celery sets one while a worker stops: the far end is still read without waiting, and blocks for the runner."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5.0)
+    try:
+        pipes = host.spawn(argv=("true",))
+    finally:
+        socket.setdefaulttimeout(before)
+
+    with pytest.raises(BlockingIOError):
+        pipes.control_far.recv(1, socket.MSG_DONTWAIT)
+    assert os.get_blocking(pipes.control_far.fileno())
+    assert host.expect_end().exit_code == 0

@@ -14,7 +14,6 @@ from tests.support.waiting import wait_for
 JOBS = 100
 
 
-@pytest.mark.matrix
 @pytest.mark.slow
 def test_a_rolling_restart_under_load_loses_nothing_and_repeats_nothing(mariadb_cluster: Cluster) -> None:
     """Two workers, two beats and the api, each stopped and started again: every job has one attempt, which succeeds."""
