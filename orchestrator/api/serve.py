@@ -1,7 +1,6 @@
 """Serving the API in a process of its own: ``orch api``."""
 
 import contextlib
-import logging
 import threading
 from types import FrameType
 
@@ -9,6 +8,7 @@ import uvicorn
 
 from orchestrator.api.app import create_app
 from orchestrator.errors import ApiUnavailable
+from orchestrator.observe import logs
 from orchestrator.runtime import Runtime
 
 
@@ -34,11 +34,12 @@ def serve(runtime: Runtime) -> None:
     """
     settings = runtime.settings
     app = create_app(runtime, token=settings.bearer_token())
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(settings.log_level, settings.log_format, host=settings.node, process="api")
     config = uvicorn.Config(
         app,
         host=settings.api_host,
         port=settings.api_port,
+        log_config=None,  # as everything else in this process
         log_level=settings.log_level.lower(),
         access_log=False,
         timeout_graceful_shutdown=5,

@@ -12,6 +12,7 @@ from orchestrator.domain.job import FailureClass, LeaseMode
 from orchestrator.domain.lease import ClaimedJob
 from orchestrator.errors import MissingSecret
 from orchestrator.guardian.messages import RunnerSpec
+from orchestrator.observe import logs
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.launch import command_runner_spec, is_command
@@ -82,7 +83,8 @@ class Lines:
         for line in list(self._pool.host.lines.values()):
             runner = self._runner_of.get(line.key)
             if line.lease_id == lease_id and not line.closed:
-                logger.error("lease %d is lost; what runs under it is ended", lease_id)
+                about = logs.about(token=lease_id)
+                logger.error("lease %d is lost; what runs under it is ended", lease_id, extra=about)
                 line.closed = True
                 if runner is not None and self._pool.runners is not None:
                     self._pool.runners.end(runner, grace_seconds=0)
