@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     )
     simulated_gpus: Path | None = Field(default=None, description="TOML file of simulated GPUs; default: NVML.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
+    traces: bool = Field(default=False, description="Send OpenTelemetry traces; OTEL_EXPORTER_OTLP_ENDPOINT: where to.")
     log_format: Literal["text", "json"] = Field(
         default="text", description="Lines for people, or a JSON object a line for a log store."
     )

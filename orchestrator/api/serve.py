@@ -1,6 +1,8 @@
 """Serving the API in a process of its own: ``orch api``."""
 
+import asyncio
 import contextlib
+import socket
 import threading
 from types import FrameType
 
@@ -8,21 +10,26 @@ import uvicorn
 
 from orchestrator.api.app import create_app
 from orchestrator.errors import ApiUnavailable
-from orchestrator.observe import logs
+from orchestrator.observe import logs, traces
 from orchestrator.runtime import Runtime
 
 
 class _Server(uvicorn.Server):
     """Answers the requests that wait for output before it closes their connections."""
 
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event, exporter: traces.Exporter) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._stopping, self._exporter = stopping, exporter
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end."""
         self._stopping.set()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; the signal that asked for it ends this process right after."""
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self._exporter.close)
 
 
 def serve(runtime: Runtime) -> None:
@@ -45,7 +52,8 @@ def serve(runtime: Runtime) -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    server = _Server(config, app.state.services.stopping)
+    exporter = traces.set_up(settings.traces, host=settings.node, process="api")
+    server = _Server(config, app.state.services.stopping, exporter)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended in order
         server.run()
     if not server.started:

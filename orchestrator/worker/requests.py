@@ -68,6 +68,8 @@ def tell_cancelled(request: Any) -> None:
 
 def tell_finish(request: Any, work: Work, finish: Finish, report: Message) -> None:
     """Tell a request how its attempt ended, after the database said so; this acknowledges the entry."""
+    if work.trace is not None:
+        work.trace.end(finish)
     seconds = report.get("runtime", 0.0)
     match finish.event:
         case JobEvent.SUCCEED:

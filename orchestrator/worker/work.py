@@ -11,6 +11,7 @@ from orchestrator.observe import logs
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.output import OutputCapture
+from orchestrator.worker.tracing import AttemptTrace
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +55,7 @@ class Work:
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it
     stopped: bool = False  # the worker stops and ends it: it is to run again
+    trace: AttemptTrace | None = None  # if it was submitted in one
     condemned: tuple[FailureClass, str] | None = None  # the worker ends it: why, in a class and in words
 
 
