@@ -83,19 +83,23 @@ def nearest_needs(calls: Sequence[Call], jobs: Collection[str]) -> tuple[Call, .
         calls: As ``calls_behind`` returns them.
         jobs: The ids of the calls that are jobs. What is no call here is where the canvas begins, and ends the search.
     """
-    by_id = {call.id: call for call in calls}
-    reach: dict[str, dict[str, None]] = {}  # of plain calls: what is known to be before them
-    found = []
+    plain = {call.id: call for call in calls if call.id not in jobs}
+    known: dict[Ends, Ends] = {}  # members of a group wait for the same
+
+    def nearest(needs: Ends) -> Ends:
+        found: dict[str, None] = {}
+        ahead = list(reversed(needs))
+        while ahead:  # not in the order of the calls: one that several paths lead to waits for later ones too
+            need = ahead.pop()
+            if need not in found:
+                found[need] = None
+                ahead += reversed(plain[need].needs if need in plain else ())
+        return tuple(found)
+
     for call in calls:
-        needs: dict[str, None] = {}
-        for need in call.needs:
-            needs[need] = None
-            if need in by_id and need not in jobs:
-                needs |= reach[need]
-        reach[call.id] = needs
-        if call.id in jobs:
-            found.append(replace(call, needs=tuple(needs)))
-    return tuple(found)
+        if call.id in jobs and call.needs not in known:
+            known[call.needs] = nearest(call.needs)
+    return tuple(replace(call, needs=known[call.needs]) for call in calls if call.id in jobs)
 
 
 def dependents(edges: Iterable[tuple[str, str]], ended: Collection[str]) -> set[str]:

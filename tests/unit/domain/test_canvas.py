@@ -1,6 +1,7 @@
 """What a canvas says of the calls that it has not made: read from what Celery itself writes."""
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -141,3 +142,41 @@ def test_dependents_are_what_reaches_an_end(pairs: list[tuple[int, int]], ended:
         reached |= {child for child, need in edges if need in reached | starts}
 
     assert dependents(edges, starts) == reached
+
+
+def test_a_call_that_several_paths_lead_to_waits_for_what_is_told_later(app: Any) -> None:
+    """The end of a chord's inner group is found by one path before the calls of another path that it waits for."""
+    plain, job = app.tasks["plain"].s, app.tasks["job"].s
+    inner = chain(plain(3), group(plain(4), plain(5)))
+    (_, headers, embed), *_ = publish(app, chain(plain(1), group(plain(2), inner), plain(6), job(7)))
+    calls = calls_behind(headers["id"], embed)
+    (found,) = nearest_needs(calls, {call.id for call in calls if call.task == "job"})
+
+    tags = {headers["id"]: 1} | {call.id: call.args[0] for call in calls}
+    assert {tags[need] for need in found.needs} == {1, 2, 3, 4, 5, 6}
+
+
+_nodes = st.integers(0, 9)
+
+
+@given(
+    st.dictionaries(_nodes, st.lists(_nodes, max_size=4, unique=True), max_size=10),
+    st.sets(_nodes),
+    st.randoms(use_true_random=False),
+)
+def test_nearest_needs_go_through_plain_calls_in_any_order(
+    needs: dict[int, list[int]], jobs: set[int], random: Random
+) -> None:
+    """Compared with a search that goes one step at a time; what people make of ids may even run in a circle."""
+    order = list(needs)
+    random.shuffle(order)
+    calls = [Call(str(n), "any", (), {}, {}, tuple(map(str, needs[n])), None) for n in order]
+    found = {int(call.id): set(map(int, call.needs)) for call in nearest_needs(calls, set(map(str, jobs)))}
+
+    expected = {}
+    for job in jobs & set(needs):
+        reached = set(needs[job])
+        for _ in needs:
+            reached |= {need for n in reached - jobs for need in needs.get(n, ())}
+        expected[job] = reached
+    assert found == expected
