@@ -16,6 +16,7 @@ from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.dead_letters import SqlDeadLetterStore
 from orchestrator.storage.engine import open_database
 from orchestrator.storage.firings import SqlFirings
+from orchestrator.storage.job_times import SqlJobTimes
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
@@ -23,6 +24,7 @@ from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
 from orchestrator.storage.usage import SqlUsageStore
 from orchestrator.streams.client import connect
+from orchestrator.streams.gauge import RedisStreamGauge
 from orchestrator.streams.publisher import RedisStreamPublisher
 from orchestrator.streams.wake import RedisWake
 from orchestrator.streams.wake import WakeListener as RedisWakeListener
@@ -66,7 +68,9 @@ def open_runtime(settings: Settings) -> Runtime:
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),
         access=SqlAccessStore(database),
+        times=SqlJobTimes(database),
         publisher=RedisStreamPublisher(client),
+        streams=RedisStreamGauge(client),
         wake=_ListeningWake(client, settings.redis),
         close=close,
     )

@@ -1,6 +1,7 @@
 """``Client``: the HTTP API from Python, as the command line uses it."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -60,6 +61,8 @@ class Client:
         if token and not token.isprintable():
             raise InvalidRequest("the API's token must be one line of printable characters")
         headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        if context := os.environ.get("TRACEPARENT"):  # as other tools take it over
+            headers[b"traceparent"] = context.encode("ascii", "replace")
         try:
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds, trust_env=False)
         except httpx.InvalidURL as error:

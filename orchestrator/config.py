@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     )
     simulated_gpus: Path | None = Field(default=None, description="TOML file of simulated GPUs; default: NVML.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
+    traces: bool = Field(default=False, description="Send OpenTelemetry traces; OTEL_EXPORTER_OTLP_ENDPOINT: where to.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people, or a JSON object a line for a log store."
+    )
 
     default_queue: str = Field(default="gpu", description="Queue of jobs that name none.")
     queues: tuple[str, ...] = Field(default=("gpu", "preloads"), description="Queues that exist from the start.")

@@ -3,13 +3,18 @@
 app = install(Celery("mine", include=["mine.tasks"]))
 """
 
-from functools import cache
+import logging
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, Final
 
-from celery import Celery
+from celery import Celery, current_app
+from celery.signals import after_setup_logger
 
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings, load_settings
+from orchestrator.observe import logs
 from orchestrator.runtime import Runtime
 from orchestrator.streams.client import broker_url
 from orchestrator.transport import register
@@ -39,8 +44,16 @@ def install(app: Celery) -> Celery:
     app.amqp_cls = JobAMQP
     app.steps["consumer"].add(LeaseStep)
     follow_plain_tasks(app)
+    after_setup_logger.connect(partial(_shape_log, app, settings), weak=False)
     app.add_defaults(lambda: _defaults(settings()))
     return app
+
+
+def _shape_log(app: Celery, settings: Callable[[], Settings], logger: logging.Logger, **_: Any) -> None:
+    """Celery has set its log up: worker and beat write as the settings say."""
+    if settings().log_format == logs.JSON and current_app == app:
+        process = "beat" if "beat" in sys.argv[:4] else "worker"
+        logs.use_json(logger.handlers, host=settings().node, process=process)
 
 
 def _defaults(settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.leader_ports import Leadership, SweepLog
+from orchestrator.metric_ports import JobTimes, StreamGauge
 from orchestrator.ports import (
     AdmissionStore,
     ClusterStore,
@@ -36,6 +37,8 @@ class Runtime:
     letters: DeadLetterStore
     sweep_log: SweepLog
     access: AccessStore
+    times: JobTimes
     publisher: StreamPublisher
+    streams: StreamGauge
     wake: Wake
     close: Callable[[], None]

@@ -79,7 +79,7 @@ def cluster(given: Given, caller: Caller) -> Any:
 )
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
-    return Response(exposition(given.runtime, given.requests), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(given.runtime, given.requests, given.ended), media_type=CONTENT_TYPE_LATEST)
 
 
 @routes.get("/openapi.json")

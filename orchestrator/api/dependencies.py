@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from orchestrator.api.job_metrics import EndedJobs
 from orchestrator.api.metrics import Requests
 from orchestrator.runtime import Runtime
 from orchestrator.services.cancel import CancelService
@@ -19,13 +20,14 @@ class Services:
     runtime: Runtime
     submits: SubmitService
     cancels: CancelService
+    ended: EndedJobs
     requests: Requests = field(default_factory=Requests)
     stopping: threading.Event = field(default_factory=threading.Event)  # the process is to end: answer what waits
 
     @classmethod
     def over(cls, runtime: Runtime) -> "Services":
         """Make the services of one app."""
-        return cls(runtime, SubmitService(runtime, ask_hosts=True), CancelService(runtime))
+        return cls(runtime, SubmitService(runtime, ask_hosts=True), CancelService(runtime), EndedJobs(runtime.times))
 
 
 async def _services(request: Request) -> Services:

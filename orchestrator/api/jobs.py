@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -28,6 +28,7 @@ from orchestrator.domain.canvas import Need
 from orchestrator.domain.job import Job, JobState
 from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
+from orchestrator.observe import traces
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
 from orchestrator.services.why import explain
@@ -62,6 +63,7 @@ def submit(
     response: Response,
     body: OneOrMany,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
+    traceparent: Annotated[str | None, Header(max_length=128, description="The trace to join (W3C).")] = None,
 ) -> Any:
     """Submit one job, or several at once: all of them or none. When it answers, they are durable."""
     bodies = body if isinstance(body, list) else [body]
@@ -73,7 +75,9 @@ def submit(
         raise InvalidRequest("Idempotency-Key and the body's key differ; give one of them")
     for one in bodies:
         _refuse_forbidden(one, caller, given.runtime.settings)
-    found = given.submits.submit([one.to_request(caller=caller, key=idempotency_key) for one in bodies])
+    with traces.submitting(traceparent) as context:
+        asked = [one.to_request(caller=caller, key=idempotency_key) for one in bodies]
+        found = given.submits.submit([replace(one, traceparent=context) for one in asked])
     if not any(job.created for job in found):
         response.status_code = 200
     documents = [submitted_document(job) for job in found]

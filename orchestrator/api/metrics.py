@@ -3,15 +3,20 @@
 Those of the installation are read from the database when they are asked for, so every api process tells the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from orchestrator.api.health_metrics import Family, memory_families, server_families, stream_families, timed
+from orchestrator.api.job_metrics import EndedJobs
 from orchestrator.api.leader_metrics import leader_families
 from orchestrator.domain.job import JobState
+from orchestrator.errors import StoreUnavailable
+from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 
 _WAITING = (JobState.BLOCKED, JobState.SCHEDULED, JobState.PENDING, JobState.QUEUED)
@@ -56,49 +61,73 @@ class Requests:
         self._seconds.labels(route).observe(seconds)
 
 
-def exposition(runtime: Runtime, requests: Requests) -> bytes:
-    """Return the metrics as Prometheus reads them."""
+def exposition(runtime: Runtime, requests: Requests, ended: EndedJobs) -> bytes:
+    """Return the metrics as Prometheus reads them, without those of a server that does not answer."""
     registry = CollectorRegistry()
-    registry.register(_State(runtime))
-    return generate_latest(registry) + generate_latest(requests.registry)
+    registry.register(_Families(_collect(runtime, ended)))
+    return b"".join(generate_latest(one) for one in (registry, ended.registry, requests.registry))
 
 
-class _State(Collector):
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+def _collect(runtime: Runtime, ended: EndedJobs) -> list[Family]:
+    found: list[Family] = []
+    nodes: Sequence[NodeRecord] = ()
+    queues: Collection[str] = runtime.settings.queues
+    database = timed(runtime.times.mark)
+    if database.answered:
+        with suppress(StoreUnavailable):  # it went away in between: the next scrape says so
+            ended.catch_up()
+            nodes, queues = runtime.cluster.nodes(), runtime.cluster.queues()
+            found += _state_families(runtime, nodes, queues)
+    redis = timed(lambda: runtime.streams.backlogs(sorted(queues), [node.name for node in nodes]))
+    found += stream_families(redis.answer or {})
+    return [*found, *memory_families(nodes), *server_families({"database": database, "redis": redis})]
 
-    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        depth = GaugeMetricFamily(
-            "gpu_orchestrator_job_queue_depth", "Jobs that wait, by queue and state", labels=["queue", "state"]
-        )
-        jobs = GaugeMetricFamily("gpu_orchestrator_jobs", "Jobs by state", labels=["state"])
-        for queue in self._runtime.cluster.queues():
-            counts = self._runtime.jobs.count_by_state(queue)
-            for state in _WAITING:
-                depth.add_metric([queue, state.value], counts[state])
-        for state, count in self._runtime.jobs.count_by_state().items():
-            jobs.add_metric([state.value], count)
-        yield depth
-        yield jobs
-        nodes = self._runtime.cluster.nodes()
-        hosts = GaugeMetricFamily("gpu_orchestrator_nodes", "Hosts by state and liveness", labels=["state", "live"])
-        gpus = GaugeMetricFamily(
-            "gpu_orchestrator_gpus", "GPUs by host, health and use", labels=["node", "health", "use"]
-        )
-        seen: dict[tuple[str, str], int] = {}
-        for node in nodes:
-            key = (node.state.value, str(node.live).lower())
-            seen[key] = seen.get(key, 0) + 1
-            cards: dict[tuple[str, str], int] = {}
-            for card in node.gpus:
-                use = "exclusive" if card.exclusive_lease_id else "shared" if card.reserved_mib else "free"
-                cards[card.health.value, use] = cards.get((card.health.value, use), 0) + 1
-            for (health, use), count in cards.items():
-                gpus.add_metric([node.name, health, use], count)
-        for (condition, live), count in seen.items():
-            hosts.add_metric([condition, live], count)
-        yield hosts
-        yield gpus
-        expired = self._runtime.cluster.count_events("lease_expired")
-        yield CounterMetricFamily("gpu_orchestrator_lease_expired", "Leases that ended by expiry", value=expired)
-        yield from leader_families(self._runtime)
+
+class _Families(Collector):
+    """What was collected before."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Family]:
+        return self._families
+
+
+def _state_families(runtime: Runtime, nodes: Sequence[NodeRecord], queues: Iterable[str]) -> Iterable[Family]:
+    depth = GaugeMetricFamily(
+        "gpu_orchestrator_job_queue_depth", "Jobs that wait, by queue and state", labels=["queue", "state"]
+    )
+    jobs = GaugeMetricFamily("gpu_orchestrator_jobs", "Jobs by state", labels=["state"])
+    for queue in queues:
+        counts = runtime.jobs.count_by_state(queue)
+        for state in _WAITING:
+            depth.add_metric([queue, state.value], counts[state])
+    for state, count in runtime.jobs.count_by_state().items():
+        jobs.add_metric([state.value], count)
+    yield depth
+    yield jobs
+    yield from _node_families(nodes)
+    expired = runtime.cluster.count_events("lease_expired")
+    yield CounterMetricFamily("gpu_orchestrator_lease_expired", "Leases that ended by expiry", value=expired)
+    yield from leader_families(runtime)
+
+
+def _node_families(nodes: Sequence[NodeRecord]) -> Iterable[Family]:
+    hosts = GaugeMetricFamily("gpu_orchestrator_nodes", "Hosts by state and liveness", labels=["state", "live"])
+    gpus = GaugeMetricFamily(
+        "gpu_orchestrator_gpus", "GPUs by host, health and use", labels=["node", "health", "use"]
+    )
+    seen: dict[tuple[str, str], int] = {}
+    for node in nodes:
+        key = (node.state.value, str(node.live).lower())
+        seen[key] = seen.get(key, 0) + 1
+        cards: dict[tuple[str, str], int] = {}
+        for card in node.gpus:
+            use = "exclusive" if card.exclusive_lease_id else "shared" if card.reserved_mib else "free"
+            cards[card.health.value, use] = cards.get((card.health.value, use), 0) + 1
+        for (health, use), count in cards.items():
+            gpus.add_metric([node.name, health, use], count)
+    for (condition, live), count in seen.items():
+        hosts.add_metric([condition, live], count)
+    yield hosts
+    yield gpus

@@ -1,7 +1,8 @@
 """Serving the API in a process of its own: ``orch api``."""
 
+import asyncio
 import contextlib
-import logging
+import socket
 import threading
 from types import FrameType
 
@@ -9,20 +10,26 @@ import uvicorn
 
 from orchestrator.api.app import create_app
 from orchestrator.errors import ApiUnavailable
+from orchestrator.observe import logs, traces
 from orchestrator.runtime import Runtime
 
 
 class _Server(uvicorn.Server):
     """Answers the requests that wait for output before it closes their connections."""
 
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event, exporter: traces.Exporter) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._stopping, self._exporter = stopping, exporter
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end."""
         self._stopping.set()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; the signal that asked for it ends this process right after."""
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self._exporter.close)
 
 
 def serve(runtime: Runtime) -> None:
@@ -34,17 +41,19 @@ def serve(runtime: Runtime) -> None:
     """
     settings = runtime.settings
     app = create_app(runtime, token=settings.bearer_token())
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(settings.log_level, settings.log_format, host=settings.node, process="api")
     config = uvicorn.Config(
         app,
         host=settings.api_host,
         port=settings.api_port,
+        log_config=None,  # as everything else in this process
         log_level=settings.log_level.lower(),
         access_log=False,
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    server = _Server(config, app.state.services.stopping)
+    exporter = traces.set_up(settings.traces, host=settings.node, process="api")
+    server = _Server(config, app.state.services.stopping, exporter)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended in order
         server.run()
     if not server.started:

@@ -174,6 +174,7 @@ class NewJob:
     parent_id: str | None = None  # the task that called it, or the first that it waits for
     group_id: str | None = None  # the innermost group that it belongs to
     needs: tuple[str, ...] = ()  # ids of tasks and jobs before it in its canvas; with any it is blocked at first
+    traceparent: str | None = None  # the trace that it was submitted in
 
 
 @dataclass(frozen=True, slots=True)

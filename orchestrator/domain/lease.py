@@ -69,6 +69,8 @@ class ClaimedJob:
     lost_count: int = 0
     forgiven: int = 0  # attempts that do not count: those before a person had it tried again
     max_lost: int = 3
+    traceparent: str | None = None  # the trace that it was submitted in
+    ready_at: datetime | None = None  # since when it could have started
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Options:
     tenant: str = "default"
     submitted_by: str = "anonymous"
     id: str | None = None  # a UUID; None: a new one
+    traceparent: str | None = None  # the trace that it was submitted in (W3C Trace Context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,7 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         run_at=request.run_at,
         deadline=request.deadline,
         idempotency_key=request.key,
+        traceparent=request.traceparent,
         **({} if isinstance(request, CommandRequest) else _canvas_ids(request)),
     )
 

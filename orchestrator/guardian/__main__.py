@@ -17,7 +17,7 @@ from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import become_subreaper, boottime
 from orchestrator.guardian.locks import Note
 from orchestrator.guardian.predecessor import clear_predecessor, own_start
-from orchestrator.guardian.settings import GuardianSettings
+from orchestrator.guardian.settings import GuardianSettings, shape_log
 from orchestrator.guardian.supervisor import Supervisor
 
 FIRST_MESSAGE_SECONDS = 10.0
@@ -34,7 +34,9 @@ def main(arguments: list[str]) -> int:
     channel = Channel(socket.socket(fileno=descriptor))
     become_subreaper()
     try:
-        supervisor = _prepare(channel, _receive_settings(channel), worker)
+        settings = _receive_settings(channel)
+        shape_log(settings.log_format, host=settings.node, process="guardian")
+        supervisor = _prepare(channel, settings, worker)
     except (OrchestratorError, OSError) as error:
         channel.send({"op": "refused", "reason": str(error)})
         return 1

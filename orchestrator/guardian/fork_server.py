@@ -21,6 +21,7 @@ from orchestrator.guardian.birth import begin, is_cuda_initialised
 from orchestrator.guardian.channel import Channel, Frame
 from orchestrator.guardian.kernel import die_with
 from orchestrator.guardian.processes import read_process
+from orchestrator.guardian.settings import shape_log
 
 logger = logging.getLogger("orchestrator.guardian.fork_server")
 
@@ -58,6 +59,7 @@ class ForkServer:
     def _serve(self, frame: Frame) -> None:
         message, descriptors = frame
         if message["op"] == "preload":
+            shape_log(**message["log"], process="fork server")
             self._channel.send({"op": "ready", "faults": preload(message["modules"], message["import_path"])})
         elif message["op"] == "fork":
             try:

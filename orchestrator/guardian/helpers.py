@@ -38,6 +38,7 @@ class Nursery:
     def __init__(self, settings: GuardianSettings) -> None:
         self._preload, self._import_path = list(settings.preload), list(settings.import_path)
         self._preload_deadline_seconds = settings.preload_deadline_seconds
+        self._log = {"log_format": settings.log_format, "host": settings.node}
         self._started_at = 0.0
         self._waiting: deque[tuple[RunnerSpec, str, list[int]]] = deque()
         self._ready = False
@@ -60,7 +61,8 @@ class Nursery:
             )
             undo.pop_all()
         self.due, self.channel, self._started_at = None, Channel(ours), boottime()
-        self.channel.send({"op": "preload", "modules": self._preload, "import_path": self._import_path})
+        what = {"modules": self._preload, "import_path": self._import_path, "log": self._log}
+        self.channel.send({"op": "preload"} | what)
 
     def fork(self, spec: RunnerSpec, mark: str, descriptors: list[int]) -> None:
         """Ask for a runner; takes the descriptors of its control socket, its output and its status pipe."""

@@ -1,5 +1,6 @@
 """What a worker tells its guardian once, at the start."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class GuardianSettings:
     report_seconds: float = 5  # longest silence about GPUs that do not change
     sampler_deadline_seconds: float = 15  # a driver that is silent for so long does not answer
     leftover_grace_seconds: float = 1  # from TERM to KILL for what a runner leaves behind
+    log_format: str = "text"  # or "json"
 
     def find_lock_dir(self) -> Path:
         """Return the directory of device locks, made if missing.
@@ -64,6 +66,14 @@ class GuardianSettings:
         }
         lists = {name: tuple(document[name]) for name in ("preload", "import_path")}
         return cls(**{**document, **paths, **lists})
+
+
+def shape_log(log_format: str, *, host: str, process: str) -> None:
+    """Have this process log as the worker does."""
+    if log_format == "json":
+        from orchestrator.observe.logs import use_json  # not for those who do not want it: a guardian is small
+
+        use_json(logging.getLogger().handlers, host=host, process=process)
 
 
 def _is_usable(directory: Path) -> bool:

@@ -43,7 +43,8 @@ RELEASE: Final = Sql(
     " gpus = :gpus, gpu_memory_mib = :gpu_memory_mib, wants = :wants, time_limit_s = :time_limit_s,"
     " soft_time_limit_s = :soft_time_limit_s, grace_s = :grace_s, max_attempts = :max_attempts, run_at = :run_at,"
     " deadline = :deadline, idempotency_key = :idempotency_key, parent_id = COALESCE(:parent_id, parent_id),"
-    " request_hash = :request_hash, queued_at = :queued_at, reason = NULL"
+    " request_hash = :request_hash, traceparent = COALESCE(:traceparent, traceparent),"
+    " queued_at = :queued_at, reason = NULL"
     " WHERE seq = :seq AND state = 'blocked'"
 )
 #: Of jobs that ended otherwise than well: which canvases have jobs that wait for them.

@@ -31,7 +31,7 @@ from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, 
 from orchestrator.storage.engine import Database
 from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.placing import admit, withdraw
-from orchestrator.storage.rows import dump, load, storable
+from orchestrator.storage.rows import dump, instant, load, storable
 
 
 class SqlLedgerStore:
@@ -206,6 +206,8 @@ class SqlLedgerStore:
             lost_count=row.lost_count,
             forgiven=row.forgiven,
             max_lost=self._max_lost,
+            traceparent=row.traceparent,
+            ready_at=instant(row.ready_at) if row.traceparent is not None else None,
         )
 
     def _explain(self, connection: Connection, seqs: list[int]) -> dict[int, Refusal]:

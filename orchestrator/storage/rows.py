@@ -143,6 +143,7 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "parent_id": job.parent_id,
         "group_id": job.group_id,
         "request_hash": request_hash(job, payload),
+        "traceparent": job.traceparent,
     }
 
 

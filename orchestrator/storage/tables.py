@@ -68,6 +68,7 @@ jobs = Table(
     Column("parent_id", String(155)),
     Column("group_id", String(155), index=True),
     Column("request_hash", String(64), nullable=False),
+    Column("traceparent", String(55)),
     Column("node", String(64)),
     Column("lease_id", BigInteger),
     Column("result", _Document),

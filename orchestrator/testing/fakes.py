@@ -3,6 +3,7 @@
 Each fake keeps the rules of its port as far as services rely on them, and can be told to fail as the real one does.
 """
 
+import collections
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from orchestrator.errors import (
     StoreUnavailable,
     StreamUnavailable,
 )
+from orchestrator.metric_ports import Backlog, EndedJob, Mark
 from orchestrator.ports import (
     DueEntry,
     LossPolicy,
@@ -59,6 +61,12 @@ class MemoryStreams:
         """Keep the letter."""
         self._answer()
         self.letters.append((queue, job_id, reason))
+
+    def backlogs(self, queues: Sequence[str], nodes: Sequence[str]) -> Mapping[str, Backlog]:
+        """Count the entries of each queue; none is ever delivered."""
+        self._answer()
+        held = collections.Counter(entry.queue for entry in self.entries.values())
+        return {queue: Backlog(held[queue], 0) for queue in queues}
 
     def missing_streams(self, queues: Sequence[str]) -> Sequence[str]:
         """Return all of them once after ``flush``."""
@@ -268,6 +276,23 @@ class MemoryUsage:
                 yield use
 
 
+class MemoryJobTimes:
+    """``JobTimes`` over a list that tests fill, in order."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.jobs: list[tuple[Mark, EndedJob]] = []
+
+    def mark(self) -> Mark:
+        """Return the clock."""
+        return Mark(self._clock.now(), 0)
+
+    def ended(self, after: Mark, *, limit: int) -> tuple[Sequence[EndedJob], Mark]:
+        """Return those of the list that ended after a place."""
+        found = [(mark, job) for mark, job in self.jobs if mark > after][:limit]
+        return [job for _, job in found], found[-1][0] if found else after
+
+
 @dataclass(slots=True)
 class MemoryWorld:
     """Every fake, and the runtime that is made of them."""
@@ -306,7 +331,9 @@ def memory_world(**settings: Any) -> MemoryWorld:
         letters=cast("Any", MemoryLetters(leadership)),
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
+        times=MemoryJobTimes(clock),
         publisher=streams,
+        streams=streams,
         wake=wake,
         close=lambda: None,
     )

@@ -13,6 +13,7 @@ from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
 from orchestrator.domain.request import TaskRequest
+from orchestrator.observe import traces
 from orchestrator.services.submit import SubmitService
 from orchestrator.worker import resubmission
 from orchestrator.worker.canvas import blocked_requests, leads_on, place_of, refuse_map
@@ -110,6 +111,7 @@ def task_request(
         soft_time_limit_seconds=soft or task.soft_time_limit,
         run_at=_instant(headers.get("eta")),
         deadline=_instant(headers.get("expires")),
+        traceparent=traces.sanitized(headers.get(traces.HEADER)) or traces.current(),
         submitted_by=str(headers.get("origin") or "celery"),
         root_id=place.root_id,
         parent_id=place.parent_id,

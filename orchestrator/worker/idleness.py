@@ -12,7 +12,7 @@ from orchestrator.domain.cluster import GpuSample
 from orchestrator.domain.job import FailureClass
 from orchestrator.worker.busy import BusyMeter
 from orchestrator.worker.runners import Runners
-from orchestrator.worker.work import Work
+from orchestrator.worker.work import Work, about
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class IdleKeeper:
         for key, verdict, seconds in self._watch.look(now, holders, utilization):
             runner, work = running[key]
             words = f"its GPUs have done nothing for {seconds:.0f} s"
-            logger.warning("job %s: %s", key, words)
+            logger.warning("job %s: %s", key, words, extra=about(work))
             if verdict is Verdict.END:
                 work.condemned = (FailureClass.IDLE, words)
                 runners.end(runner)

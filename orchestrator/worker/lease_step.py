@@ -21,6 +21,7 @@ from kombu.asynchronous import get_event_loop
 from orchestrator.domain.cluster import GpuSample, NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.errors import UnknownJob
+from orchestrator.observe import traces
 from orchestrator.ports import GpuRecord, NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
@@ -56,6 +57,7 @@ class LeaseStep(bootsteps.StartStopStep):
         self._dispatcher: Dispatcher | None = None
         self._listener: Any = None
         self._plain_held = False
+        self._exporter = traces.Exporter(None)
         if not isinstance(consumer.pool, RunnerPool):
             self._refuse_gpu_queues(consumer)
             return
@@ -81,6 +83,8 @@ class LeaseStep(bootsteps.StartStopStep):
             task_revoked.connect(self._on_revoked, weak=False)
             task_unknown.connect(self._on_unknown, weak=False)
             worker_shutting_down.connect(partial(_make_next_term_cold, consumer.controller), weak=False)
+            node = self._runtime.settings.node
+            self._exporter = traces.set_up(self._runtime.settings.traces, host=node, process="worker")
             dispatcher.ledger.start()
             dispatcher.refiller.start()
             self._listener = self._runtime.wake.listen(lambda kind, data: self._on_wake(dispatcher, kind, data))
@@ -120,6 +124,7 @@ class LeaseStep(bootsteps.StartStopStep):
         if dispatcher.ledger.is_alive() and not dispatcher.ledger.stop(STOP_DEADLINE):
             logger.error("the database did not take the last results in time; their leases will expire")
         dispatcher.untold.stop()
+        self._exporter.close()
         self._runtime.cluster.deregister_node(self._runtime.settings.node, os.getpid())
 
     def info(self, consumer: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from orchestrator.domain.job import FailureClass, LeaseMode
 from orchestrator.domain.lease import ClaimedJob
 from orchestrator.errors import MissingSecret
 from orchestrator.guardian.messages import RunnerSpec
+from orchestrator.observe import logs, traces
+from orchestrator.worker import tracing
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.launch import command_runner_spec, is_command
@@ -39,14 +41,17 @@ class Lines:
         """Build the work of a claimed job; its arguments come from the claim, not from the delivered message."""
         assert line.lease_id is not None
         output = OutputCapture(head_bytes=self._settings.log_head_bytes, tail_bytes=self._settings.log_tail_bytes)
+        trace = tracing.begin(claimed, line.grant, line.lease_id, self._settings.node)
+        context = None if trace is None else trace.traceparent
         return Work(
             id=claimed.id,
             task=claimed.task,
-            message=None if is_command(claimed) else _task_message(claimed, line.lease_id, request),
+            message=None if is_command(claimed) else _task_message(claimed, line.lease_id, request, context),
             callbacks=callbacks,
             time_limit=claimed.time_limit_seconds,
             soft_time_limit=claimed.soft_time_limit_seconds,
             job=JobWork(line, claimed, line.lease_id, output),
+            trace=trace,
         )
 
     def give(self, line: Line, work: Work) -> None:
@@ -82,7 +87,8 @@ class Lines:
         for line in list(self._pool.host.lines.values()):
             runner = self._runner_of.get(line.key)
             if line.lease_id == lease_id and not line.closed:
-                logger.error("lease %d is lost; what runs under it is ended", lease_id)
+                about = logs.about(token=lease_id)
+                logger.error("lease %d is lost; what runs under it is ended", lease_id, extra=about)
                 line.closed = True
                 if runner is not None and self._pool.runners is not None:
                     self._pool.runners.end(runner, grace_seconds=0)
@@ -169,8 +175,10 @@ class Lines:
             work.condemned = (FailureClass.POISON, str(error))
             argv = ("",)  # which no host can start: the way of a job that fails to start is well trodden
         job.output.hide(secrets.values())
+        context = None if work.trace is None else work.trace.traceparent
+        more = secrets if context is None else secrets | {traces.VARIABLE: context}
         spec = command_runner_spec(
-            runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ, secrets=secrets
+            runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ, secrets=more
         )
         return spec if argv is None else replace(spec, argv=argv)
 
@@ -180,7 +188,7 @@ class Lines:
         return RunnerKey(grant.gpus, job.claimed.tenant, grant.mode is LeaseMode.EXCLUSIVE, memory)
 
 
-def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -> Message:
+def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any], context: str | None) -> Message:
     payload = claimed.payload
     headers = payload.get("headers") or {}
     # What is None in a request, Celery's Context in the runner has as None anyway: half of every message.
@@ -190,7 +198,7 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any]) -
         "id": claimed.id,
         "task": payload.get("task") or claimed.task,
         "job": {"attempt": claimed.attempt, "token": lease_id, "final": is_final(claimed)},
-        "request": slim | headers,
+        "request": slim | headers if context is None else slim | headers | {traces.HEADER: context},
         "args": payload.get("args") or [],
         "kwargs": payload.get("kwargs") or {},
         "embed": payload.get("embed") or {},

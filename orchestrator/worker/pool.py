@@ -32,7 +32,7 @@ from orchestrator.worker.processes import RunnerKey, RunnerProcess
 from orchestrator.worker.remote_error import remote_error
 from orchestrator.worker.run_times import RunTimes
 from orchestrator.worker.runners import RunnerBounds, Runners, WorkListener, callbacks_from
-from orchestrator.worker.work import Callbacks, Ended, Work
+from orchestrator.worker.work import Callbacks, Ended, Work, about
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class RunnerPool(BasePool):
                 start_deadline_seconds=START_DEADLINE,
                 clean_wait_seconds=settings.gpu_clean_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                log_format=settings.log_format,
             )
         )
         self.runners = Runners(
@@ -279,7 +280,7 @@ class RunnerPool(BasePool):
         for runner in list(self.runners):
             work = runner.front
             if work is not None and work.job is not None and not work.stopped:
-                logger.warning("job %s is ended: the worker stops and has waited long enough", work.id)
+                logger.warning("job %s is ended: the worker stops and waited long enough", work.id, extra=about(work))
                 work.stopped = True
                 self.runners.end(runner, grace_seconds=work.job.claimed.grace_seconds)
 

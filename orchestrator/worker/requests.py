@@ -10,6 +10,7 @@ from orchestrator.domain.job import JobEvent, JobKind, Resources
 from orchestrator.domain.lease import Finish, Refusal
 from orchestrator.domain.wants import wants_from
 from orchestrator.errors import InvalidEntry
+from orchestrator.observe.logs import about
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Shape, WaitingJob
 from orchestrator.worker.remote_error import remote_error
@@ -55,7 +56,7 @@ def refuse(request: Any, refusal: Refusal) -> None:
     if refusal is Refusal.CANCELLED:
         tell_cancelled(request)
         return
-    logger.info("job %s is not run here: %s", request.id, refusal.value)
+    logger.info("job %s is not run here: %s", request.id, refusal.value, extra=about(job_id=request.id))
     drop(request)
 
 
@@ -67,6 +68,8 @@ def tell_cancelled(request: Any) -> None:
 
 def tell_finish(request: Any, work: Work, finish: Finish, report: Message) -> None:
     """Tell a request how its attempt ended, after the database said so; this acknowledges the entry."""
+    if work.trace is not None:
+        work.trace.end(finish)
     seconds = report.get("runtime", 0.0)
     match finish.event:
         case JobEvent.SUCCEED:

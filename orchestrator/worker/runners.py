@@ -17,7 +17,7 @@ from orchestrator.guardian.client import Guardian
 from orchestrator.guardian.messages import Exited, GpuFault, GpuReport, RunnerSpec, Spawned, SpawnFailed
 from orchestrator.worker.frames import Message
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
-from orchestrator.worker.work import Callbacks, Ended, Work
+from orchestrator.worker.work import Callbacks, Ended, Work, about
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class Runners:
             return
         runner.ending = runner.gone = True
         if ended.cause != "killed":
-            logger.info("runner %s (pid %s) ended: %s", runner_id, runner.pid, ended)
+            logger.info("runner %s (pid %s) ended: %s", runner_id, runner.pid, ended, extra=about(runner.front))
         self._on_channel(runner)  # what it reported before it ended
         runner.read_output(self._listener.on_output)
         if self._hub is not None:

@@ -14,6 +14,7 @@ from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 
 from orchestrator.domain.job import FailureClass, JobEvent, JobKind
 from orchestrator.domain.lease import Finish
+from orchestrator.observe import logs
 from orchestrator.worker.canvas import leads_on
 from orchestrator.worker.frames import Message
 from orchestrator.worker.remote_error import remote_error
@@ -57,7 +58,11 @@ class Untold:
                 backend.mark_as_failure(context.id, error, request=context, store_result=True)
         except Exception:
             # People's errbacks run in here; the job has ended all the same, and the next one must be told.
-            logger.exception("what follows job %s in its canvas could not be told of its end", context.id)
+            logger.exception(
+                "what follows job %s in its canvas could not be told of its end",
+                context.id,
+                extra=logs.about(job_id=context.id),
+            )
 
 
 def _context(work: Work, embed: dict[str, Any]) -> Context:

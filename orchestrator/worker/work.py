@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import ClaimedJob
+from orchestrator.observe import logs
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.output import OutputCapture
+from orchestrator.worker.tracing import AttemptTrace
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +55,17 @@ class Work:
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it
     stopped: bool = False  # the worker stops and ends it: it is to run again
+    trace: AttemptTrace | None = None  # if it was submitted in one
     condemned: tuple[FailureClass, str] | None = None  # the worker ends it: why, in a class and in words
+
+
+def about(work: Work | None) -> dict[str, Any]:
+    """Return the ``extra`` of a log call about this work."""
+    if work is None:
+        return {}
+    if work.job is None:
+        return logs.about(job_id=work.id)
+    return logs.about(job_id=work.id, attempt=work.job.claimed.attempt, token=work.job.lease_id)
 
 
 @dataclass(frozen=True, slots=True)

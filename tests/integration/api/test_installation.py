@@ -1,6 +1,7 @@
 """What is told of the installation: hosts, GPUs, queues, health, metrics, and the API itself."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ METRICS = {
     "gpu_orchestrator_api_requests_total": "counter",
     "gpu_orchestrator_api_requests_in_progress": "gauge",
     "gpu_orchestrator_api_request_seconds": "histogram",
+    "gpu_orchestrator_jobs_ended_total": "counter",
+    "gpu_orchestrator_job_wait_seconds": "histogram",
+    "gpu_orchestrator_job_run_seconds": "histogram",
+    "gpu_orchestrator_stream_waiting": "gauge",
+    "gpu_orchestrator_stream_pending": "gauge",
+    "gpu_orchestrator_gpu_memory_mib": "gauge",
+    "gpu_orchestrator_gpu_utilization_percent": "gauge",
+    "gpu_orchestrator_server_up": "gauge",
+    "gpu_orchestrator_server_seconds": "gauge",
 }
 READS_THE_DATABASE = ["/jobs", "/jobs/x", "/jobs/x/logs", "/jobs/x/why", "/jobs/x/events", "/nodes", "/gpus", "/queues"]
 
@@ -85,6 +95,14 @@ def test_metrics_have_their_names(api: TestClient, register: Callable[[str, int]
     assert 'gpu_orchestrator_gpus{health="healthy",node="alpha",use="free"} 2.0' in answer.text
 
 
+def test_the_documents_name_every_metric() -> None:
+    """And no other."""
+    page = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+    named = set(re.findall(r"^\| `(gpu_orchestrator_[a-z_]+)`", page, re.MULTILINE))
+
+    assert named == METRICS.keys() | {"gpu_orchestrator_leader_epoch"}, "the epoch is told while somebody leads"
+
+
 def test_requests_are_counted_by_their_route(api: TestClient) -> None:
     """Not by their path, their method's spelling or anything else that a client could make up without end."""
     api.get("/jobs/01890000-0000-7000-8000-000000000000")
@@ -111,7 +129,7 @@ def cut_off(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     runtime.close()
 
 
-@pytest.mark.parametrize("path", [*READS_THE_DATABASE, "/cluster", "/metrics"])
+@pytest.mark.parametrize("path", [*READS_THE_DATABASE, "/cluster"])
 def test_without_the_database_it_says_so_and_when_to_come_back(cut_off: TestClient, path: str) -> None:
     answer = cut_off.get(path)
 
@@ -119,6 +137,25 @@ def test_without_the_database_it_says_so_and_when_to_come_back(cut_off: TestClie
     assert answer.headers["retry-after"] == "1"
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["type"] == "urn:gpu-orchestrator:problem:store-unavailable"
+
+
+def test_without_the_database_metrics_say_so(cut_off: TestClient) -> None:
+    """Whoever watches learns which server is away, and still how busy this process is."""
+    answer = cut_off.get("/metrics")
+
+    assert answer.status_code == 200
+    assert 'gpu_orchestrator_server_up{server="database"} 0.0' in answer.text
+    assert 'gpu_orchestrator_server_up{server="redis"} 1.0' in answer.text
+    assert "gpu_orchestrator_api_requests_in_progress 1.0" in answer.text
+    assert "gpu_orchestrator_jobs{" not in answer.text
+
+
+def test_streams_tell_what_waits_in_them(api: TestClient) -> None:
+    api.post("/jobs/submit", json={"argv": ["true"]})
+
+    text = api.get("/metrics").text
+    assert 'gpu_orchestrator_stream_waiting{queue="gpu"} 1.0' in text
+    assert 'gpu_orchestrator_stream_pending{queue="gpu"} 0.0' in text
 
 
 def test_without_the_database_nothing_is_taken_in(cut_off: TestClient) -> None:

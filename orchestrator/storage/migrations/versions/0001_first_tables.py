@@ -165,6 +165,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("parent_id", sa.String(length=155)),
         sa.Column("group_id", sa.String(length=155)),
         sa.Column("request_hash", sa.String(length=64), nullable=False),
+        sa.Column("traceparent", sa.String(length=55)),
         sa.Column("node", sa.String(length=64)),
         sa.Column("lease_id", sa.BigInteger()),
         sa.Column("result", DOCUMENT),

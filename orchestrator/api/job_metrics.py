@@ -1,0 +1,60 @@
+"""How long jobs waited and ran, as histograms of this process: it follows the jobs that end while it lives."""
+
+import threading
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from orchestrator.metric_ports import JobTimes, Mark
+
+#: Jobs read at once; a scrape goes on until it has read all.
+BATCH: Final = 5000
+_WAIT_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+_RUN_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400, 604_800)
+
+
+class EndedJobs:
+    """Counts each job that ended once, some seconds after its end; safe to share between threads."""
+
+    def __init__(self, times: JobTimes) -> None:
+        self.registry = CollectorRegistry()
+        self._times = times
+        self._lock = threading.Lock()
+        self._mark: Mark | None = None
+        prefix = "gpu_orchestrator_job"
+        self._ended = Counter(
+            f"{prefix}s_ended", "Jobs that ended since this process began", ["queue", "state"], registry=self.registry
+        )
+        self._waited = Histogram(
+            f"{prefix}_wait_seconds",
+            "From when a job could start to its last start",
+            ["queue"],
+            buckets=_WAIT_BUCKETS,
+            registry=self.registry,
+        )
+        self._ran = Histogram(
+            f"{prefix}_run_seconds",
+            "From a job's last start to its end",
+            ["queue"],
+            buckets=_RUN_BUCKETS,
+            registry=self.registry,
+        )
+
+    def catch_up(self) -> None:
+        """Count what ended since the last call; the first one begins.
+
+        Raises:
+            StoreUnavailable: If the database does not answer.
+        """
+        with self._lock:
+            if self._mark is None:
+                self._mark = self._times.mark()
+            while True:
+                ended, self._mark = self._times.ended(self._mark, limit=BATCH)
+                for job in ended:
+                    self._ended.labels(job.queue, job.state.value).inc()
+                    if job.waited_seconds is not None and job.ran_seconds is not None:
+                        self._waited.labels(job.queue).observe(job.waited_seconds)
+                        self._ran.labels(job.queue).observe(job.ran_seconds)
+                if len(ended) < BATCH:
+                    return

@@ -1,0 +1,58 @@
+"""How long jobs waited and ran, read in the order in which they ended."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from orchestrator.domain.job import JobState
+from orchestrator.metric_ports import EndedJob, Mark
+from orchestrator.storage.engine import Database
+from orchestrator.storage.rows import instant, required_instant, stored_instant
+from orchestrator.storage.sql import Sql
+
+#: An end is dated by the statement that writes it, and no transaction idles longer than this.
+SETTLE: Final = timedelta(seconds=5)
+NOW: Final = Sql("SELECT {now} AS now")
+#: By the index on ``finished_at``, which ends with the primary key.
+ENDED: Final = Sql(
+    "SELECT seq, queue, state, created_at, run_at, started_at, finished_at FROM orchestrator_jobs"
+    " WHERE finished_at >= :at AND finished_at < {now_minus:settle} AND (finished_at > :at OR seq > :seq)"
+    " ORDER BY finished_at, seq LIMIT :limit"
+)
+
+
+class SqlJobTimes:
+    """``JobTimes`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def mark(self) -> Mark:
+        """Return the present place."""
+        return Mark(required_instant(self._database.read(lambda c: self._database.run(c, NOW, {}).scalar_one())), 0)
+
+    def ended(self, after: Mark, *, limit: int) -> tuple[Sequence[EndedJob], Mark]:
+        """Return jobs that ended after a place, and the place of the last one."""
+        values = {"at": stored_instant(after.at), "seq": after.seq, "limit": limit, "settle": SETTLE.total_seconds()}
+        rows = self._database.read(lambda c: self._database.run(c, ENDED, values).all())
+        if not rows:
+            return (), after
+        return [_ended(row) for row in rows], Mark(required_instant(rows[-1].finished_at), rows[-1].seq)
+
+
+def _ended(row: Any) -> EndedJob:
+    created, started, finished = (
+        required_instant(row.created_at),
+        instant(row.started_at),
+        required_instant(row.finished_at),
+    )
+    if started is None:
+        return EndedJob(row.queue, JobState(row.state), None, None)
+    waited = started - _ready(created, instant(row.run_at), started)
+    return EndedJob(row.queue, JobState(row.state), waited.total_seconds(), (finished - started).total_seconds())
+
+
+def _ready(created: datetime, run_at: datetime | None, started: datetime) -> datetime:
+    """Return since when a job could start."""
+    ready = created if run_at is None else max(created, run_at)
+    return min(ready, started)

@@ -1,0 +1,37 @@
+"""Histograms of jobs that ended: what ends while the process lives is counted once."""
+
+from datetime import timedelta
+
+from prometheus_client import generate_latest
+
+from orchestrator.api import job_metrics
+from orchestrator.api.job_metrics import EndedJobs
+from orchestrator.domain.job import JobState
+from orchestrator.metric_ports import EndedJob, Mark
+from orchestrator.testing.fakes import MemoryJobTimes, memory_world
+
+DONE = EndedJob("gpu", JobState.SUCCEEDED, 2.0, 40.0)
+
+
+def test_jobs_are_counted_once_from_the_first_scrape_on() -> None:
+    """Those that ended before belong to no rate that somebody would ask for."""
+    clock = memory_world().clock
+    times = MemoryJobTimes(clock)
+    ended = EndedJobs(times)
+    times.jobs = [(Mark(clock.now() - timedelta(hours=1), 1), DONE)]
+    ended.catch_up()
+    assert ended.registry.get_sample_value("gpu_orchestrator_job_run_seconds_count", {"queue": "gpu"}) is None
+
+    later = clock.now() + timedelta(seconds=1)
+    count = job_metrics.BATCH + 1
+    times.jobs += [(Mark(later, number), DONE) for number in range(count)]
+    times.jobs.append((Mark(later, count), EndedJob("gpu", JobState.CANCELLED, None, None)))
+    for _ in range(2):
+        ended.catch_up()
+        values = {name: {"queue": "gpu"} for name in ("job_wait_seconds_count", "job_run_seconds_count")}
+        for name, labels in values.items():
+            assert ended.registry.get_sample_value(f"gpu_orchestrator_{name}", labels) == count
+    text = generate_latest(ended.registry).decode()
+    assert 'gpu_orchestrator_jobs_ended_total{queue="gpu",state="cancelled"} 1.0' in text
+    assert 'gpu_orchestrator_job_wait_seconds_bucket{le="1.0",queue="gpu"} 0.0' in text
+    assert f'gpu_orchestrator_job_run_seconds_bucket{{le="60.0",queue="gpu"}} {float(count)}' in text
