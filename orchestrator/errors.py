@@ -60,8 +60,6 @@ class InvalidRequest(OrchestratorError):
 class FaultyRequest(InvalidRequest):
     """A request is wrong in one or more ways; all faults are reported together."""
 
-    code = "faulty-request"
-
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__(faults)
         self.faults = tuple(faults)
@@ -73,7 +71,6 @@ class FaultyRequest(InvalidRequest):
 class UnknownThing(InvalidRequest):
     """Nothing of its kind has this name; ``known`` are the names that there are, where they are few."""
 
-    code = "unknown"
     kind = "thing"
 
     def __init__(self, name: str, known: Sequence[str] = ()) -> None:
