@@ -72,7 +72,7 @@ openapi: $(VENV)/dev.stamp ## Write docs/openapi.json, the API's description, an
 	@$(BIN)/python -m tests.support.openapi
 
 fuzz: $(VENV)/dev.stamp ## Send each operation of the API FUZZ_EXAMPLES made-up requests with each role's token
-	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) tests/integration/api/test_fuzz.py --timeout 3600 $(PYTEST_ARGS)
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) tests/integration/api/test_fuzz.py tests/integration/api/test_fuzz_links.py --timeout 3600 $(PYTEST_ARGS)
 
 bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery (needs Debian's redis-server and mariadb-server)
 	@tests/install-debian-packages

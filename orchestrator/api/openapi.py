@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from orchestrator.api import problems
 from orchestrator.api.guard import OPEN_PATHS, needed
+from orchestrator.api.links import add_links
 
 SCHEME: Final = "token"
 ROLES: Final = "Bearer token of the installation, or one made by `orch token create`. Roles: `x-role` of an operation."
@@ -39,3 +40,4 @@ def _complete(app: FastAPI, document: dict[str, Any]) -> None:
             operation = document["paths"][context.path][method.lower()]
             operation["security"] = [{SCHEME: []}]
             operation["x-role"] = needed(route, method).role.value
+    add_links(document)

@@ -30,6 +30,7 @@ from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.domain.access import Role
 from orchestrator.services.tokens import TokenService
+from tests.support import running
 from tests.support.openapi import PATH
 from tests.support.servers import RedisServer
 
@@ -65,9 +66,11 @@ def app(
     made.state.secrets = {
         role: service.create(role.value, role=role, tenant=TENANTS.get(role), by="test")[1] for role in Role
     }
+    running.register(runtime, "alpha", 2)
     with TestClient(made) as client:
         headers = {"Authorization": "Bearer installation"}
-        client.post("/jobs/submit", json={"argv": ["true"], "tenant": "red", "name": HIDDEN}, headers=headers)
+        for tenant, name in (("blue", "seen"), ("red", HIDDEN)):
+            client.post("/jobs/submit", json={"argv": ["true"], "tenant": tenant, "name": name}, headers=headers)
     yield made
     runtime.close()
 
