@@ -32,11 +32,11 @@ class Submitter(threading.Thread):
         number = 0
         while not self.stopping.is_set():
             key, number = f"{self.name}-{number}", number + 1
+            sent = {"headers": {"Idempotency-Key": key}, "json": {"argv": ["true"]}}
             while key not in self.told:
                 self.tries += 1
                 try:
-                    headers = {"Idempotency-Key": key}
-                    answer = httpx.post(f"{self._url}/jobs/submit", json={"argv": ["true"]}, headers=headers, timeout=10)
+                    answer = httpx.post(f"{self._url}/jobs/submit", timeout=10, **sent)
                 except httpx.TransportError:
                     time.sleep(0.05)
                     continue
