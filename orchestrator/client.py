@@ -1,16 +1,20 @@
-"""``Client``: the HTTP API from Python, as the command line uses it."""
+"""``Client`` and ``AsyncClient``: the HTTP API from Python, as the command line uses it."""
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 
 from orchestrator import errors
+from orchestrator.client_calls import Calls
 from orchestrator.errors import ApiUnavailable, InvalidRequest, OrchestratorError
+
+_HttpT = TypeVar("_HttpT", httpx.Client, httpx.AsyncClient)
 
 LONG_POLL: Final = 15.0
 #: Between two attempts of a patient client.
@@ -38,7 +42,7 @@ class RemoteError(OrchestratorError):
         return str(self.document.get("detail") or self.document.get("title") or "the API failed without saying why")
 
 
-class Client:
+class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
     """A connection to the API; usable as a context manager, from one thread at a time."""
 
     def __init__(
@@ -56,84 +60,9 @@ class Client:
         Raises:
             InvalidRequest: If the URL is malformed, or the token cannot be sent.
         """
-        self.url = url.rstrip("/")
-        self.patience_seconds = patience_seconds
-        if token and not token.isprintable():
-            raise InvalidRequest("the API's token must be one line of printable characters")
-        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
-        if context := os.environ.get("TRACEPARENT"):  # as other tools take it over
-            headers[b"traceparent"] = context.encode("ascii", "replace")
-        try:
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds, trust_env=False)
-        except httpx.InvalidURL as error:
-            raise InvalidRequest(f"{url!r} is not the URL of an API: {error}") from error
-
-    def submit(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Submit a job: ``{"argv": […]}`` or ``{"task": …}`` with the options of ``POST /jobs/submit``."""
-        return self._document("POST", "/jobs/submit", json=dict(job))
-
-    def submit_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Submit several jobs, all or none."""
-        answer = self._request("POST", "/jobs/submit", json=[dict(job) for job in jobs])
-        return list(answer)
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """Return a job with its attempts."""
-        return self._document("GET", f"/jobs/{_path(job_id)}")
-
-    def jobs(self, **filters: Any) -> dict[str, Any]:
-        """Return a page of jobs, newest first; see ``GET /jobs`` for the filters."""
-        return self._document("GET", "/jobs", params={k: v for k, v in filters.items() if v is not None})
-
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job."""
-        return self._document("POST", f"/jobs/{_path(job_id)}/cancel", repeatable=True)
-
-    def cancel_canvas(self, *, tree: str | None = None, group: str | None = None) -> dict[str, Any]:
-        """Cancel every job of a canvas, named by any of them, or of one group."""
-        body = {name: value for name, value in (("tree", tree), ("group", group)) if value is not None}
-        return self._document("POST", "/jobs/cancel", repeatable=True, json=body)
-
-    def why(self, job_id: str) -> dict[str, Any]:
-        """Return why a job waits."""
-        return self._document("GET", f"/jobs/{_path(job_id)}/why")
-
-    def events(self, job_id: str) -> list[dict[str, Any]]:
-        """Return a job's history."""
-        return list(self._document("GET", f"/jobs/{_path(job_id)}/events")["events"])
-
-    def order_gpu(self, uuid: str, action: str) -> dict[str, Any]:
-        """Quarantine, release or reset a GPU and return it."""
-        return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
-
-    def usage(self, **window: Any) -> dict[str, Any]:
-        """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
-        return self._document("GET", "/usage", params={k: v for k, v in window.items() if v is not None})
-
-    def dead_letters(self, **filters: Any) -> dict[str, Any]:
-        """Return a page of dead letters, the newest job first; see ``GET /dlq`` for the filters."""
-        return self._document("GET", "/dlq", params={k: v for k, v in filters.items() if v is not None})
-
-    def dead_letter(self, job_id: str) -> dict[str, Any]:
-        """Return one dead letter."""
-        return self._document("GET", f"/dlq/{_path(job_id)}")
-
-    def retry_dead_letter(self, job_id: str) -> dict[str, Any]:
-        """Try a job again with all its attempts."""
-        return self._document("POST", f"/dlq/{_path(job_id)}/retry", repeatable=True)
-
-    def retry_dead_letters(self, **filters: Any) -> dict[str, Any]:
-        """Try up to 500 dead letters again; the answer says which, and whether there are more."""
-        return self._document("POST", "/dlq/retry", json={k: v for k, v in filters.items() if v is not None})
-
-    def purge_dead_letter(self, job_id: str) -> dict[str, Any]:
-        """Dismiss a dead letter."""
-        return self._document("DELETE", f"/dlq/{_path(job_id)}")
-
-    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> dict[str, Any]:
-        """Return output after a cursor."""
-        params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})
-        return self._document("GET", f"/jobs/{_path(job_id)}/logs", params=params)
+        self._wire = _Wire(url, token)
+        self.url, self.patience_seconds = self._wire.url, patience_seconds
+        self._http = self._wire.opened(httpx.Client, timeout_seconds)
 
     def follow(self, job_id: str) -> Iterator[str]:
         """Yield a job's output as it comes, until the job has ended."""
@@ -144,39 +73,6 @@ class Client:
             after = page["next"]
             if page["ended"]:
                 return
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """Return the hosts."""
-        return list(self._document("GET", "/nodes")["nodes"])
-
-    def set_drain(self, node: str, *, drain: bool) -> dict[str, Any]:
-        """Have a host take nothing new, or take jobs again."""
-        verb = "drain" if drain else "undrain"
-        return self._document("POST", f"/nodes/{_name_path(node)}/{verb}", repeatable=True)
-
-    def gpus(self) -> list[dict[str, Any]]:
-        """Return the GPUs of all hosts."""
-        return list(self._document("GET", "/gpus")["gpus"])
-
-    def queues(self) -> list[dict[str, Any]]:
-        """Return the queues."""
-        return list(self._document("GET", "/queues")["queues"])
-
-    def cluster(self) -> dict[str, Any]:
-        """Return what the installation is made of."""
-        return self._document("GET", "/cluster")
-
-    def sweeps(self) -> list[dict[str, Any]]:
-        """Return the leader's sweeps and what they did."""
-        return list(self._document("GET", "/control/sweeps")["sweeps"])
-
-    def sweep(self, name: str) -> dict[str, Any]:
-        """Run one pass of a sweep."""
-        return self._document("POST", f"/control/sweeps/{_name_path(name)}", repeatable=True)
-
-    def reclaim(self) -> dict[str, Any]:
-        """Run every sweep that gives work back."""
-        return self._document("POST", "/control/reclaim", repeatable=True)
 
     def close(self) -> None:
         """Close the connection."""
@@ -190,52 +86,156 @@ class Client:
     ) -> None:
         self.close()
 
-    def _document(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer = self._request(method, path, **options)
-        if not isinstance(answer, dict):
-            raise ApiUnavailable(f"{self.url} does not answer as gpu-orchestrator's API does")
-        return answer
+    def _document(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> dict[str, Any]:
+        return self._wire.document(self._request(method, path, repeatable, options))
 
-    def _request(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> Any:
-        deadline, pause = time.monotonic() + self.patience_seconds, FIRST_PAUSE
+    def _list(
+        self, method: str, path: str, *, of: str | None = None, repeatable: bool = False, **options: Any
+    ) -> list[dict[str, Any]]:
+        return self._wire.items(self._request(method, path, repeatable, options), of)
+
+    def _request(self, method: str, path: str, repeatable: bool, options: Mapping[str, Any]) -> Any:
+        patience = _Patience(self.patience_seconds if repeatable or method == "GET" else 0.0)
         while True:
+            request = _written(self._http, method, path, options)
             try:
-                return self._send(method, path, **options)
+                try:
+                    response = self._http.send(request)
+                except httpx.HTTPError as error:
+                    raise self._wire.unanswered(error) from error
+                return self._wire.answer(response)
             except (ApiUnavailable, RemoteError) as error:
-                if not (repeatable or method == "GET") or not _may_pass(error) or time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(LONGEST_PAUSE, 2 * pause)
+                time.sleep(patience.pause_after(error))
 
-    def _send(self, method: str, path: str, **options: Any) -> Any:
+
+class AsyncClient(Calls[Awaitable[dict[str, Any]], Awaitable[list[dict[str, Any]]]]):
+    """The same for programs with an event loop: each method returns what to await; many may be under way at once."""
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_seconds: float = 30.0, patience_seconds: float = 0.0
+    ) -> None:
+        """Make it; the arguments are those of ``Client``."""
+        self._wire = _Wire(url, token)
+        self.url, self.patience_seconds = self._wire.url, patience_seconds
+        self._http = self._wire.opened(httpx.AsyncClient, timeout_seconds)
+
+    async def follow(self, job_id: str) -> AsyncIterator[str]:
+        """Yield a job's output as it comes, until the job has ended."""
+        after = None
+        while True:
+            page = await self.logs(job_id, after=after, wait_seconds=LONG_POLL)
+            for chunk in page["chunks"]:
+                yield chunk["text"]
+            after = page["next"]
+            if page["ended"]:
+                return
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _document(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> dict[str, Any]:
+        return self._wire.document(await self._request(method, path, repeatable, options))
+
+    async def _list(
+        self, method: str, path: str, *, of: str | None = None, repeatable: bool = False, **options: Any
+    ) -> list[dict[str, Any]]:
+        return self._wire.items(await self._request(method, path, repeatable, options), of)
+
+    async def _request(self, method: str, path: str, repeatable: bool, options: Mapping[str, Any]) -> Any:
+        patience = _Patience(self.patience_seconds if repeatable or method == "GET" else 0.0)
+        while True:
+            request = _written(self._http, method, path, options)
+            try:
+                try:
+                    response = await self._http.send(request)
+                except httpx.HTTPError as error:
+                    raise self._wire.unanswered(error) from error
+                return self._wire.answer(response)
+            except (ApiUnavailable, RemoteError) as error:
+                await asyncio.sleep(patience.pause_after(error))
+
+
+class _Wire:
+    """Where the API is, what every request to it carries, and how its answers are read."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        if token and not token.isprintable():
+            raise InvalidRequest("the API's token must be one line of printable characters")
+        self._headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        if context := os.environ.get("TRACEPARENT"):  # as other tools take it over
+            self._headers[b"traceparent"] = context.encode("ascii", "replace")
+
+    def opened(self, kind: type[_HttpT], timeout_seconds: float) -> _HttpT:
+        """Return a client of httpx's."""
         try:
-            request = self._http.build_request(method, path, **options)
-        except (TypeError, ValueError) as error:  # such as bytes of a command line that are not UTF-8
-            raise InvalidRequest(f"the request cannot be written as JSON in UTF-8: {error}") from error
-        try:
-            response = self._http.send(request)
-        except httpx.HTTPError as error:
-            hint = "start a stack with 'orch up', or say where one is with ORCHESTRATOR_API_URL"
-            raise ApiUnavailable(f"the API at {self.url} does not answer ({error}); {hint}") from error
+            return kind(base_url=self.url, headers=self._headers, timeout=timeout_seconds, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise InvalidRequest(f"{self.url!r} is not the URL of an API: {error}") from error
+
+    def unanswered(self, error: httpx.HTTPError) -> ApiUnavailable:
+        """Return what to raise of a request that got no answer."""
+        hint = "start a stack with 'orch up', or say where one is with ORCHESTRATOR_API_URL"
+        return ApiUnavailable(f"the API at {self.url} does not answer ({error}); {hint}")
+
+    def answer(self, response: httpx.Response) -> Any:
+        """Return what a response says, or raise the problem that it tells of."""
         try:
             answer = response.json()
         except json.JSONDecodeError as error:
-            raise ApiUnavailable(f"{self.url} does not answer as gpu-orchestrator's API does") from error
+            raise self._stranger() from error
         if response.is_success:
             return answer
         raise RemoteError(answer if isinstance(answer, dict) else {"status": response.status_code})
 
+    def document(self, answer: Any) -> dict[str, Any]:
+        """Return an answer that has to be a document."""
+        if not isinstance(answer, dict):
+            raise self._stranger()
+        return answer
 
-def _path(job_id: str) -> str:
-    if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
-        raise InvalidRequest(f"{job_id!r} is not a job id")
-    return job_id
+    def items(self, answer: Any, of: str | None) -> list[dict[str, Any]]:
+        """Return an answer that has to be a list, or to have one under ``of``."""
+        found = answer if of is None else self.document(answer).get(of)
+        if not isinstance(found, list):
+            raise self._stranger()
+        return found
+
+    def _stranger(self) -> ApiUnavailable:
+        return ApiUnavailable(f"{self.url} does not answer as gpu-orchestrator's API does")
 
 
-def _name_path(name: str) -> str:
-    if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
-        raise InvalidRequest(f"{name!r} is not a name")
-    return name
+class _Patience:
+    """How long to go on with one request."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline, self._pause = time.monotonic() + seconds, FIRST_PAUSE
+
+    def pause_after(self, error: ApiUnavailable | RemoteError) -> float:
+        """Return after how many seconds to try again, or raise the error."""
+        pause = self._pause
+        if not _may_pass(error) or time.monotonic() + pause > self._deadline:
+            raise error
+        self._pause = min(LONGEST_PAUSE, 2 * pause)
+        return pause
+
+
+def _written(
+    http: httpx.Client | httpx.AsyncClient, method: str, path: str, options: Mapping[str, Any]
+) -> httpx.Request:
+    try:
+        return http.build_request(method, path, **options)
+    except (TypeError, ValueError) as error:  # such as bytes of a command line that are not UTF-8
+        raise InvalidRequest(f"the request cannot be written as JSON in UTF-8: {error}") from error
 
 
 def _may_pass(error: ApiUnavailable | RemoteError) -> bool:

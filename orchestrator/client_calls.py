@@ -1,0 +1,137 @@
+"""The operations of the HTTP API, each as one method: what ``Client`` and ``AsyncClient`` have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from orchestrator.errors import InvalidRequest
+
+#: What a method returns: a document, or for the asynchronous client what to await for one.
+DocumentT = TypeVar("DocumentT")
+#: Likewise a list of documents.
+ListT = TypeVar("ListT")
+
+
+class Calls(ABC, Generic[DocumentT, ListT]):
+    """A method for each operation."""
+
+    def submit(self, job: Mapping[str, Any]) -> DocumentT:
+        """Submit a job: ``{"argv": […]}`` or ``{"task": …}`` with the options of ``POST /jobs/submit``."""
+        return self._document("POST", "/jobs/submit", json=dict(job))
+
+    def submit_many(self, jobs: Sequence[Mapping[str, Any]]) -> ListT:
+        """Submit several jobs, all or none."""
+        return self._list("POST", "/jobs/submit", json=[dict(job) for job in jobs])
+
+    def job(self, job_id: str) -> DocumentT:
+        """Return a job with its attempts."""
+        return self._document("GET", f"/jobs/{_path(job_id)}")
+
+    def jobs(self, **filters: Any) -> DocumentT:
+        """Return a page of jobs, newest first; see ``GET /jobs`` for the filters."""
+        return self._document("GET", "/jobs", params={k: v for k, v in filters.items() if v is not None})
+
+    def cancel(self, job_id: str) -> DocumentT:
+        """Cancel a job."""
+        return self._document("POST", f"/jobs/{_path(job_id)}/cancel", repeatable=True)
+
+    def cancel_canvas(self, *, tree: str | None = None, group: str | None = None) -> DocumentT:
+        """Cancel every job of a canvas, named by any of them, or of one group."""
+        body = {name: value for name, value in (("tree", tree), ("group", group)) if value is not None}
+        return self._document("POST", "/jobs/cancel", repeatable=True, json=body)
+
+    def why(self, job_id: str) -> DocumentT:
+        """Return why a job waits."""
+        return self._document("GET", f"/jobs/{_path(job_id)}/why")
+
+    def events(self, job_id: str) -> ListT:
+        """Return a job's history."""
+        return self._list("GET", f"/jobs/{_path(job_id)}/events", of="events")
+
+    def order_gpu(self, uuid: str, action: str) -> DocumentT:
+        """Quarantine, release or reset a GPU and return it."""
+        return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
+
+    def usage(self, **window: Any) -> DocumentT:
+        """Return GPU-seconds by tenant, user, job, queue, node or gpu; see ``GET /usage``."""
+        return self._document("GET", "/usage", params={k: v for k, v in window.items() if v is not None})
+
+    def dead_letters(self, **filters: Any) -> DocumentT:
+        """Return a page of dead letters, the newest job first; see ``GET /dlq`` for the filters."""
+        return self._document("GET", "/dlq", params={k: v for k, v in filters.items() if v is not None})
+
+    def dead_letter(self, job_id: str) -> DocumentT:
+        """Return one dead letter."""
+        return self._document("GET", f"/dlq/{_path(job_id)}")
+
+    def retry_dead_letter(self, job_id: str) -> DocumentT:
+        """Try a job again with all its attempts."""
+        return self._document("POST", f"/dlq/{_path(job_id)}/retry", repeatable=True)
+
+    def retry_dead_letters(self, **filters: Any) -> DocumentT:
+        """Try up to 500 dead letters again; the answer says which, and whether there are more."""
+        return self._document("POST", "/dlq/retry", json={k: v for k, v in filters.items() if v is not None})
+
+    def purge_dead_letter(self, job_id: str) -> DocumentT:
+        """Dismiss a dead letter."""
+        return self._document("DELETE", f"/dlq/{_path(job_id)}")
+
+    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> DocumentT:
+        """Return output after a cursor."""
+        params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})
+        return self._document("GET", f"/jobs/{_path(job_id)}/logs", params=params)
+
+    def nodes(self) -> ListT:
+        """Return the hosts."""
+        return self._list("GET", "/nodes", of="nodes")
+
+    def set_drain(self, node: str, *, drain: bool) -> DocumentT:
+        """Have a host take nothing new, or take jobs again."""
+        verb = "drain" if drain else "undrain"
+        return self._document("POST", f"/nodes/{_name_path(node)}/{verb}", repeatable=True)
+
+    def gpus(self) -> ListT:
+        """Return the GPUs of all hosts."""
+        return self._list("GET", "/gpus", of="gpus")
+
+    def queues(self) -> ListT:
+        """Return the queues."""
+        return self._list("GET", "/queues", of="queues")
+
+    def cluster(self) -> DocumentT:
+        """Return what the installation is made of."""
+        return self._document("GET", "/cluster")
+
+    def sweeps(self) -> ListT:
+        """Return the leader's sweeps and what they did."""
+        return self._list("GET", "/control/sweeps", of="sweeps")
+
+    def sweep(self, name: str) -> DocumentT:
+        """Run one pass of a sweep."""
+        return self._document("POST", f"/control/sweeps/{_name_path(name)}", repeatable=True)
+
+    def reclaim(self) -> DocumentT:
+        """Run every sweep that gives work back."""
+        return self._document("POST", "/control/reclaim", repeatable=True)
+
+    @abstractmethod
+    def _document(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> DocumentT:
+        """Send a request, again if that changes nothing and the client is patient, and return its answer."""
+
+    @abstractmethod
+    def _list(
+        self, method: str, path: str, *, of: str | None = None, repeatable: bool = False, **options: Any
+    ) -> ListT:
+        """Likewise, of an answer that is a list, or of the one under ``of`` in it."""
+
+
+def _path(job_id: str) -> str:
+    if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
+        raise InvalidRequest(f"{job_id!r} is not a job id")
+    return job_id
+
+
+def _name_path(name: str) -> str:
+    if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
+        raise InvalidRequest(f"{name!r} is not a name")
+    return name

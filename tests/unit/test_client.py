@@ -1,0 +1,170 @@
+"""The clients ask for nothing but what the API's description has, and for all of it."""
+
+import asyncio
+import inspect
+import json
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from orchestrator import client as module
+from orchestrator.client import AsyncClient, Client, RemoteError
+from orchestrator.client_calls import Calls
+from orchestrator.errors import ApiUnavailable, InvalidRequest, UnknownJob
+
+URL = "http://127.0.0.1:9"
+OPERATIONS = {
+    (method.upper(), path)
+    for path, methods in json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())["paths"].items()
+    for method in methods
+}
+#: For programs of other kinds: probes, Prometheus, generators, people who look around.
+NOT_FOR_CLIENTS = {
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/whoami"),
+    ("GET", "/audit"),
+}
+JOB = {"id": "x-1"}
+METHODS = [name for name, _ in inspect.getmembers(Calls, inspect.isfunction) if not name.startswith("_")]
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, handler: Handler, **options: Any) -> tuple[Client, AsyncClient]:
+    """Return both clients, connected to a handler."""
+    transport = httpx.MockTransport(handler)
+    with monkeypatch.context() as patched:
+        for name in ("Client", "AsyncClient"):
+            patched.setattr(httpx, name, partial(getattr(httpx, name), transport=transport))
+        return Client(URL, **options), AsyncClient(URL, **options)
+
+
+def arguments(method: Callable[..., Any], drain: bool) -> dict[str, Any]:
+    """Return an argument of the right kind for each parameter that needs one."""
+    kinds = {"str": "x-1", "Mapping[str, Any]": {}, "Sequence[Mapping[str, Any]]": [], "bool": drain}
+    found = {}
+    for name, parameter in inspect.signature(method).parameters.items():
+        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_KEYWORD,) and name != "self":
+            annotation = parameter.annotation
+            known = kinds.get(annotation if isinstance(annotation, str) else getattr(annotation, "__name__", ""))
+            found[name] = known if known is not None else {"jobs": []}.get(name, {})
+    return found
+
+
+def test_every_operation_has_a_method_and_every_method_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each method is called, on both clients; what they send is looked up in the description."""
+    sent: list[tuple[str, str]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append((request.method, request.url.path))
+        every = {name: [] for name in ("events", "nodes", "gpus", "queues", "sweeps")}
+        many = request.url.path == "/jobs/submit" and request.content == b"[]"
+        return httpx.Response(200, json=[] if many else every)
+
+    client, async_client = connect(monkeypatch, handler)
+    calls = [(name, arguments(getattr(Calls, name), drain)) for name in METHODS for drain in (True, False)]
+    calls += [("order_gpu", {"uuid": "x-1", "action": action}) for action in ("quarantine", "release", "reset")]
+    calls = [(name, given) for name, given in calls if given.get("action") != "x-1"]
+    for name, given in calls:
+        getattr(client, name)(**given)
+    once, sent[:] = list(sent), []
+
+    async def call_all() -> None:
+        for name, given in calls:
+            await getattr(async_client, name)(**given)
+
+    asyncio.run(call_all())
+    assert sent == once
+    told = {(method, path) for method, path in OPERATIONS if any(_is(path, other) for m, other in once if m == method)}
+    assert told == OPERATIONS - NOT_FOR_CLIENTS
+    assert [one for one in once if not any(one[0] == method and _is(path, one[1]) for method, path in OPERATIONS)] == []
+
+
+def _is(template: str, path: str) -> bool:
+    return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) is not None
+
+
+async def _call(client: AsyncClient, job_id: str) -> Any:
+    return await client.job(job_id)
+
+
+def both(client: Client, async_client: AsyncClient) -> list[Callable[[], Any]]:
+    """Return how to ask each for a job."""
+    return [lambda: client.job("x-1"), lambda: asyncio.run(_call(async_client, "x-1"))]
+
+
+def test_a_problem_is_raised_as_the_error_that_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = {"type": "urn:gpu-orchestrator:problem:unknown-job", "status": 404, "detail": "unknown job 'x-1'"}
+    for ask in both(*connect(monkeypatch, lambda _: httpx.Response(404, json=problem))):
+        with pytest.raises(RemoteError, match="unknown job 'x-1'") as caught:
+            ask()
+        assert caught.value.kind is UnknownJob
+
+
+def test_what_is_no_such_api_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for body in ("<html>", "[1]"):
+        for ask in both(*connect(monkeypatch, lambda _, body=body: httpx.Response(200, text=body))):
+            with pytest.raises(ApiUnavailable, match="does not answer as gpu-orchestrator's API does"):
+                ask()
+
+
+def test_patience_repeats_what_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read is answered once the API is back; a submit is sent once."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    answers: list[Any] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        answers.append(request.method)
+        if len(answers) == 1:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(503, json={"status": 503}) if len(answers) == 2 else httpx.Response(200, json=JOB)
+
+    for ask in both(*connect(monkeypatch, handler, patience_seconds=30.0)):
+        answers.clear()
+        assert ask() == JOB
+        assert answers == ["GET"] * 3
+    client, _ = connect(monkeypatch, handler, patience_seconds=30.0)
+    answers.clear()
+    with pytest.raises(ApiUnavailable):
+        client.submit({})
+    assert answers == ["POST"]
+
+
+def test_what_cannot_be_sent_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = connect(monkeypatch, lambda _: httpx.Response(200, json={}))
+
+    with pytest.raises(InvalidRequest, match="not a job id"):
+        client.job("../nodes")
+    with pytest.raises(InvalidRequest, match="cannot be written as JSON"):
+        client.submit({"argv": [b"\xff"]})
+    with pytest.raises(InvalidRequest, match="one line"):
+        Client(URL, "a\nb")
+
+
+def test_many_requests_of_an_asynchronous_client_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is answered before all have been sent."""
+    arrived = 0
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal arrived
+        arrived += 1
+        async with asyncio.timeout(10):
+            while arrived < 5:
+                await asyncio.sleep(0)
+        return httpx.Response(200, json={"id": request.url.path})
+
+    _, client = connect(monkeypatch, handler)  # type: ignore[arg-type]
+
+    async def ask() -> list[Awaitable[Any]]:
+        async with client:
+            return await asyncio.gather(*(client.job(f"x-{number}") for number in range(5)))
+
+    assert len(asyncio.run(ask())) == 5
