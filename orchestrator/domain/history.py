@@ -53,6 +53,7 @@ class JobRow:
     deadline: datetime | None
     ready: ReadyPlace | None = None
     scheduled_at: datetime | None = None
+    forgiven: int = 0
     needs: int = 0  # how much it waits for in its canvas
     failed_need: str | None = None  # one of these that ended otherwise than well
 

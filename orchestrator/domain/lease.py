@@ -103,6 +103,7 @@ class Finish:
     payload: Document | None = None  # a retry's changed arguments
     gpu_seconds: float = 0.0
     gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
+    forgiven: bool = False  # of LOSE: the job stood in line behind another one, so its worker was not lost for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ OPEN_ATTEMPTS: Final = Sql(
     "SELECT a.job_seq, a.number, a.lease_id, a.node, j.lost_count, j.cancel_requested_at IS NOT NULL AS cancelling"
     " FROM orchestrator_attempts a"
     " JOIN orchestrator_jobs j ON j.seq = a.job_seq AND j.attempt = a.number AND j.lease_id = a.lease_id"
-    " WHERE a.lease_id IN :ids AND a.ended_at IS NULL AND j.state = 'running' {for_update}",
+    " WHERE a.lease_id IN :ids AND a.ended_at IS NULL AND j.state = 'running'"
+    " ORDER BY a.lease_id, a.claimed_at, a.job_seq {for_update}",
     "ids",
 )
 
@@ -120,12 +121,20 @@ def lose_jobs(
     why: FailureClass,
     *,
     epoch: int | None = None,
+    none_ran: bool = False,
 ) -> int:
-    """Have the jobs that ran under ended leases run again, or make them dead letters."""
+    """Have the jobs that ran under ended leases run again, or make them dead letters.
+
+    Of those in one line the first one ran, and counts the loss; the others waited behind it (docs/decisions/0018).
+    ``none_ran``: their worker never knew that it had claimed them.
+    """
     rows = database.run(connection, OPEN_ATTEMPTS, {"ids": list(lease_ids)}).all()
     by_node: dict[str, list[Finish]] = defaultdict(list)
+    heads: set[int] = set()
     for row in rows:
-        last = row.lost_count + 1 >= policy.max_lost
+        forgiven = none_ran or row.lease_id in heads
+        heads.add(row.lease_id)
+        last = not forgiven and row.lost_count + 1 >= policy.max_lost
         finish = Finish(
             job_seq=row.job_seq,
             attempt=row.number,
@@ -134,6 +143,7 @@ def lose_jobs(
             error="its worker was lost" + (f" for the {policy.max_lost}th time" if last else ""),
             failure_class=why,
             delay_seconds=policy.delay.total_seconds(),
+            forgiven=forgiven,
         )
         by_node[row.node].append(heed_cancel(finish) if row.cancelling else finish)
     for node, finishes in by_node.items():
@@ -186,10 +196,10 @@ def _end_row(finish: Finish) -> dict[str, Any]:
         "failure_class": finish.failure_class.value if finish.failure_class else None,
         "result": None if result is _TOO_LARGE else result,
         "payload": None if finish.payload is None else dump(finish.payload),
-        "lost": int(finish.event in (JobEvent.LOSE, JobEvent.BURY)),
+        "lost": int(finish.event in (JobEvent.LOSE, JobEvent.BURY) and not finish.forgiven),
         "delay": finish.delay_seconds,
         "given_back": _RETURNED.get(finish.event, 0),
-        "forgiven": int(finish.event is JobEvent.REQUEUE),
+        "forgiven": int(finish.event is JobEvent.REQUEUE or (finish.event is JobEvent.LOSE and finish.forgiven)),
     }
 
 

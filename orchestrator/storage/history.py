@@ -34,7 +34,7 @@ BATCH: Final = 500
 NOW: Final = Sql("SELECT {now}")
 JOBS: Final = Sql(
     "SELECT j.seq, j.id, j.queue, j.state, j.gpus, j.gpu_memory_mib, j.wants, j.max_attempts, j.attempt, j.lost_count,"
-    " j.lease_id, j.run_at, j.deadline,"
+    " j.forgiven, j.lease_id, j.run_at, j.deadline,"
     " r.job_seq AS ready_seq, r.publish_at, r.entry_id, r.node, s.run_at AS scheduled_at,"
     " (SELECT COUNT(*) FROM orchestrator_needs n WHERE n.job_seq = j.seq) AS needs,"
     " (SELECT MIN(e.id) FROM orchestrator_needs n JOIN orchestrator_jobs e ON e.id = n.needs_id"
@@ -198,6 +198,7 @@ def _job(row: Any) -> JobRow:
         max_attempts=row.max_attempts,
         attempt=row.attempt,
         lost_count=row.lost_count,
+        forgiven=row.forgiven,
         lease_id=row.lease_id,
         run_at=instant(row.run_at),
         deadline=instant(row.deadline),

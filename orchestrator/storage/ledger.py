@@ -246,7 +246,7 @@ class SqlLedgerStore:
         """
         ended = end_leases(self._database, connection, lease_ids, "released", node=node)
         if ended:
-            lose_jobs(self._database, connection, ended, self._loss_policy, FailureClass.LOST)
+            lose_jobs(self._database, connection, ended, self._loss_policy, FailureClass.LOST, none_ran=True)
 
     def _finish(self, connection: Connection, node: str, finishes: Sequence[Finish]) -> tuple[Finish, ...]:
         if not finishes:

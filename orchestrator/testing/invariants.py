@@ -19,7 +19,7 @@ SAFETY: Final[Mapping[str, str]] = {
     "outbox": "A queued job carries the instant at which its entry is looked for, and a pending one does not.",
     "one-attempt": "Of one job at most one attempt runs; a claim follows the end of the attempt before it.",
     "attempts-counted": "Attempt numbers grow by one from 1, and each attempt is recorded as it was claimed and ended.",
-    "losses-counted": "Every loss of an attempt is counted against the bound for lost attempts.",
+    "losses-counted": "Every loss counts against the bound for lost attempts, unless the job stood behind another one.",
     "attempts-bounded": "A job's own code fails at most as often as its owner allowed.",
     "fenced-end": "An attempt is ended only under the token of the latest claim.",
     "live-token": "What a worker writes counts only while its lease is live by the database's clock.",

@@ -33,6 +33,7 @@ class _Fold:
     is_open: bool = False
     asked_cancel: Event | None = None
     losses: int = 0
+    requeues: int = 0
     burials: int = 0
     failures: int = 0
     revivals: int = 0  # times that it left a terminal state, which only a person can make happen
@@ -123,6 +124,7 @@ def _end(fold: _Fold, event: Event, kind: JobEvent) -> None:
     if kind is JobEvent.GIVE_BACK:
         fold.runs.pop()
     fold.losses += kind is JobEvent.LOSE
+    fold.requeues += kind is JobEvent.REQUEUE
     fold.burials += kind is JobEvent.BURY
 
 
@@ -185,8 +187,10 @@ def _check_attempts(fold: _Fold) -> None:
             fold.report("fenced-output", f"attempt {row.number} has output, and was never claimed")
     if fold.revivals:
         return  # a person gave it new attempts
-    if not fold.losses <= job.lost_count <= fold.losses + fold.burials:
-        fold.report("losses-counted", f"{fold.losses} losses, {fold.burials} burials, its row counts {job.lost_count}")
+    counted = job.lost_count + job.forgiven
+    if not fold.losses + fold.requeues <= counted or job.lost_count > fold.losses + fold.burials:
+        seen = f"{fold.losses} losses, {fold.requeues} requeues, {fold.burials} burials"
+        fold.report("losses-counted", f"{seen}; its row counts {job.lost_count}, and {job.forgiven} forgiven")
     failures = sum(row.failure_class is not None for row in rows if row.outcome in ("retry", "fail"))
     if failures > job.max_attempts:
         fold.report("attempts-bounded", f"{failures} attempts failed, {job.max_attempts} were allowed")

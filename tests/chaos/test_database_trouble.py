@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pymysql
 import pytest
 from sqlalchemy import event, make_url, text
 
@@ -60,6 +61,47 @@ def sqlite_without_writes(url: str) -> Iterator[None]:
         connection.close()
 
 
+@pytest.fixture
+def full_server(tmp_path: Path) -> Iterator[MariaDBServer]:
+    """A server whose one file may not grow beyond a bound: InnoDB then says what it says of a full disk."""
+    server = MariaDBServer(tmp_path / "server", options=bounded("64M"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def filling(full_server: MariaDBServer, tmp_path: Path, redis_url: str) -> Iterator[FaultCluster]:
+    """A cluster on that server."""
+    (tmp_path / "home").mkdir()
+    url = full_server.url(full_server.create_database())
+    with FaultCluster(tmp_path / "home", url, redis_url, settings=PATIENT) as made:
+        yield made
+
+
+def bounded(most: str) -> tuple[str, ...]:
+    """Return the options of a server whose data is in one file of so many bytes at most."""
+    return "--innodb-file-per-table=OFF", f"--innodb-data-file-path=ibdata1:12M:autoextend:max:{most}"
+
+
+@contextlib.contextmanager
+def mariadb_without_room(server: MariaDBServer, cluster: FaultCluster) -> Iterator[None]:
+    """Fill the server's file, and have the job that runs print more than there is room for; then give it room."""
+    with server.connect("mysql") as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE filler (data LONGBLOB) ENGINE = InnoDB")
+        for size in (1 << 20, 1 << 17, 1 << 14):
+            with contextlib.suppress(pymysql.err.Error):  # "The table is full"
+                while True:
+                    cursor.execute("INSERT INTO filler VALUES (REPEAT('x', %s))", (size,))
+    (cluster.home / "talk").touch()
+    try:
+        yield
+    finally:
+        server.stop()
+        server.options = bounded("256M")
+        server.start()
+
+
 def post(url: str, document: dict[str, object]) -> tuple[int, str | None, str]:
     """Post a document; return the answer's status, Retry-After and type."""
     answer = httpx.post(f"{url}/jobs/submit", json=document, timeout=60)
@@ -75,19 +117,25 @@ def told(cluster: FaultCluster) -> dict[str, Any] | None:
     return dict(json.loads(done.stdout)["orchestrator@a"]["orchestrator"]) if done.returncode == 0 else None
 
 
-def ride_out(cluster: FaultCluster, trouble: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-    """Have a job run through the trouble, and check what every process does meanwhile and afterwards."""
+def ride_out(
+    cluster: FaultCluster, trouble: Callable[[], contextlib.AbstractContextManager[None]], *, large: int = 1
+) -> None:
+    """Have a job run through the trouble, and check what every process does meanwhile and afterwards.
+
+    The job prints so many bytes, and the submit that is refused has so many, when ``talk`` is there.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     beat, worker = cluster.beat(), cluster.worker("a", gpus=2)
     api = cluster.spawn("api", ["orchestrator_cli", "api", "--port", str(port)])
     wait_for(lambda: "running on" in api.tail().lower(), within_seconds=LONG_SECONDS, describe=cluster.logs)
     go_on = cluster.home / "go-on"
-    program = f"while [ ! -e {go_on} ]; do sleep 0.05; done"
+    talk = f"if [ -e talk ]; then head -c {large} /dev/zero | tr '\\0' x; rm talk; fi"
+    program = f"while [ ! -e {go_on} ]; do {talk}; sleep 0.05; done"
     running = cluster.submit(CommandRequest(argv=("sh", "-c", program), cwd=str(cluster.home), gpus=1))
     cluster.ids += running
     wait_for(lambda: cluster.job(running[0]).state == "running", within_seconds=LONG_SECONDS, describe=cluster.logs)
-    document: dict[str, object] = {"argv": ["true"], "key": "again", "gpus": 1, "cwd": str(cluster.home)}
+    document: dict[str, object] = {"argv": ["true", "x" * large], "key": "again", "cwd": str(cluster.home)}
     with trouble():
         status, retry_after, kind = post(url, document)
         assert (status, kind) == (503, "application/problem+json"), cluster.logs()
@@ -113,6 +161,14 @@ def ride_out(cluster: FaultCluster, trouble: Callable[[], contextlib.AbstractCon
 def test_a_read_only_server_is_ridden_out(read_only: FaultCluster, mariadb_server: MariaDBServer) -> None:
     """Work in flight ends well, submits answer 503 with Retry-After, and every process goes on afterwards."""
     ride_out(read_only, lambda: mariadb_without_writes(mariadb_server))
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+@pytest.mark.timeout(300)
+def test_a_full_server_is_ridden_out(filling: FaultCluster, full_server: MariaDBServer) -> None:
+    """The same when nothing can be added to the database any more; once there is room, all of it is there."""
+    ride_out(filling, lambda: mariadb_without_room(full_server, filling), large=500_000)
 
 
 @pytest.mark.slow

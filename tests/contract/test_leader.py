@@ -10,8 +10,10 @@ from orchestrator.domain.job import JobState
 from orchestrator.errors import NotLeading, SchemaMismatch
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import schema
+from orchestrator.testing.history import Expectations
 from tests.contract.conftest import TTL, Stores
 from tests.contract.test_ledger import SHORT, held, wait_for_expiry
+from tests.support.cluster import verify_database
 from tests.support.waiting import wait_for
 
 POLICY = LossPolicy(max_lost=3, delay=timedelta(0), grace=timedelta(0))
@@ -79,6 +81,29 @@ def test_a_job_that_lost_its_worker_too_often_is_a_dead_letter(stores: Stores) -
 
     assert stored is not None
     assert (stored.state, stored.lost_count) == (JobState.DEAD_LETTER, 1)
+
+
+def test_a_lost_line_counts_against_its_first_job(stores: Stores) -> None:
+    """Those behind it never ran: however often their host is lost, they are no dead letters."""
+    stores.register("a", 1)
+    epoch = stores.lead()
+    first, lease = stores.start("a-0", ttl=SHORT)
+    behind = [stores.submit() for _ in range(2)]
+    for job in behind:
+        stores.claim(job.seq, lease=lease, ttl=SHORT)
+    wait_for_expiry(stores, lease)
+    last = LossPolicy(max_lost=1, delay=timedelta(0), grace=timedelta(0))
+    stores.admission.expire_leases([(lease, 0)], policy=last, epoch=epoch)
+
+    charged = stores.jobs.get(first.id)
+    assert charged is not None
+    assert (charged.state, charged.lost_count) == (JobState.DEAD_LETTER, 1)
+    for job in behind:
+        stored = stores.jobs.get(job.id)
+        assert stored is not None
+        assert (stored.state, stored.lost_count, stored.attempt) == (JobState.SCHEDULED, 0, 1)
+    report = verify_database(stores.url, Expectations())
+    assert report.is_clean, report
 
 
 def test_the_outbox_brings_up_what_nobody_claimed(stores: Stores) -> None:
