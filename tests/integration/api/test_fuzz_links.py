@@ -14,7 +14,7 @@ from tests.integration.api.test_fuzz import CHECKS, DOCUMENT, HIDDEN, TENANTS, a
 
 __all__ = ["app", "schema"]
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "32"))
 STEPS = 8
 LINKED = {
     link["operationId"]
@@ -61,8 +61,8 @@ def test_sequences_are_answered_as_described(app: FastAPI, schema: Any, role: Ro
             database=None,
         )
     )
-    found = {path for path, status in answered if status == 200}
-    assert found & {"/jobs/{job_id}", "/jobs/{job_id}/why", "/jobs/{job_id}/events", "/jobs/{job_id}/logs"}, answered
+    found = {path for path, status in answered if status in (200, 409) and path.startswith("/jobs/{job_id}")}
+    assert found, answered
 
 
 def _checks_of(path: str) -> list[Any]:
