@@ -16,6 +16,7 @@ from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.dead_letters import SqlDeadLetterStore
 from orchestrator.storage.engine import open_database
 from orchestrator.storage.firings import SqlFirings
+from orchestrator.storage.job_control import SqlJobControl
 from orchestrator.storage.job_times import SqlJobTimes
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
@@ -67,6 +68,7 @@ def open_runtime(settings: Settings) -> Runtime:
         firings=SqlFirings(database),
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),
+        control=SqlJobControl(database),
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
         publisher=RedisStreamPublisher(client),

@@ -40,6 +40,11 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         body = {name: value for name, value in (("tree", tree), ("group", group)) if value is not None}
         return self._document("POST", "/jobs/cancel", repeatable=True, json=body)
 
+    def order_jobs(self, order: str, job_ids: Sequence[str], *, priority: int | None = None) -> ListT:
+        """Change the ``priority`` of jobs that do not run, ``hold``, ``release`` or ``retry`` them; tell of each."""
+        body = {"order": order, "ids": list(job_ids)} | ({} if priority is None else {"priority": priority})
+        return self._list("POST", "/jobs/orders", of="results", repeatable=order != "retry", json=body)
+
     def why(self, job_id: str) -> DocumentT:
         """Return why a job waits."""
         return self._document("GET", f"/jobs/{_path(job_id)}/why")

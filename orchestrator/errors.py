@@ -26,6 +26,7 @@ OrchestratorError
 │   └── TooDeep                 JSON nested deeper than is read
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
+│   ├── NotRetriable            the job ended in a way that cannot be tried again
 │   ├── LeaseLost
 │   ├── NotLeading              another process leads; stop sweeping
 │   ├── IdempotencyConflict     the key was used with another request
@@ -236,6 +237,19 @@ class IllegalTransition(Conflict):
 
     def __str__(self) -> str:
         return f"a job that is {self.state} cannot {self.event}"
+
+
+class NotRetriable(Conflict):
+    """The job ended in a way that cannot be tried again."""
+
+    code = "not-retriable"
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(job_id, why)
+        self.job_id, self.why = job_id, why
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} cannot be tried again: {self.why}"
 
 
 class LeaseLost(Conflict):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
+from orchestrator.control_ports import JobControl
 from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.metric_ports import JobTimes, StreamGauge
@@ -35,6 +36,7 @@ class Runtime:
     firings: Firings
     usage: UsageStore
     letters: DeadLetterStore
+    control: JobControl
     sweep_log: SweepLog
     access: AccessStore
     times: JobTimes

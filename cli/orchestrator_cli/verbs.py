@@ -9,6 +9,7 @@ import click
 #: Modules of ``orchestrator_cli.commands`` and the verbs in each one's ``COMMANDS``.
 VERBS: Final[Mapping[str, Sequence[str]]] = {
     "jobs": ("submit", "run", "ps", "status", "logs", "wait", "cancel", "why"),
+    "orders": ("priority", "hold", "release", "retry"),
     "cluster": ("nodes", "gpus", "queues"),
     "usage": ("usage",),
     "dlq": ("dlq",),

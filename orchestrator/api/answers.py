@@ -39,6 +39,7 @@ class Job(BaseModel):
     needs: list[Need]
     state: JobState
     reason: str | None
+    held_by: str | None
     priority: int
     gpus: int
     gpu_memory_mib: int | None
@@ -86,6 +87,22 @@ class JobWithAttempts(Job):
 class Cancelled(Job):
     cancelled: bool
     stopping: bool
+
+
+class JobChanged(Job):
+    changed: bool
+
+
+class OrderResult(BaseModel):
+    id: str
+    changed: bool
+    state: JobState | None
+    problem: str | None
+    detail: str | None
+
+
+class Orders(BaseModel):
+    results: list[OrderResult]
 
 
 class CanvasCancelled(BaseModel):

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 import orchestrator
-from orchestrator.api import access, canvases, cluster, control, dlq, gpus, jobs, nodes, problems, usage
+from orchestrator.api import access, canvases, cluster, control, dlq, gpus, job_control, jobs, nodes, problems, usage
 from orchestrator.api.dependencies import Services
 from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise, is_loopback
@@ -50,6 +50,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.state.services = services
     app.include_router(cluster.health_routes)
     app.include_router(canvases.routes, **guarded)
+    app.include_router(job_control.routes, **guarded)
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
     app.include_router(nodes.routes, **guarded)

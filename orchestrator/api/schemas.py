@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.canvas import Need
-from orchestrator.domain.job import Job
+from orchestrator.domain.job import TERMINAL_STATES, Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
@@ -142,6 +142,7 @@ def job_document(job: Job, needs: Sequence[Need] = ()) -> dict[str, Any]:
         "needs": [{"id": need.id, "state": need.state.value if need.state else None} for need in needs],
         "state": job.state.value,
         "reason": job.reason,
+        "held_by": None if job.state in TERMINAL_STATES else job.held_by,
         "priority": job.priority,
         "gpus": job.resources.gpus,
         "gpu_memory_mib": job.resources.gpu_memory_mib,

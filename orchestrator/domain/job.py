@@ -43,7 +43,7 @@ class JobEvent(StrEnum):
     LOSE = "lose"  # its lease ended with its worker; another attempt follows after a delay
     CANCEL = "cancel"
     BURY = "bury"  # it cannot be processed
-    REVIVE = "revive"  # a person has a dead letter tried again, with all its attempts
+    REVIVE = "revive"  # a person has a job that did not end well tried again, with all its attempts
 
 
 INITIAL_STATES: Final = frozenset({JobState.BLOCKED, JobState.SCHEDULED, JobState.PENDING})
@@ -71,6 +71,8 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (JobState.RUNNING, JobEvent.LOSE): JobState.SCHEDULED,
     (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.RUNNING, JobEvent.BURY): JobState.DEAD_LETTER,
+    (JobState.FAILED, JobEvent.REVIVE): JobState.PENDING,
+    (JobState.CANCELLED, JobEvent.REVIVE): JobState.PENDING,
     (JobState.DEAD_LETTER, JobEvent.REVIVE): JobState.PENDING,
 }
 
@@ -214,3 +216,4 @@ class Job:
     root_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None
+    held_by: str | None = None  # who keeps it from being admitted

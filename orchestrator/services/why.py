@@ -64,6 +64,8 @@ def _told(need: Need) -> str:
 
 
 def _scheduled(job: Job) -> Reason:
+    if job.held_by is not None:
+        return Reason("held", f"held by {job.held_by}; orch release lets it go")
     words = "it starts" if job.attempt == 0 else "its next attempt follows"
     at = f" at {job.run_at.isoformat(timespec='seconds')}" if job.run_at else " soon"
     return Reason("scheduled", words + at + (f"; {job.reason}" if job.reason else ""))
@@ -71,6 +73,8 @@ def _scheduled(job: Job) -> Reason:
 
 def _pending(runtime: Runtime, job: Job) -> Reason:
     """Make the plan that the next pass would make, and read off what it says of this job."""
+    if job.held_by is not None:
+        return Reason("held", f"held by {job.held_by}; orch release lets it go")
     snapshot = runtime.admission.snapshot(limit=LOOKED_AT)
     made = plan(snapshot, runtime.clock.now(), Policy(most_admissions=len(snapshot.candidates)))
     for refusal in made.refusals:

@@ -21,9 +21,9 @@ from orchestrator.storage.sweeps import fenced
 REVIVE: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'pending', reason = NULL, error = NULL, exit_code = NULL,"
     " failure_class = NULL, forgiven = attempt, lost_count = 0, node = NULL, started_at = NULL, finished_at = NULL,"
-    " queued_at = NULL, cancel_requested_at = NULL,"
+    " queued_at = NULL, cancel_requested_at = NULL, held_by = NULL,"
     " deadline = CASE WHEN deadline <= {now} THEN NULL ELSE deadline END"
-    " WHERE seq = :seq AND state = 'dead_letter'"
+    " WHERE seq = :seq AND state IN ('failed', 'cancelled', 'dead_letter')"
 )
 BURY: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'dead_letter', reason = :reason, error = :error, failure_class = 'poison',"
@@ -33,6 +33,7 @@ LOCK_LETTER: Final = Sql("SELECT job_seq FROM orchestrator_dead_letters WHERE jo
 WAS_REVIVED: Final = Sql(
     "SELECT 1 FROM orchestrator_events e JOIN orchestrator_jobs j ON j.seq = e.job_seq"
     " WHERE j.id = :id AND e.kind = 'revive'"
+    " AND EXISTS (SELECT 1 FROM orchestrator_events b WHERE b.job_seq = j.seq AND b.kind = 'bury')"
 )
 DELETE_LETTER: Final = Sql("DELETE FROM orchestrator_dead_letters WHERE job_seq = :seq")
 COPIED: Final = Sql("UPDATE orchestrator_dead_letters SET copied = 1 WHERE job_seq IN :seqs", "seqs")

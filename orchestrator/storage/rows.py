@@ -109,6 +109,7 @@ def job_from(row: Row) -> Job:
         root_id=row["root_id"],
         parent_id=row["parent_id"],
         group_id=row["group_id"],
+        held_by=row["held_by"],
     )
 
 

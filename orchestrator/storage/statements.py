@@ -15,7 +15,8 @@ from orchestrator.storage.sql import Sql
 QUEUE_WINDOWS: Final = Sql(
     "SELECT name, paused, `window`, {now} AS now,"
     " (SELECT COUNT(*) FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NOT NULL) AS admitted,"
-    " EXISTS (SELECT 1 FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NULL) AS waiting"
+    " EXISTS (SELECT 1 FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NULL AND r.`rank` < 100)"
+    " AS waiting"
     " FROM orchestrator_queues q WHERE name IN :names",
     "names",
 )
@@ -183,7 +184,8 @@ SCHEDULE_JOBS: Final = Sql(
 READY_AGAIN: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
     " created_at)"
-    " SELECT seq, queue, 9 - priority, tenant, gpus, gpu_memory_mib, wants, deadline, created_at"
+    " SELECT seq, queue, 9 - priority + CASE WHEN held_by IS NULL THEN 0 ELSE 100 END, tenant, gpus, gpu_memory_mib,"
+    " wants, deadline, created_at"
     " FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
@@ -312,7 +314,9 @@ SET_PROGRESS: Final = Sql(
 # Admission
 
 PENDING_FOR_UPDATE: Final = Sql(
-    "SELECT job_seq FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NULL {for_update}", "seqs"
+    "SELECT job_seq FROM orchestrator_ready WHERE job_seq IN :seqs AND publish_at IS NULL AND `rank` < 100"
+    " {for_update}",
+    "seqs",
 )
 ADMIT_JOBS: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'queued', queued_at = {now} WHERE seq IN :seqs AND state = 'pending'", "seqs"

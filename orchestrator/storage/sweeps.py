@@ -72,7 +72,7 @@ LEASE_ENDED: Final = Sql(
 )
 CANDIDATES: Final = Sql(
     "SELECT job_seq, queue, `rank` AS `rank`, tenant, gpus, gpu_memory_mib, wants FROM orchestrator_ready"
-    " WHERE queue = :queue AND publish_at IS NULL ORDER BY `rank`, job_seq LIMIT :limit"
+    " WHERE queue = :queue AND publish_at IS NULL AND `rank` < 100 ORDER BY `rank`, job_seq LIMIT :limit"
 )
 ADMITTED: Final = Sql(
     "SELECT MIN(job_seq) AS seq, COUNT(*) AS count, queue, gpus, gpu_memory_mib, wants, node"

@@ -77,6 +77,7 @@ jobs = Table(
     Column("failure_class", String(16)),
     Column("progress", _Document),
     Column("cancel_requested_at", _Instant),
+    Column("held_by", String(128)),  # who keeps it from being admitted
     Column("created_at", _Instant, nullable=False),
     Column("queued_at", _Instant),
     Column("started_at", _Instant),
@@ -100,7 +101,7 @@ ready = Table(
     metadata,
     Column("job_seq", _Seq, primary_key=True, autoincrement=False),
     Column("queue", String(64), nullable=False),
-    Column("rank", SmallInteger, nullable=False),  # 9 - priority: the smallest starts first
+    Column("rank", SmallInteger, nullable=False),  # 9 - priority, and 100 more while held: the smallest starts first
     Column("tenant", String(64), nullable=False),
     Column("gpus", Integer, nullable=False),
     Column("gpu_memory_mib", Integer),

@@ -329,6 +329,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         firings=firings,
         usage=MemoryUsage(clock),
         letters=cast("Any", MemoryLetters(leadership)),
+        control=cast("Any", None),
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),

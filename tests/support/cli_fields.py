@@ -7,9 +7,9 @@ def _words(text: str) -> frozenset[str]:
 
 _JOB = _words(
     "root parent group needs"
-    " id name task kind queue tenant submitted_by state reason priority gpus gpu_memory_mib wants time_limit attempt"
-    " max_attempts lost_count node exit_code failure_class error result progress cancel_requested_at run_at deadline"
-    " created_at queued_at started_at finished_at"
+    " id name task kind queue tenant submitted_by state reason held_by priority gpus gpu_memory_mib wants time_limit"
+    " attempt max_attempts lost_count node exit_code failure_class error result progress cancel_requested_at run_at"
+    " deadline created_at queued_at started_at finished_at"
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
@@ -24,6 +24,7 @@ _GPU = _words(
     " driver_version temperature_celsius power_watts mig_profile parent_uuid"
 )
 _LETTER = _words("id queue failure_class reason at")
+_ORDERED = _words("id changed state problem detail")
 _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
@@ -37,6 +38,10 @@ FIELDS = {
     "logs": frozenset({"id", "chunks", "ended"}),
     "wait": frozenset({"id", "state", "exit_code", "reason"}),
     "cancel": frozenset({"id", "state", "cancelled", "stopping"}),
+    "priority": _ORDERED,
+    "hold": _ORDERED,
+    "release": _ORDERED,
+    "retry": _ORDERED,
     "why": frozenset({"id", "state", "reasons"}),
     "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
     "drain": _words("name state drain changed withdrawn"),

@@ -256,7 +256,7 @@ def _show_list(found: Sequence[dict[str, Any]]) -> None:
             [
                 job["id"],
                 job["name"],
-                job["state"],
+                f"{job['state']}, held" if job["held_by"] else job["state"],
                 show.gpus(job),
                 job["node"],
                 job["attempt"] or None,

@@ -36,6 +36,7 @@ class Row:
     of_a_job: bool = False  # the path names a job: another tenant's is 404
     every_tenant: bool = False  # tells of all tenants, so a token of one is refused
     absent: bool = False  # the path names something that is not there: 404 for all who may
+    conflicts: bool = False  # the job may be in a state that does not allow it: 409 from who may
     body: Any = None
 
 
@@ -49,6 +50,11 @@ ROWS: Final = (
     Row("GET", "/jobs/{job_id}", Role.VIEWER, of_a_job=True),
     Row("POST", "/jobs/{job_id}/cancel", Role.SUBMITTER, of_a_job=True),
     Row("POST", "/jobs/cancel", Role.SUBMITTER, of_a_job=True, body={"tree": "{job_id}"}),
+    Row("POST", "/jobs/{job_id}/priority", Role.SUBMITTER, of_a_job=True, conflicts=True, body={"priority": 7}),
+    Row("POST", "/jobs/{job_id}/hold", Role.SUBMITTER, of_a_job=True, conflicts=True),
+    Row("POST", "/jobs/{job_id}/release", Role.SUBMITTER, of_a_job=True, conflicts=True),
+    Row("POST", "/jobs/{job_id}/retry", Role.SUBMITTER, of_a_job=True, conflicts=True),
+    Row("POST", "/jobs/orders", Role.SUBMITTER, body={"order": "hold", "ids": ["none"]}),
     Row("GET", "/jobs/{job_id}/logs", Role.VIEWER, of_a_job=True),
     Row("GET", "/jobs/{job_id}/why", Role.VIEWER, of_a_job=True),
     Row("GET", "/jobs/{job_id}/events", Role.VIEWER, of_a_job=True),
@@ -144,6 +150,7 @@ def test_who_may_call_what(world: World, row: Row, caller: str) -> None:
         expected = {404}
     else:
         expected = {200, 201} if row.path != "/readyz" else {200, 503}
+        expected |= {409} if row.conflicts else set()
     assert answer.status_code in expected, answer.text
 
 

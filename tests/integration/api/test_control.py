@@ -67,3 +67,35 @@ def test_a_host_is_drained_and_taken_back(api: TestClient, register: Callable[[s
     assert api.post("/nodes/alpha/undrain").json()["state"] == "up"
     assert api.post("/nodes/beta/drain").status_code == 404
     assert api.post("/nodes/a%2Fb/drain").status_code == 404
+
+
+def test_orders_about_a_waiting_job_show_in_the_job_and_its_history(api: TestClient) -> None:
+    job = api.post("/jobs/submit", json={"argv": ["true"]}).json()["id"]
+
+    held = api.post(f"/jobs/{job}/hold").json()
+    assert (held["state"], held["held_by"], held["changed"]) == ("pending", "local", True)
+    (reason,) = (one for one in api.get(f"/jobs/{job}/why").json()["reasons"] if one["code"] == "held")
+    assert reason["words"].startswith("held by local")
+    assert api.post(f"/jobs/{job}/priority", json={"priority": 8}).json()["priority"] == 8
+    assert api.post(f"/jobs/{job}/release").json()["held_by"] is None
+    assert api.post(f"/jobs/{job}/retry").json()["type"].endswith(":illegal-transition")
+    api.post(f"/jobs/{job}/cancel")
+    assert api.post(f"/jobs/{job}/retry").json()["state"] == "pending"
+    events = api.get(f"/jobs/{job}/events").json()["events"]
+    assert [event["kind"] for event in events if event["data"].get("by") == "local"] == [
+        *("hold", "set_priority", "unhold", "cancel", "revive")
+    ]
+
+
+def test_one_order_for_many_jobs_tells_of_each(api: TestClient) -> None:
+    jobs = [api.post("/jobs/submit", json={"argv": ["true"]}).json()["id"] for _ in range(2)]
+    api.post(f"/jobs/{jobs[0]}/cancel")
+    answer = api.post("/jobs/orders", json={"order": "hold", "ids": [*jobs, "nobody"]}).json()["results"]
+
+    assert [(one["id"], one["changed"], one["problem"]) for one in answer] == [
+        (jobs[0], False, "illegal-transition"),
+        (jobs[1], True, None),
+        ("nobody", False, "unknown-job"),
+    ]
+    assert api.post("/jobs/orders", json={"order": "hold", "ids": jobs, "priority": 1}).status_code == 422
+    assert api.post("/jobs/orders", json={"order": "priority", "ids": jobs}).status_code == 422

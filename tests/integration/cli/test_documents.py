@@ -195,3 +195,20 @@ def test_the_schema_is_made_and_told(tmp_path: Path, verb: str) -> None:
     assert set(document) == FIELDS[f"db {verb}"]
     assert document["version"] == document["head"] == made["head"]
     assert made["head"] in orch("db", verb).out
+
+
+def test_orders_tell_of_each_job_and_end_with_the_code_of_a_refusal(orch: Orch) -> None:
+    first, second = submit(orch), submit(orch)
+
+    held = orch("hold", "--json", first, second)
+    assert held.code == 0
+    assert [set(one) for one in held.document] == [FIELDS["hold"]] * 2
+    assert orch("ps").out.count("pending, held") == 2
+    assert "held by" in orch("why", first).out
+    assert orch("priority", "9", first).out == f"{first} has priority 9\n"
+    assert orch("release", first).out == f"{first} is released\n"
+    assert orch("release", first).out == f"{first} is released already\n"
+    refused = orch("retry", first)
+    assert (refused.code, refused.out) == (4, "")
+    assert refused.err.count("\n") == 1
+    assert orch("hold", "nobody").code == 2
