@@ -58,6 +58,7 @@ chaos: $(VENV)/dev.stamp ## Break things at random for SECONDS (SEED, DATABASE=m
 chaos-matrix: $(VENV)/dev.stamp ## Run every case of the fault matrix on both stacks
 	@tests/install-debian-packages
 	@$(PYTEST) -n $(TEST_PROCESSES) --dist load -m 'matrix or not matrix' tests/chaos $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist load -m matrix tests/e2e tests/integration $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -43,7 +43,7 @@ def test_a_job_runs_on_the_embedded_stack(orch: Orch, home: Home) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("database", ["sqlite", "mariadb"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("mariadb", marks=pytest.mark.matrix)])
 def test_a_job_outlives_its_worker_and_the_whole_stack(database: str, orch: Orch, home: Home, tmp_path: Path) -> None:
     """kill -9 of the worker ends its runner; the job runs again; and again after ``down`` and ``up``."""
     up(orch, "--database", database)

@@ -14,6 +14,16 @@ AppOf = Callable[[Plain], Any]
 PATIENCE = 40
 
 
+def wait_until_consumed(control: Any, node: str, queue: str) -> None:
+    """Celery answers before it has declared the queue; what is published meanwhile reaches nobody."""
+
+    def consumed() -> bool:
+        queues = (control.inspect([node], timeout=5, limit=1).active_queues() or {}).get(node, ())
+        return queue in {one["name"] for one in queues}
+
+    wait_for(consumed, within_seconds=PATIENCE, describe=f"{node} consuming {queue}")
+
+
 def test_exchanges_of_each_type_reach_the_queues_that_are_bound(plain: Plain, app_of: AppOf, tmp_path: Path) -> None:
     """The queues are added, and in the end one is taken away, by remote control."""
     for node in ("one", "two"):
@@ -32,6 +42,7 @@ def test_exchanges_of_each_type_reach_the_queues_that_are_bound(plain: Plain, ap
                 queue, exchange.name, exchange.type, key, destination=[f"{node}@plain"], reply=True, timeout=10, limit=1
             )
             assert answer == [{f"{node}@plain": {"ok": f"add consumer {queue}"}}]
+            wait_until_consumed(control, f"{node}@plain", queue)
     orders, news, everyone = bindings
 
     def publish(exchange: Exchange, key: str, text: str) -> None:

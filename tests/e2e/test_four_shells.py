@@ -15,31 +15,32 @@ from tests.e2e.test_stack_jobs import up
 from tests.support.cluster import DUMP, read_dumps
 from tests.support.commands import SOURCES
 
-SHELLS, EACH = 4, 50
+SHELLS = 4
 SIZES = (1, 2, 4, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_hundred_jobs_from_four_shells_never_share_a_gpu(orch: Orch, home: Home, tmp_path: Path) -> None:
-    """Checked from what the jobs saw and from the leases' own history."""
+@pytest.mark.parametrize("each", [12, pytest.param(50, marks=pytest.mark.matrix)])
+def test_jobs_from_four_shells_never_share_a_gpu(orch: Orch, home: Home, tmp_path: Path, each: int) -> None:
+    """Checked from what the jobs saw and from the leases' own history; 200 of them in the matrix."""
     up(orch, "--simulate", "4")
     dumps = tmp_path / "dumps.jsonl"
     environment = os.environ | {"ORCHESTRATOR_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(SOURCES)}
     shells = [
-        subprocess.Popen(["sh", "-ec", script(dumps, shell)], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(["sh", "-ec", script(dumps, shell, each)], env=environment, stdout=subprocess.PIPE, text=True)
         for shell in range(SHELLS)
     ]
     ids = [line for shell in shells for line in (shell.communicate(timeout=300)[0]).split()]
     assert [shell.returncode for shell in shells] == [0] * SHELLS
-    assert len(set(ids)) == SHELLS * EACH
+    assert len(set(ids)) == SHELLS * each
     waited = orch("wait", "--json", *ids)
 
     states = {job["id"]: job["state"] for job in json.loads(waited.stdout)}
     assert states == dict.fromkeys(ids, "succeeded"), waited.stderr
     lines = read_dumps(dumps)
     assert len(lines) == 2 * len(ids)
-    assert sorted(len(line["gpus"]) for line in lines if line["what"] == "start") == sorted(SIZES * EACH)
+    assert sorted(len(line["gpus"]) for line in lines if line["what"] == "start") == sorted(SIZES * each)
     told = orch("admin", "verify", "--json", "--settled", "--dumps", str(dumps), "--dumps", str(home.path / "journal"))
     report = json.loads(told.stdout)
     assert (told.returncode, report["violations"]) == (0, [])
@@ -48,9 +49,9 @@ def test_two_hundred_jobs_from_four_shells_never_share_a_gpu(orch: Orch, home: H
     assert orch("down").returncode == 0
 
 
-def script(dumps: Path, shell: int) -> str:
-    """Return what one person types: fifty submits of all sizes, beginning with another one in each shell."""
+def script(dumps: Path, shell: int, each: int) -> str:
+    """Return what one person types: so many submits of all sizes, beginning with another one in each shell."""
     command = shlex.join([*DUMP, str(dumps), "0.02"])
     orch = shlex.join([sys.executable, "-m", "orchestrator_cli"])
-    submits = [f"{orch} submit --gpus {SIZES[(shell + number) % len(SIZES)]} -- {command}" for number in range(EACH)]
+    submits = [f"{orch} submit --gpus {SIZES[(shell + number) % len(SIZES)]} -- {command}" for number in range(each)]
     return "\n".join(submits)
