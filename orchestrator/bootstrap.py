@@ -21,6 +21,7 @@ from orchestrator.storage.job_times import SqlJobTimes
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
+from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
 from orchestrator.storage.usage import SqlUsageStore
@@ -69,6 +70,8 @@ def open_runtime(settings: Settings) -> Runtime:
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),
         control=SqlJobControl(database),
+        queues=SqlQueueControl(database),
+        policy=SqlPolicyStore(database),
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
         publisher=RedisStreamPublisher(client),

@@ -103,6 +103,27 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Return the queues."""
         return self._list("GET", "/queues", of="queues")
 
+    def queue(self, name: str) -> DocumentT:
+        """Return a queue."""
+        return self._document("GET", f"/queues/{_name_path(name)}")
+
+    def set_paused(self, name: str, *, paused: bool) -> DocumentT:
+        """Have no job of a queue start, or let them start again."""
+        verb = "pause" if paused else "resume"
+        return self._document("POST", f"/queues/{_name_path(name)}/{verb}", repeatable=True)
+
+    def set_queue(self, name: str, changes: Mapping[str, Any]) -> DocumentT:
+        """Change a queue's limits: ``most_running``, ``time_limit``; None lifts one."""
+        return self._document("PATCH", f"/queues/{_name_path(name)}", repeatable=True, json=dict(changes))
+
+    def policy(self) -> DocumentT:
+        """Return what operators set for the whole installation."""
+        return self._document("GET", "/policy")
+
+    def set_policy(self, changes: Mapping[str, Any]) -> DocumentT:
+        """Change what holds for the whole installation."""
+        return self._document("PATCH", "/policy", repeatable=True, json=dict(changes))
+
     def cluster(self) -> DocumentT:
         """Return what the installation is made of."""
         return self._document("GET", "/cluster")

@@ -1,9 +1,11 @@
 """What operators' and users' orders need of the stores; ``storage`` implements it, under the rules of ``ports``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.domain.job import Job
+from orchestrator.domain.policy import Limits, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +40,51 @@ class JobControl(Protocol):
 
         Raises:
             NotRetriable: If it was dismissed, or cancelled before its canvas came to it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOrders:
+    """A queue's standing orders; ``version`` grows with each change of them."""
+
+    name: str
+    paused: bool
+    paused_by: str | None
+    limits: Limits
+    version: int
+
+
+class QueueControl(Protocol):
+    """Orders about queues. Each is recorded in the history with who gave it.
+
+    Changes raise ``QueueNotFound``, and ``StaleVersion`` when a version is given that is not the present one.
+    """
+
+    def list_queues(self) -> Sequence[QueueOrders]: ...
+
+    def get(self, name: str) -> QueueOrders: ...
+
+    def set_paused(self, name: str, *, paused: bool, by: str) -> tuple[QueueOrders, int]:
+        """Have no job of a queue start from the return on, or let them start again.
+
+        Returns the queue, and how many jobs that were on their way were taken back.
+        """
+        ...
+
+    def set_limits(self, name: str, changes: Mapping[str, object], *, by: str, version: int | None) -> QueueOrders:
+        """Change limits, by the names of ``Limits``; what runs already goes on."""
+        ...
+
+
+class PolicyStore(Protocol):
+    """What operators change for the whole installation while it runs."""
+
+    def get(self) -> Policy: ...
+
+    def change(self, changes: Mapping[str, object], *, by: str, version: int | None) -> Policy:
+        """Change values, by the names of ``Values``; raises ``StaleVersion`` as a queue's changes do.
+
+        With safe mode on, no job starts from the return on, and what was on its way is taken back.
         """
         ...

@@ -5,10 +5,12 @@ OrchestratorError
 │   ├── FaultyRequest           every fault is listed
 │   │   ├── InvalidSettings
 │   │   ├── InvalidJob
-│   │   └── InvalidToken
+│   │   ├── InvalidToken
+│   │   └── InvalidPolicy           limits of a queue, or values of the policy
 │   ├── InvalidEntry            a stream entry that cannot be decoded or run
 │   ├── UnknownThing            nothing of its kind has this name
 │   │   ├── UnknownQueue
+│   │   ├── QueueNotFound           the queue that a request is about, not one that a job names
 │   │   ├── UnknownTask
 │   │   ├── UnknownJob
 │   │   ├── UnknownDeadLetter
@@ -26,6 +28,7 @@ OrchestratorError
 │   └── TooDeep                 JSON nested deeper than is read
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
+│   ├── StaleVersion            somebody else changed it since it was read
 │   ├── NotRetriable            the job ended in a way that cannot be tried again
 │   ├── LeaseLost
 │   ├── NotLeading              another process leads; stop sweeping
@@ -97,6 +100,12 @@ class InvalidJob(FaultyRequest):
     code = "invalid-job"
 
 
+class InvalidPolicy(FaultyRequest):
+    """A limit of a queue or a value of the policy is wrong; all faults are reported together."""
+
+    code = "invalid-policy"
+
+
 class InvalidEntry(InvalidRequest):
     """A stream entry cannot be decoded or run; it goes to the dead-letter stream with this reason."""
 
@@ -107,6 +116,13 @@ class UnknownQueue(UnknownThing):
     """The named queue does not exist."""
 
     code = "unknown-queue"
+    kind = "queue"
+
+
+class QueueNotFound(UnknownThing):
+    """The queue that a request is about does not exist."""
+
+    code = "queue-not-found"
     kind = "queue"
 
 
@@ -237,6 +253,19 @@ class IllegalTransition(Conflict):
 
     def __str__(self) -> str:
         return f"a job that is {self.state} cannot {self.event}"
+
+
+class StaleVersion(Conflict):
+    """What was to be changed was changed by somebody else since it was read."""
+
+    code = "stale-version"
+
+    def __init__(self, believed: int, actual: int) -> None:
+        super().__init__(believed, actual)
+        self.believed, self.actual = believed, actual
+
+    def __str__(self) -> str:
+        return f"it is at version {self.actual}, not {self.believed}: read it again"
 
 
 class NotRetriable(Conflict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.control_ports import JobControl
+from orchestrator.control_ports import JobControl, PolicyStore, QueueControl
 from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.metric_ports import JobTimes, StreamGauge
@@ -37,6 +37,8 @@ class Runtime:
     usage: UsageStore
     letters: DeadLetterStore
     control: JobControl
+    queues: QueueControl
+    policy: PolicyStore
     sweep_log: SweepLog
     access: AccessStore
     times: JobTimes

@@ -10,6 +10,7 @@ import click
 VERBS: Final[Mapping[str, Sequence[str]]] = {
     "jobs": ("submit", "run", "ps", "status", "logs", "wait", "cancel", "why"),
     "orders": ("priority", "hold", "release", "retry"),
+    "queues": ("queue", "policy"),
     "cluster": ("nodes", "gpus", "queues"),
     "usage": ("usage",),
     "dlq": ("dlq",),

@@ -241,7 +241,23 @@ class Nodes(BaseModel):
 class Queue(BaseModel):
     name: str
     paused: bool
+    paused_by: str | None
+    most_running: int | None
+    time_limit: float | None
+    version: int
     jobs: dict[JobState, int]
+
+
+class PausedQueue(Queue):
+    withdrawn: int
+
+
+class Policy(BaseModel):
+    safe_mode: bool
+    pool_idle_seconds: float
+    version: int
+    changed_by: str | None
+    changed_at: AwareDatetime | None
 
 
 class Queues(BaseModel):

@@ -5,7 +5,21 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 import orchestrator
-from orchestrator.api import access, canvases, cluster, control, dlq, gpus, job_control, jobs, nodes, problems, usage
+from orchestrator.api import (
+    access,
+    canvases,
+    cluster,
+    control,
+    dlq,
+    gpus,
+    job_control,
+    jobs,
+    nodes,
+    policy,
+    problems,
+    queues,
+    usage,
+)
 from orchestrator.api.dependencies import Services
 from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise, is_loopback
@@ -54,6 +68,8 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.include_router(jobs.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
     app.include_router(nodes.routes, **guarded)
+    app.include_router(queues.routes, **guarded)
+    app.include_router(policy.routes, **guarded)
     app.include_router(control.routes, **guarded)
     app.include_router(usage.routes, **guarded)
     app.include_router(gpus.routes, **guarded)

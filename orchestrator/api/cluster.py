@@ -34,24 +34,6 @@ def gpus(given: Given) -> Any:
     return {"gpus": [gpu_document(gpu) for node in given.runtime.cluster.nodes() for gpu in node.gpus]}
 
 
-@routes.get("/queues", responses=answers.answers(answers.Queues))
-def queues(given: Given, caller: Caller) -> Any:
-    """List the queues and how many jobs of each state they hold."""
-    return {
-        "queues": [
-            {"name": name, "paused": paused}
-            | {
-                "jobs": {
-                    state.value: count
-                    for state, count in given.runtime.jobs.count_by_state(name, tenant=caller.tenant).items()
-                    if count
-                }
-            }
-            for name, paused in given.runtime.cluster.queues().items()
-        ]
-    }
-
-
 @routes.get("/cluster", responses=answers.answers(answers.Cluster))
 def cluster(given: Given, caller: Caller) -> Any:
     """Show what the installation is made of; where its servers are, operators only are told."""

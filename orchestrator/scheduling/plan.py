@@ -28,7 +28,9 @@ from orchestrator.scheduling.snapshot import Candidate, HostView, Snapshot
 class WaitReason(StrEnum):
     """Why a job was not admitted."""
 
+    SAFE_MODE = "safe_mode"
     QUEUE_PAUSED = "queue_paused"
+    QUEUE_FULL = "queue_full"  # as many of its jobs run, or are about to, as may
     NO_CONSUMER = "no_consumer"  # no host takes jobs of the queue
     HOSTS_AWAY = "hosts_away"  # those that do are draining or not heard of
     TOO_LARGE = "too_large"  # for every host that takes jobs of the queue, as it is now
@@ -96,6 +98,8 @@ class _Pass:
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
         self._snapshot, self._policy = snapshot, policy
         self._paused = {queue.name for queue in snapshot.queues if queue.paused}
+        self._most = {queue.name: queue.most_running for queue in snapshot.queues}
+        self._room = {queue.name: queue.room for queue in snapshot.queues if queue.room is not None}
         self._capacity = Capacity(snapshot.hosts)
         self._capacity.settle(snapshot.admitted)
         self._misses: dict[tuple[str, Resources], _Miss] = {}
@@ -122,6 +126,8 @@ class _Pass:
             placed = self._capacity.place(queue, resources) or self._capacity.place_ahead(queue, resources)
             if placed is not None:
                 self._admissions.append(Admission(seq, placed.node, placed.gpus))
+                if queue in self._room:
+                    self._room[queue] -= 1
                 return
             obstacle = self._busy(queue, resources)
             if resources.gpus and queue not in self._heads:
@@ -138,8 +144,12 @@ class _Pass:
 
     def _obstacle(self, queue: str, resources: Resources) -> tuple[WaitReason, str] | None:
         """Return why no job of this queue and size can start however idle the hosts are."""
+        if self._snapshot.safe_mode:
+            return WaitReason.SAFE_MODE, "the installation is in safe mode: nothing starts"
         if queue in self._paused:
             return WaitReason.QUEUE_PAUSED, f"queue {queue} is paused"
+        if self._room.get(queue, 1) <= 0:
+            return WaitReason.QUEUE_FULL, f"queue {queue} runs at most {self._most[queue]} jobs at once"
         consumers = self._capacity.consumers(queue)
         if not consumers:
             away = sorted(host.node for host in self._snapshot.hosts if queue in host.queues)

@@ -71,6 +71,8 @@ class QueueView:
 
     name: str
     paused: bool
+    most_running: int | None = None  # jobs at once
+    room: int | None = None  # how many more may be admitted now; None: as many as fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +83,4 @@ class Snapshot:
     admitted: tuple[AdmittedView, ...]
     candidates: tuple[Candidate, ...]
     queues: tuple[QueueView, ...]
+    safe_mode: bool = False  # nothing starts

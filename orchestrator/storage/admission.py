@@ -12,10 +12,11 @@ from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import wants_from
 from orchestrator.ports import DueEntry, LossPolicy
-from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, QueueView, Snapshot
+from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, HostView, Snapshot
 from orchestrator.storage import canvases, healing, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
+from orchestrator.storage.queue_views import queue_views
 from orchestrator.storage.rows import entry_from, load
 
 #: A host whose heartbeat is older than this many seconds is given nothing.
@@ -116,8 +117,7 @@ def host_snapshot(database: Database, connection: Connection, node: str, *, limi
 def _snapshot(database: Database, connection: Connection, node: str | None, limit: int) -> Snapshot:
     hosts = _hosts(database, connection, node)
     names = sorted({queue for host in hosts for queue in host.queues}) if node else None
-    queue_rows = connection.execute(select(tables.queues.c.name, tables.queues.c.paused)).all()
-    queues = tuple(QueueView(name, bool(paused)) for name, paused in queue_rows if names is None or name in names)
+    queues, safe_mode = queue_views(database, connection, names)
     candidates = [
         row
         for queue in queues
@@ -133,6 +133,7 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
         ),
         candidates=tuple(_candidates(candidates)),
         queues=queues,
+        safe_mode=safe_mode,
     )
 
 

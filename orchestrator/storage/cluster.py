@@ -59,8 +59,9 @@ SAMPLE: Final = Sql(
 )
 COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
 ENSURE_QUEUE: Final = Sql(
-    "INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16) ON CONFLICT (name) DO NOTHING",
-    mysql="INSERT INTO orchestrator_queues (name, paused, `window`) VALUES (:name, 0, 16)"
+    "INSERT INTO orchestrator_queues (name, paused, `window`, version) VALUES (:name, 0, 16, 0)"
+    " ON CONFLICT (name) DO NOTHING",
+    mysql="INSERT INTO orchestrator_queues (name, paused, `window`, version) VALUES (:name, 0, 16, 0)"
     " ON DUPLICATE KEY UPDATE name = name",
 )
 

@@ -211,13 +211,14 @@ class SqlJobStore:
         stopped: Mapping[str, str] = MappingProxyType({}),
     ) -> SubmitOutcome:
         run = self._database.run
-        now, open_slots = self._open_slots(connection, {job.queue for job in jobs})
+        now, open_slots, limits = self._open_slots(connection, {job.queue for job in jobs})
         rows = []
         for job, payload in zip(jobs, payloads, strict=True):
             held = bool(job.needs) or job.id in stopped
             state = JobState.BLOCKED if held else _first_state(job, open_slots)
             queued_at = now if state is JobState.QUEUED else None
-            rows.append(new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at})
+            row = new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at}
+            rows.append(row | _limited(row, limits))
         if len(rows) == 1:
             seqs = {rows[0]["id"]: run(connection, statements.INSERT_JOB, rows[0]).lastrowid}
         else:
@@ -240,12 +241,13 @@ class SqlJobStore:
     ) -> tuple[dict[str, Submitted], tuple[JobEntry, ...]]:
         """Let blocked jobs, given as (seq, job, payload), start as their canvas calls them now."""
         run = self._database.run
-        now, open_slots = self._open_slots(connection, {job.queue for _, job, _ in jobs})
+        now, open_slots, limits = self._open_slots(connection, {job.queue for _, job, _ in jobs})
         answers: dict[str, Submitted] = {}
         rows = []
         for seq, job, payload in jobs:
             state = _first_state(job, open_slots)
             row = new_job_row(job, payload) | {"seq": seq, "state": state.value, "now": now}
+            row |= _limited(row, limits)
             row["queued_at"] = now if state is JobState.QUEUED else None
             if run(connection, canvases.RELEASE, row).rowcount:
                 rows.append(row)
@@ -282,14 +284,22 @@ class SqlJobStore:
         if history:
             run(connection, statements.SUBMIT_EVENT, history)
 
-    def _open_slots(self, connection: Connection, names: set[str]) -> tuple[str | None, dict[str, int]]:
-        """Return the instant and how many jobs each queue takes at once: none when something waits ahead."""
+    def _open_slots(
+        self, connection: Connection, names: set[str]
+    ) -> tuple[str | None, dict[str, int], dict[str, float | None]]:
+        """Return the instant, how many jobs each queue takes at once, and the time limits of jobs that bring none.
+
+        A queue takes none when something waits ahead, and none of its own when it may run so many only: these the
+        leader counts.
+        """
         found = self._database.run(connection, statements.QUEUE_WINDOWS, {"names": sorted(names)}).all()
-        slots = {row.name: 0 if row.paused or row.waiting else max(0, row.window - row.admitted) for row in found}
+        closed = {row.name for row in found if row.paused or row.safe or row.waiting or row.most_running is not None}
+        slots = {row.name: 0 if row.name in closed else max(0, row.window - row.admitted) for row in found}
         for name in names - slots.keys():
             known = connection.execute(select(tables.queues.c.name).order_by(tables.queues.c.name)).scalars().all()
             raise UnknownQueue(name, known)
-        return stored_instant(instant(found[0].now)) if found else None, slots
+        now = stored_instant(instant(found[0].now)) if found else None
+        return now, slots, {row.name: row.time_limit_s for row in found}
 
     def _submit_missing(self, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
         for _ in range(MOST_TRIES):
@@ -339,6 +349,13 @@ class SqlJobStore:
         canvases.block_further(self._database, connection, waiting)
         found |= {place: replace(found[first], created=False) for place, first in repeats.items()}
         return SubmitOutcome(tuple(found[place] for place in range(len(jobs))), entries)
+
+
+def _limited(row: Mapping[str, Any], limits: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the time limit of a job: its own, else its queue's, as long as its soft limit allows that."""
+    own, of_queue, soft = row["time_limit_s"], limits[row["queue"]], row["soft_time_limit_s"]
+    fits = own is None and of_queue is not None and (soft is None or soft < of_queue)
+    return {"time_limit_s": of_queue if fits else own}
 
 
 def _first_state(job: NewJob, open_slots: dict[str, int]) -> JobState:

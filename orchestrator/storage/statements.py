@@ -13,7 +13,8 @@ from orchestrator.storage.sql import Sql
 # PyMySQL sends the rows of one INSERT together only when its VALUES are parameters and nothing else; so the instant
 # of the transaction is read with the queues and handed back. It is the database's own all the same.
 QUEUE_WINDOWS: Final = Sql(
-    "SELECT name, paused, `window`, {now} AS now,"
+    "SELECT name, paused, most_running, time_limit_s, `window`, {now} AS now,"
+    " EXISTS (SELECT 1 FROM orchestrator_policy WHERE safe_mode = 1) AS safe,"
     " (SELECT COUNT(*) FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NOT NULL) AS admitted,"
     " EXISTS (SELECT 1 FROM orchestrator_ready r WHERE r.queue = q.name AND r.publish_at IS NULL AND r.`rank` < 100)"
     " AS waiting"
@@ -107,6 +108,9 @@ TAKE_READY: Final = Sql(
     " node = :node)"
     " AND (deadline IS NULL OR deadline > {now}) AND gpus = :gpus AND COALESCE(gpu_memory_mib, 0) = :mib"
     " AND COALESCE(wants, '') = :wants"
+    # Read under a lock in the same statement: once a pause or safe mode is committed, no claim takes a job.
+    " AND NOT EXISTS (SELECT 1 FROM orchestrator_queues q WHERE q.name = orchestrator_ready.queue AND q.paused = 1)"
+    " AND NOT EXISTS (SELECT 1 FROM orchestrator_policy WHERE safe_mode = 1)"
     " RETURNING job_seq",
     "seqs",
 )

@@ -59,10 +59,12 @@ SILENT_NODES: Final = Sql(
     "SELECT name FROM orchestrator_nodes WHERE state <> 'lost' AND heartbeat_at < {now_minus:silent} {for_update}"
 )
 MARK_LOST: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name IN :names", "names")
-#: Jobs on their way to a host that takes none: silent, ended in order, or draining.
+#: Jobs on their way to a host that takes none (silent, ended in order, or draining), or that must not start now.
 STRANDED: Final = Sql(
-    "SELECT job_seq FROM orchestrator_ready WHERE publish_at IS NOT NULL AND node IS NOT NULL"
-    " AND node NOT IN (SELECT name FROM orchestrator_nodes WHERE state = 'up') LIMIT :limit"
+    "SELECT job_seq FROM orchestrator_ready WHERE publish_at IS NOT NULL AND ((node IS NOT NULL"
+    " AND node NOT IN (SELECT name FROM orchestrator_nodes WHERE state = 'up'))"
+    " OR queue IN (SELECT name FROM orchestrator_queues WHERE paused = 1)"
+    " OR EXISTS (SELECT 1 FROM orchestrator_policy WHERE safe_mode = 1)) LIMIT :limit"
 )
 #: Most jobs that one pass withdraws.
 WITHDRAW_BATCH: Final = 1000

@@ -265,7 +265,25 @@ queues = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("paused", SmallInteger, nullable=False, default=0),
+    Column("paused_by", String(128)),
+    Column("most_running", Integer),  # jobs at once; NULL: as many as fit
+    Column("time_limit_s", Float),  # of jobs that bring none
+    Column("version", Integer, nullable=False, default=0),
     Column("window", Integer, nullable=False, default=16),  # jobs that a submit may admit by itself
+    **_INNODB,
+)
+
+#: One row, once somebody has changed something; without it the defaults of ``domain.policy`` hold.
+policy = Table(
+    "orchestrator_policy",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("safe_mode", SmallInteger, nullable=False),
+    Column("pool_idle_s", Float, nullable=False),
+    Column("changed_by", String(128), nullable=False),
+    Column("changed_at", _Instant, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
     **_INNODB,
 )
 

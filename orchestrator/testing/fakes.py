@@ -330,6 +330,8 @@ def memory_world(**settings: Any) -> MemoryWorld:
         usage=MemoryUsage(clock),
         letters=cast("Any", MemoryLetters(leadership)),
         control=cast("Any", None),
+        queues=cast("Any", None),
+        policy=cast("Any", None),
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),

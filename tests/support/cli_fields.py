@@ -25,6 +25,8 @@ _GPU = _words(
 )
 _LETTER = _words("id queue failure_class reason at")
 _ORDERED = _words("id changed state problem detail")
+_QUEUE = _words("name paused paused_by most_running time_limit version jobs")
+_POLICY = _words("safe_mode pool_idle_seconds version changed_by changed_at")
 _SCHEMA = frozenset({"version", "head", "database"})
 
 FIELDS = {
@@ -50,7 +52,13 @@ FIELDS = {
     "gpus quarantine": _GPU,
     "gpus release": _GPU,
     "gpus reset": _GPU,
-    "queues": frozenset({"name", "paused", "jobs"}),
+    "queues": _QUEUE,
+    "queue ls": _QUEUE,
+    "queue pause": _QUEUE | {"withdrawn"},
+    "queue resume": _QUEUE | {"withdrawn"},
+    "queue set": _QUEUE,
+    "policy": _POLICY,
+    "policy set": _POLICY,
     "usage": _words("by since until usage left_out total"),
     "dlq list": _LETTER,
     "dlq show": _LETTER,

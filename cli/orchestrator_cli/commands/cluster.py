@@ -118,14 +118,24 @@ def queues(as_json: bool) -> None:
     if as_json:
         show.as_json(found)
         return
-    states = ("pending", "queued", "running", "scheduled")
-    show.table(
-        ["NAME", "PAUSED", *(state.upper() for state in states)],
-        (
-            [queue["name"], "yes" if queue["paused"] else "no", *(queue["jobs"].get(s, 0) for s in states)]
-            for queue in found
-        ),
-    )
+    show_queues(found)
 
 
 COMMANDS = [nodes, gpus, queues]
+
+
+def show_queues(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print queues as a table."""
+    states = ("pending", "queued", "running", "scheduled")
+    show.table(
+        ["NAME", "PAUSED", "MOST", *(state.upper() for state in states)],
+        (
+            [
+                queue["name"],
+                f"by {queue['paused_by']}" if queue["paused_by"] else "yes" if queue["paused"] else "no",
+                queue["most_running"],
+                *(queue["jobs"].get(s, 0) for s in states),
+            ]
+            for queue in found
+        ),
+    )

@@ -57,6 +57,7 @@ TABLES = (
     "jobs",
     "nodes",
     "leadership",
+    "policy",
 )
 JOBS = (
     "SELECT seq, state, attempt, lost_count, lease_id, cancel_requested_at IS NOT NULL AS asked, progress"

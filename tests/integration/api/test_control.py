@@ -99,3 +99,33 @@ def test_one_order_for_many_jobs_tells_of_each(api: TestClient) -> None:
     ]
     assert api.post("/jobs/orders", json={"order": "hold", "ids": jobs, "priority": 1}).status_code == 422
     assert api.post("/jobs/orders", json={"order": "priority", "ids": jobs}).status_code == 422
+
+
+def test_a_queue_is_paused_limited_and_resumed(api: TestClient) -> None:
+    api.post("/jobs/submit", json={"argv": ["true"]})
+    paused = api.post("/queues/gpu/pause").json()
+    assert (paused["paused"], paused["paused_by"], paused["withdrawn"]) == (True, "local", 1)
+    waiting = api.post("/jobs/submit", json={"argv": ["true"]}).json()
+    assert waiting["state"] == "pending"
+    assert api.get(f"/jobs/{waiting['id']}/why").json()["reasons"][0]["code"] == "queue_paused"
+    assert api.post("/queues/gpu/resume").json()["paused"] is False
+
+    shown = api.get("/queues/gpu")
+    tag = shown.headers["ETag"]
+    changed = api.patch("/queues/gpu", json={"most_running": 1, "time_limit": 60}, headers={"If-Match": tag})
+    assert (changed.status_code, changed.json()["most_running"], changed.json()["time_limit"]) == (200, 1, 60.0)
+    assert api.patch("/queues/gpu", json={"most_running": 2}, headers={"If-Match": tag}).status_code == 412
+    assert api.patch("/queues/gpu", json={"most_running": 2}, headers={"If-Match": "new"}).status_code == 422
+    assert api.patch("/queues/gpu", json={"most_running": None}).json()["most_running"] is None
+    assert api.get("/queues/none").status_code == 404
+
+
+def test_safe_mode_is_switched_by_the_policy(api: TestClient) -> None:
+    assert api.get("/policy").json()["version"] == 0
+    safe = api.patch("/policy", json={"safe_mode": True}, headers={"If-Match": '"0"'})
+    assert (safe.json()["safe_mode"], safe.headers["ETag"]) == (True, '"1"')
+    job = api.post("/jobs/submit", json={"argv": ["true"]}).json()
+    assert api.get(f"/jobs/{job['id']}/why").json()["reasons"][0]["code"] == "safe_mode"
+    assert api.patch("/policy", json={"safe_mode": False}, headers={"If-Match": '"0"'}).status_code == 412
+    assert api.patch("/policy", json={"safe_mode": False}).json()["version"] == 2
+    assert api.patch("/policy", json={"color": 1}).status_code == 422

@@ -212,3 +212,22 @@ def test_orders_tell_of_each_job_and_end_with_the_code_of_a_refusal(orch: Orch) 
     assert (refused.code, refused.out) == (4, "")
     assert refused.err.count("\n") == 1
     assert orch("hold", "nobody").code == 2
+
+
+def test_queues_and_the_policy_take_orders(orch: Orch) -> None:
+    paused = orch("queue", "pause", "gpu", "--json").document
+    assert (set(paused), paused["paused"]) == (FIELDS["queue pause"], True)
+    assert "by " in orch("queue", "ls").out
+    assert set(orch("queue", "resume", "gpu", "--json").document) == FIELDS["queue resume"]
+    limited = orch("queue", "set", "gpu", "--most-running", "2", "--time-limit", "1h", "--json").document
+    assert (set(limited), limited["most_running"], limited["time_limit"]) == (FIELDS["queue set"], 2, 3600.0)
+    lifted = orch("queue", "set", "gpu", "--no-most-running", "--no-time-limit", "--json").document
+    assert (lifted["most_running"], lifted["time_limit"]) == (None, None)
+    assert orch("queue", "set", "gpu").code == 2
+    assert orch("queue", "pause", "none").code == 2
+
+    assert set(orch("policy", "--json").document) == FIELDS["policy"]
+    changed = orch("policy", "set", "safe_mode=on", "pool_idle_seconds=5", "--json").document
+    assert (set(changed), changed["safe_mode"], changed["pool_idle_seconds"]) == (FIELDS["policy set"], True, 5.0)
+    assert "safe_mode:" in orch("policy", "set", "safe_mode=off").out
+    assert orch("policy", "set", "safe_mode=perhaps").code == 2
