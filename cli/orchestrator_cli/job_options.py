@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from orchestrator.errors import InvalidRequest
-from orchestrator_cli.values import Alternative, Assignment, Duration, Size
+from orchestrator_cli.values import Alternative, Assignment, Duration, RetryClass, Size
 
 _OPTIONS: Final = (
     click.option("--gpus", type=int, default=None, help="Whole GPUs of one host, all or nothing."),
@@ -46,6 +46,13 @@ _OPTIONS: Final = (
     ),
     click.option("--cwd", help="Working directory.  [default: this one]"),
     click.option("--retries", type=int, default=0, help="Further attempts after a failed one."),
+    click.option(
+        "--retry-on",
+        type=RetryClass(),
+        multiple=True,
+        metavar="CLASS[=N]",
+        help="Try again after such failures only, as oom=2; without a number --retries says how often.",
+    ),
     click.option("--key", help="Idempotency key: the same key names the same job."),
     click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED),
 )
@@ -64,6 +71,7 @@ def job_body(
     environment: Sequence[tuple[str, str]],
     cwd: str | None,
     retries: int,
+    retry_on: Sequence[tuple[str, int | None]],
     constraints: Sequence[tuple[str, str]],
     **options: Any,
 ) -> dict[str, Any]:
@@ -81,7 +89,7 @@ def job_body(
         "env": dict(environment),
         "cwd": _absolute(cwd),
         "max_attempts": retries + 1,
-    }
+    } | ({"retry_on": dict(retry_on)} if retry_on else {})
 
 
 def _absolute(cwd: str | None) -> str:

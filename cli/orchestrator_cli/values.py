@@ -62,6 +62,23 @@ class Assignment(click.ParamType[tuple[str, str]]):
         return name, content
 
 
+class RetryClass(click.ParamType[tuple[str, int | None]]):
+    """A failure class, and how often: ``oom`` or ``oom=2``."""
+
+    name = "class"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int | None]:
+        """Return class and number."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, times = str(value).partition("=")
+        if equals and not times.isdecimal():
+            self.fail(f"{value!r} is not CLASS or CLASS=N", param, ctx)
+        return name, int(times) if equals else None
+
+
 class Alternative(click.ParamType[dict[str, Any]]):
     """GPUs as ``gpus=2,gpu-type=H100|A100,min-memory=40GiB``."""
 

@@ -47,6 +47,7 @@ class Job(BaseModel):
     time_limit: float | None
     attempt: int
     max_attempts: int
+    retry_on: dict[str, int] | None
     lost_count: int
     node: str | None
     exit_code: int | None

@@ -71,6 +71,9 @@ class SubmitBody(BaseModel):
     soft_time_limit: float | None = Field(default=None, description="Seconds.")
     grace: float | None = Field(default=None, description="Seconds from TERM to KILL.")
     max_attempts: int = 1
+    retry_on: dict[str, int | None] | None = Field(
+        default=None, description="By failure class, after how many failures at most another attempt follows."
+    )
     run_at: Annotated[datetime | None, Field(strict=False)] = None
     deadline: Annotated[datetime | None, Field(strict=False)] = None
     key: Text | None = Field(default=None, description="Idempotency key.")
@@ -108,6 +111,7 @@ class SubmitBody(BaseModel):
             "soft_time_limit_seconds": self.soft_time_limit,
             "grace_seconds": self.grace,
             "max_attempts": self.max_attempts,
+            "retry_on": self.retry_on,
             "run_at": self.run_at,
             "deadline": self.deadline,
             "key": key if self.key is None else self.key,
@@ -150,6 +154,7 @@ def job_document(job: Job, needs: Sequence[Need] = ()) -> dict[str, Any]:
         "time_limit": job.time_limit_seconds,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
+        "retry_on": None if job.retry_on is None else dict(job.retry_on),
         "lost_count": job.lost_count,
         "node": job.node,
         "exit_code": job.exit_code,

@@ -177,6 +177,7 @@ class NewJob:
     group_id: str | None = None  # the innermost group that it belongs to
     needs: tuple[str, ...] = ()  # ids of tasks and jobs before it in its canvas; with any it is blocked at first
     traceparent: str | None = None  # the trace that it was submitted in
+    retry_on: Mapping[FailureClass, int] | None = None  # see domain.retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +218,4 @@ class Job:
     parent_id: str | None = None
     group_id: str | None = None
     held_by: str | None = None  # who keeps it from being admitted
+    retry_on: Mapping[FailureClass, int] | None = None

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.domain.job import Document, FailureClass, JobEvent, JobKind, LeaseMode, Resources
+from orchestrator.domain.retry import RetryOn
 
 
 class Refusal(StrEnum):
@@ -69,6 +70,7 @@ class ClaimedJob:
     lost_count: int = 0
     forgiven: int = 0  # attempts that do not count: those before a person had it tried again
     max_lost: int = 3
+    retry_on: RetryOn | None = None
     traceparent: str | None = None  # the trace that it was submitted in
     ready_at: datetime | None = None  # since when it could have started
 

@@ -15,13 +15,13 @@ from typing import Any, Final, TypeAlias
 from orchestrator.domain.job import Document, JobKind, NewJob, Resources
 from orchestrator.domain.redaction import show_arguments, show_command, show_keywords
 from orchestrator.domain.request_checks import Checks
+from orchestrator.domain.request_retries import MOST_ATTEMPTS, check_retry_on, most_attempts, retry_on_of
 from orchestrator.domain.request_wants import AlternativeRequest, check_wants, gpus_of, wants_of
 from orchestrator.errors import InvalidJob, PayloadTooLarge
 
 #: The Celery task that carries command jobs.
 COMMAND_TASK: Final = "orchestrator.command"
 DEFAULT_PRIORITY: Final = 5
-MOST_ATTEMPTS: Final = 100
 LONGEST_LIMIT_SECONDS: Final = 366 * 86_400.0
 LONGEST_GRACE_SECONDS: Final = 3600.0
 #: Of a task that is no job; Celery lets people choose ids, and its own tables end here too.
@@ -52,6 +52,7 @@ class Options:
     soft_time_limit_seconds: float | None = None
     grace_seconds: float | None = None
     max_attempts: int = 1
+    retry_on: Mapping[str, int | None] | None = None  # by failure class: after so many failures; None: max_attempts
     run_at: datetime | None = None
     deadline: datetime | None = None
     key: str | None = None  # the same key from the same tenant names the same job
@@ -143,7 +144,8 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         time_limit_seconds=request.time_limit_seconds,
         soft_time_limit_seconds=request.soft_time_limit_seconds,
         grace_seconds=limits.default_grace_seconds if request.grace_seconds is None else request.grace_seconds,
-        max_attempts=request.max_attempts,
+        max_attempts=most_attempts(request),
+        retry_on=retry_on_of(request),
         run_at=request.run_at,
         deadline=request.deadline,
         idempotency_key=request.key,
@@ -171,6 +173,7 @@ def _check_options(checks: Checks, request: Request, limits: Limits) -> None:
     check_wants(checks, request)
     checks.optional_whole("priority", request.priority, 0, limits.max_priority)
     checks.whole("max_attempts", request.max_attempts, 1, MOST_ATTEMPTS)
+    check_retry_on(checks, request)
     hard = checks.optional_seconds("time_limit_seconds", request.time_limit_seconds, LONGEST_LIMIT_SECONDS)
     soft = checks.optional_seconds("soft_time_limit_seconds", request.soft_time_limit_seconds, LONGEST_LIMIT_SECONDS)
     checks.optional_seconds("grace_seconds", request.grace_seconds, LONGEST_GRACE_SECONDS, zero=True)

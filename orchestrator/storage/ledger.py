@@ -31,7 +31,7 @@ from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, 
 from orchestrator.storage.engine import Database
 from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.placing import admit, withdraw
-from orchestrator.storage.rows import dump, instant, load, storable
+from orchestrator.storage.rows import dump, instant, load, retry_on_from, storable
 
 
 class SqlLedgerStore:
@@ -206,6 +206,7 @@ class SqlLedgerStore:
             lost_count=row.lost_count,
             forgiven=row.forgiven,
             max_lost=self._max_lost,
+            retry_on=retry_on_from(row.retry_on),
             traceparent=row.traceparent,
             ready_at=instant(row.ready_at) if row.traceparent is not None else None,
         )

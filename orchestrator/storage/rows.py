@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob, Resources
+from orchestrator.domain.retry import RetryOn
 from orchestrator.domain.wants import wants_from, wants_text
 
 Row: TypeAlias = Mapping[str, Any] | RowMapping
@@ -73,6 +74,11 @@ def load(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
+def retry_on_from(text: str | None) -> RetryOn | None:
+    """Return what a job's owner said of failures."""
+    return None if text is None else {FailureClass(name): times for name, times in json.loads(text).items()}
+
+
 def job_from(row: Row) -> Job:
     """Return a row of ``orchestrator_jobs``."""
     return Job(
@@ -90,6 +96,7 @@ def job_from(row: Row) -> Job:
         resources=Resources(row["gpus"], row["gpu_memory_mib"], wants_from(row["wants"])),
         time_limit_seconds=row["time_limit_s"],
         max_attempts=row["max_attempts"],
+        retry_on=retry_on_from(row["retry_on"]),
         attempt=row["attempt"],
         lost_count=row["lost_count"],
         run_at=instant(row["run_at"]),
@@ -134,6 +141,7 @@ def new_job_row(job: NewJob, payload: str) -> dict[str, Any]:
         "soft_time_limit_s": job.soft_time_limit_seconds,
         "grace_s": job.grace_seconds,
         "max_attempts": job.max_attempts,
+        "retry_on": None if job.retry_on is None else dump(dict(job.retry_on)),
         "attempt": 0,
         "lost_count": 0,
         "forgiven": 0,

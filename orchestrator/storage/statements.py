@@ -24,12 +24,12 @@ QUEUE_WINDOWS: Final = Sql(
 INSERT_JOB: Final = Sql(
     "INSERT INTO orchestrator_jobs (id, name, task, kind, queue, tenant, submitted_by, priority, state,"
     " payload, headers, digest,"
-    " gpus, gpu_memory_mib, wants, time_limit_s, soft_time_limit_s, grace_s, max_attempts, attempt, lost_count,"
-    " forgiven, run_at, deadline,"
+    " gpus, gpu_memory_mib, wants, time_limit_s, soft_time_limit_s, grace_s, max_attempts, retry_on, attempt,"
+    " lost_count, forgiven, run_at, deadline,"
     " idempotency_key, root_id, parent_id, group_id, request_hash, traceparent, created_at, queued_at)"
     " VALUES (:id, :name, :task, :kind, :queue, :tenant, :submitted_by, :priority, :state, :payload, :headers, :digest,"
-    " :gpus, :gpu_memory_mib, :wants, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :attempt,"
-    " :lost_count, :forgiven, :run_at, :deadline,"
+    " :gpus, :gpu_memory_mib, :wants, :time_limit_s, :soft_time_limit_s, :grace_s, :max_attempts, :retry_on,"
+    " :attempt, :lost_count, :forgiven, :run_at, :deadline,"
     " :idempotency_key, :root_id, :parent_id, :group_id, :request_hash, :traceparent, :now, :queued_at)"
 )
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
@@ -132,7 +132,7 @@ CLAIM_EVENTS: Final = Sql(
 )
 CLAIMED: Final = Sql(
     "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
-    " soft_time_limit_s, grace_s, max_attempts, lost_count, forgiven, traceparent,"
+    " soft_time_limit_s, grace_s, max_attempts, retry_on, lost_count, forgiven, traceparent,"
     " COALESCE(run_at, created_at) AS ready_at FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )

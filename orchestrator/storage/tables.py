@@ -58,6 +58,7 @@ jobs = Table(
     Column("soft_time_limit_s", Float),
     Column("grace_s", Float, nullable=False),
     Column("max_attempts", Integer, nullable=False),
+    Column("retry_on", String(255)),
     Column("attempt", Integer, nullable=False, default=0),
     Column("lost_count", Integer, nullable=False, default=0),
     Column("forgiven", Integer, nullable=False, default=0),  # attempts before it was revived: they count no more

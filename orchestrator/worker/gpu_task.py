@@ -45,6 +45,8 @@ class GPUTask(Task):
     alternatives: ClassVar[Sequence[Mapping[str, Any]]] = ()
     #: Attempts in all when it raises; Celery's own ``retry`` counts apart.
     max_attempts: ClassVar[int] = 1
+    #: After which failures it is tried again, and how often, as ``{"oom": 2}``; None: after any.
+    retry_on: ClassVar[Mapping[str, int | None] | None] = None
     #: Who the work is for.
     tenant: ClassVar[str] = "default"
 
@@ -55,7 +57,7 @@ _OPTIONAL: Final = ("gpu_memory", "gpu_type", "min_memory", "mig", "constraints"
 def job_options(task: Any, properties: dict[str, Any]) -> dict[str, Any]:
     """Take the job options of a call out of ``properties``; what it was not given is the task's own."""
     names: dict[str, Any] = dict.fromkeys(_OPTIONAL)
-    names |= {"gpus": 0, "alternatives": (), "max_attempts": 1, "tenant": "default"}
+    names |= {"gpus": 0, "alternatives": (), "max_attempts": 1, "retry_on": None, "tenant": "default"}
     return {name: properties.pop(name, getattr(task, name, default)) for name, default in names.items()}
 
 
@@ -73,6 +75,7 @@ def request_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
         "alternatives": tuple(alternative(other) for other in wanted["alternatives"]),
         "grace_seconds": wanted["grace"],
         "max_attempts": wanted["max_attempts"],
+        "retry_on": wanted["retry_on"],
         "key": wanted["key"],
         "tenant": wanted["tenant"],
     }

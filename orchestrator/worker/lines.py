@@ -17,7 +17,7 @@ from orchestrator.worker import tracing
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.launch import command_runner_spec, is_command
-from orchestrator.worker.outcomes import is_final
+from orchestrator.worker.outcomes import final_classes
 from orchestrator.worker.output import OutputCapture
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
@@ -197,7 +197,7 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any], c
         "op": "run",
         "id": claimed.id,
         "task": payload.get("task") or claimed.task,
-        "job": {"attempt": claimed.attempt, "token": lease_id, "final": is_final(claimed)},
+        "job": {"attempt": claimed.attempt, "token": lease_id, "final": list(final_classes(claimed))},
         "request": slim | headers if context is None else slim | headers | {traces.HEADER: context},
         "args": payload.get("args") or [],
         "kwargs": payload.get("kwargs") or {},

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from orchestrator.domain.job import FailureClass, JobEvent
 from orchestrator.domain.lease import ClaimedJob, Finish
-from orchestrator.domain.retry import BASE_DELAY, LONGEST_DELAY, retry_delay
+from orchestrator.domain.retry import BASE_DELAY, LONGEST_DELAY, class_of_exception, may_retry, retry_delay
 from orchestrator.worker.frames import Message
 from orchestrator.worker.work import Ended, Work
 
@@ -16,9 +16,6 @@ BY_SIGNAL: Final = 128
 MISTAKES: Final = frozenset({126, 127})
 #: Most text of an error that is kept; tracebacks of deep recursions are long.
 LONGEST_ERROR: Final = 16_000
-
-_OUT_OF_MEMORY: Final = frozenset({"MemoryError", "OutOfMemoryError"})
-_TIMEOUTS: Final = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 
 
 def finish_of_report(work: Work, report: Message, *, now: datetime, draw: float) -> Finish:
@@ -46,11 +43,7 @@ def finish_of_report(work: Work, report: Message, *, now: datetime, draw: float)
     if work.stopped:
         return _requeued(work, **common)
     name = str(report.get("error_type"))
-    failure = FailureClass.EXCEPTION
-    if name in _OUT_OF_MEMORY:
-        failure = FailureClass.OOM
-    elif name in _TIMEOUTS:
-        failure = FailureClass.TIMEOUT
+    failure = class_of_exception(name)
     error = f"{name}: {report.get('error')}\n{report.get('traceback', '')}"[:LONGEST_ERROR]
     if state == "REJECTED" and report.get("requeue"):
         return _finish(work, JobEvent.RETRY, error=error, **common)
@@ -72,7 +65,7 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         failure, error = work.condemned
         if failure is FailureClass.LOST:
             return _lost(work, claimed, error=error, exit_code=code, **common)
-        return _finish(work, JobEvent.FAIL, failure_class=failure, error=error, exit_code=code, **common)
+        return _failed(work, failure, draw=draw, error=error, exit_code=code, **common)
     if work.stopped and ended.cause != "exit":
         return _requeued(work, exit_code=code, **common)
     if ended.unclean:
@@ -109,15 +102,20 @@ def _requeued(work: Work, **fields: Any) -> Finish:
     return _finish(work, JobEvent.REQUEUE, error="its worker stopped before it had ended", **fields)
 
 
-def is_final(claimed: ClaimedJob) -> bool:
-    """No further attempt follows if this one fails."""
-    return claimed.attempt - claimed.lost_count - claimed.forgiven >= claimed.max_attempts
+def final_classes(claimed: ClaimedJob) -> tuple[FailureClass, ...]:
+    """Return the classes of failures after which no further attempt would follow this one."""
+    return tuple(failure for failure in FailureClass if not _may_retry(claimed, failure))
+
+
+def _may_retry(claimed: ClaimedJob, failure: FailureClass) -> bool:
+    failed = claimed.attempt - claimed.lost_count - claimed.forgiven
+    return may_retry(failure, failed=failed, max_attempts=claimed.max_attempts, retry_on=claimed.retry_on)
 
 
 def _failed(work: Work, failure: FailureClass, *, draw: float, **fields: Any) -> Finish:
     assert work.job is not None
     claimed = work.job.claimed
-    if not is_final(claimed):
+    if _may_retry(claimed, failure):
         delay = retry_delay(claimed.attempt - claimed.forgiven, base=BASE_DELAY, ceiling=LONGEST_DELAY, draw=draw)
         return _finish(work, JobEvent.RETRY, failure_class=failure, delay_seconds=delay.total_seconds(), **fields)
     return _finish(work, JobEvent.FAIL, failure_class=failure, **fields)

@@ -17,6 +17,7 @@ from celery.backends.redis import RedisBackend, ResultConsumer
 
 from orchestrator.domain.job import TERMINAL_STATES, Job, JobEvent, JobState
 from orchestrator.domain.lease import Finish
+from orchestrator.domain.retry import class_of_exception
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import JobFilter
 
@@ -46,7 +47,7 @@ class Capture:
     """What Celery wanted to store for the job that runs in this process."""
 
     job_id: str
-    final: bool = True  # no further attempt follows if this one fails
+    final: frozenset[str] | None = None  # classes of failures that no further attempt follows; None: all
     meta: str | None = None
     value: Any = None
 
@@ -54,7 +55,7 @@ class Capture:
 _capture: Capture | None = None
 
 
-def capture_results_of(job_id: str | None, *, final: bool = True) -> Capture | None:
+def capture_results_of(job_id: str | None, *, final: frozenset[str] | None = None) -> Capture | None:
     """Capture the results of this job from now on, in place of storing them; None ends it."""
     global _capture  # noqa: PLW0603 - one attempt at a time runs in a process
     _capture = Capture(job_id, final) if job_id is not None else None
@@ -122,8 +123,8 @@ class JobBackend(RedisBackend):
 
     def mark_as_failure(self, task_id: str, exc: Any, *args: Any, **kwargs: Any) -> Any:
         """Tell the canvas of a failure, unless it is a running job's that has attempts left."""
-        capture = _capture
-        if capture is not None and capture.job_id == task_id and not capture.final:
+        final = _capture.final if _capture is not None and _capture.job_id == task_id else None
+        if final is not None and class_of_exception(type(exc).__name__) not in final:
             return None
         return super().mark_as_failure(task_id, exc, *args, **kwargs)
 

@@ -120,7 +120,7 @@ def _enter_job(message: dict[str, Any], job: dict[str, Any], channel: socket.soc
     context = JobContext(message["id"], job["attempt"], job["token"], visible_gpus(os.environ), send)
     job_context.enter(context)
     resubmission.expect(message["id"])
-    return capture_results_of(message["id"], final=job.get("final", True))
+    return capture_results_of(message["id"], final=frozenset(job["final"]) if "final" in job else None)
 
 
 def _trace(message: dict[str, Any]) -> tuple[int, Any, float]:

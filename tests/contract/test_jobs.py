@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from orchestrator.domain.job import JobEvent, JobState, Resources
+from orchestrator.domain.job import FailureClass, JobEvent, JobState, Resources
 from orchestrator.errors import IdempotencyConflict, UnknownJob, UnknownQueue
 from orchestrator.ports import JobFilter
 from tests.contract.conftest import Stores, new_job
@@ -94,3 +94,13 @@ def test_jobs_are_listed_newest_first_by_page_and_filter(stores: Stores) -> None
     assert [job.id for job in [*page, *rest]] == ids[::-1]
     assert [job.id for job in stores.jobs.list_jobs(JobFilter(name="n1"))] == ids[1::2][::-1]
     assert stores.jobs.list_jobs(JobFilter(states=frozenset({JobState.RUNNING}))) == []
+
+
+def test_after_which_failures_a_job_is_tried_again_is_kept(stores: Stores) -> None:
+    """With the job, and told with each claim."""
+    stores.register("a", 1)
+    job, _ = stores.start("a-0", retry_on={FailureClass.OOM: 2}, max_attempts=3)
+    stored = stores.jobs.get(job.id)
+
+    assert stored is not None
+    assert stored.retry_on == job.retry_on == {FailureClass.OOM: 2}

@@ -50,6 +50,8 @@ def submit(orch: Orch) -> str:
         (["ps", "--state", "odd"], "state"),
         (["status"], "--cluster"),
         (["status", JOB, "--cluster"], "--cluster"),
+        (["submit", "--retry-on", "oops=1", "--", "true"], "'oops' is none of exit, exception"),
+        (["submit", "--retry-on", "oom", "--", "true"], "say how often, as oom=2"),
         (["status", JOB], "unknown job"),
         (["status", "../nodes"], "not a job id"),
         (["status", ""], "not a job id"),

@@ -58,7 +58,9 @@ def test_exit_codes_output_and_retries_are_recorded(cluster: Cluster) -> None:
     cluster.beat()
     program = "import os, sys; print('try', os.environ['ORCHESTRATOR_ATTEMPT']); sys.exit(3)"
     job_id = cluster.command(sys.executable, "-c", program, gpus=1, max_attempts=2)
+    other = cluster.command(sys.executable, "-c", program, gpus=1, max_attempts=9, retry_on={"timeout": None})
     job = cluster.wait_for_state(job_id, JobState.FAILED)
+    assert cluster.wait_for_state(other, JobState.FAILED).attempt == 1, "only what was named is tried again"
     attempts = cluster.runtime.jobs.attempts(job_id)
 
     assert (job.exit_code, job.failure_class, job.attempt) == (3, FailureClass.EXIT, 2)

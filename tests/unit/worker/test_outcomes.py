@@ -9,7 +9,7 @@ import pytest
 from orchestrator.domain.job import FailureClass, JobEvent, JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import ClaimedJob, LeaseGrant
 from orchestrator.worker.host import Line, Shape
-from orchestrator.worker.outcomes import abandoned, finish_of_end, finish_of_report, give_back
+from orchestrator.worker.outcomes import abandoned, final_classes, finish_of_end, finish_of_report, give_back
 from orchestrator.worker.output import OutputCapture
 from orchestrator.worker.work import Callbacks, Ended, JobWork, Work
 
@@ -61,6 +61,24 @@ def test_a_failure_with_attempts_left_is_retried_after_a_drawn_delay() -> None:
 
     assert finish.event is JobEvent.RETRY
     assert finish.delay_seconds == pytest.approx(0.5 * 4)
+
+
+def test_only_failures_that_were_named_are_tried_again() -> None:
+    """As often as the class says; what is not named ends the job at once, and a lost attempt is no failure."""
+    work = make_work(attempt=2, max_attempts=3, lost_count=1)
+    assert work.job is not None
+    work.job.claimed = replace(work.job.claimed, retry_on={FailureClass.OOM: 1, FailureClass.IDLE: 2})
+    oom, other = (report("FAILURE", error_type=name, error="x") for name in ("OutOfMemoryError", "KeyError"))
+
+    assert finish_of_report(work, oom, now=NOW, draw=0.5).event is JobEvent.RETRY
+    assert finish_of_report(work, other, now=NOW, draw=0.5).event is JobEvent.FAIL
+    assert FailureClass.OOM not in final_classes(work.job.claimed)
+    assert FailureClass.EXCEPTION in final_classes(work.job.claimed)
+    work.condemned = (FailureClass.IDLE, "its GPUs did nothing")
+    ended = finish_of_end(work, Ended(None, 15, "killed"), began_at=NOW, now=NOW, draw=0.5)
+    assert (ended.event, ended.failure_class) == (JobEvent.RETRY, FailureClass.IDLE)
+    work.job.claimed = replace(work.job.claimed, attempt=3)
+    assert finish_of_report(work, oom, now=NOW, draw=0.5).event is JobEvent.FAIL
 
 
 def test_lost_attempts_do_not_use_up_the_attempts() -> None:

@@ -155,6 +155,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("soft_time_limit_s", sa.Float()),
         sa.Column("grace_s", sa.Float(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
+        sa.Column("retry_on", sa.String(length=255)),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("lost_count", sa.Integer(), nullable=False),
         sa.Column("forgiven", sa.Integer(), nullable=False),
