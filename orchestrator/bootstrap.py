@@ -15,6 +15,7 @@ from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.dead_letters import SqlDeadLetterStore
 from orchestrator.storage.engine import open_database
+from orchestrator.storage.event_feed import SqlEventStore
 from orchestrator.storage.firings import SqlFirings
 from orchestrator.storage.job_control import SqlJobControl
 from orchestrator.storage.job_times import SqlJobTimes
@@ -72,6 +73,7 @@ def open_runtime(settings: Settings) -> Runtime:
         control=SqlJobControl(database),
         queues=SqlQueueControl(database),
         policy=SqlPolicyStore(database),
+        events=SqlEventStore(database),
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
         publisher=RedisStreamPublisher(client),

@@ -53,6 +53,13 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Return a job's history."""
         return self._list("GET", f"/jobs/{_path(job_id)}/events", of="events")
 
+    def event_page(
+        self, job_id: str | None = None, *, after: int = 0, wait_seconds: float = 0, **more: int
+    ) -> DocumentT:
+        """Return a page of the history of a job, or of everything; ``next`` is where the following one begins."""
+        path = "/events" if job_id is None else f"/jobs/{_path(job_id)}/events"
+        return self._document("GET", path, params={"after": after, "wait": wait_seconds, **more})
+
     def order_gpu(self, uuid: str, action: str) -> DocumentT:
         """Quarantine, release or reset a GPU and return it."""
         return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")

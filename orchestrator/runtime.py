@@ -8,6 +8,7 @@ from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.control_ports import JobControl, PolicyStore, QueueControl
 from orchestrator.dead_letter_ports import DeadLetterStore
+from orchestrator.event_ports import EventStore
 from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.metric_ports import JobTimes, StreamGauge
 from orchestrator.ports import (
@@ -39,6 +40,7 @@ class Runtime:
     control: JobControl
     queues: QueueControl
     policy: PolicyStore
+    events: EventStore
     sweep_log: SweepLog
     access: AccessStore
     times: JobTimes

@@ -11,6 +11,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "jobs": ("submit", "run", "ps", "status", "logs", "wait", "cancel", "why"),
     "orders": ("priority", "hold", "release", "retry"),
     "queues": ("queue", "policy"),
+    "events": ("events",),
     "cluster": ("nodes", "gpus", "queues"),
     "usage": ("usage",),
     "dlq": ("dlq",),

@@ -153,6 +153,18 @@ class Event(BaseModel):
 
 class Events(BaseModel):
     events: list[Event]
+    next: int
+
+
+class ClusterEvent(Event):
+    job: str | None
+    tenant: str | None
+    state: JobState | None
+
+
+class ClusterEvents(BaseModel):
+    events: list[ClusterEvent]
+    next: int
 
 
 class Gpu(BaseModel):

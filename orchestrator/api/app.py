@@ -11,6 +11,7 @@ from orchestrator.api import (
     cluster,
     control,
     dlq,
+    events,
     gpus,
     job_control,
     jobs,
@@ -66,6 +67,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.include_router(canvases.routes, **guarded)
     app.include_router(job_control.routes, **guarded)
     app.include_router(jobs.routes, **guarded)
+    app.include_router(events.routes, **guarded)
     app.include_router(cluster.routes, **guarded)
     app.include_router(nodes.routes, **guarded)
     app.include_router(queues.routes, **guarded)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from orchestrator.api.feed import Feed
 from orchestrator.api.job_metrics import EndedJobs
 from orchestrator.api.metrics import Requests
 from orchestrator.runtime import Runtime
@@ -21,13 +22,22 @@ class Services:
     submits: SubmitService
     cancels: CancelService
     ended: EndedJobs
+    feed: Feed
     requests: Requests = field(default_factory=Requests)
     stopping: threading.Event = field(default_factory=threading.Event)  # the process is to end: answer what waits
 
     @classmethod
     def over(cls, runtime: Runtime) -> "Services":
         """Make the services of one app."""
-        return cls(runtime, SubmitService(runtime, ask_hosts=True), CancelService(runtime), EndedJobs(runtime.times))
+        stopping = threading.Event()
+        return cls(
+            runtime,
+            SubmitService(runtime, ask_hosts=True),
+            CancelService(runtime),
+            EndedJobs(runtime.times),
+            Feed(runtime.events, stopping),
+            stopping=stopping,
+        )
 
 
 async def _services(request: Request) -> Services:

@@ -17,7 +17,6 @@ from orchestrator.api.schemas import (
     MOST_SEQ,
     SubmitBody,
     attempt_document,
-    event_document,
     job_document,
     submitted_document,
 )
@@ -167,13 +166,6 @@ def why(given: Given, caller: Caller, job_id: str) -> Any:
         "state": job.state.value,
         "reasons": [asdict(reason) for reason in explain(given.runtime, job_id)],
     }
-
-
-@routes.get("/{job_id}/events", responses=answers.answers(answers.Events))
-def events(given: Given, caller: Caller, job_id: str) -> Any:
-    """Return a job's history."""
-    visible_job(given.runtime, caller, job_id)
-    return {"events": [event_document(event) for event in given.runtime.jobs.history(job_id)]}
 
 
 def _needs(runtime: Runtime, jobs: Sequence[Job]) -> Mapping[str, Sequence[Need]]:

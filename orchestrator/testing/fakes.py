@@ -332,6 +332,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         control=cast("Any", None),
         queues=cast("Any", None),
         policy=cast("Any", None),
+        events=cast("Any", None),
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),

@@ -44,6 +44,7 @@ FIELDS = {
     "hold": _ORDERED,
     "release": _ORDERED,
     "retry": _ORDERED,
+    "events": _words("seq at kind node lease data job tenant state"),
     "why": frozenset({"id", "state", "reasons"}),
     "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
     "drain": _words("name state drain changed withdrawn"),

@@ -32,6 +32,7 @@ NOT_FOR_CLIENTS = {
     ("GET", "/openapi.json"),
     ("GET", "/whoami"),
     ("GET", "/audit"),
+    ("GET", "/jobs/{job_id}/stream"),  # for pages; programs have event_page and logs, which wait
 }
 #: The clients have one method for these, which sends ``POST /jobs/orders``.
 FOR_ONE = {("POST", f"/jobs/{{job_id}}/{order}") for order in ("priority", "hold", "release", "retry")}

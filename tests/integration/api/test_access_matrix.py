@@ -58,6 +58,8 @@ ROWS: Final = (
     Row("GET", "/jobs/{job_id}/logs", Role.VIEWER, of_a_job=True),
     Row("GET", "/jobs/{job_id}/why", Role.VIEWER, of_a_job=True),
     Row("GET", "/jobs/{job_id}/events", Role.VIEWER, of_a_job=True),
+    Row("GET", "/jobs/{job_id}/stream", Role.VIEWER, of_a_job=True),
+    Row("GET", "/events", Role.VIEWER),
     Row("GET", "/nodes", Role.VIEWER),
     Row("POST", "/nodes/{name}/drain", Role.OPERATOR, absent=True),
     Row("POST", "/nodes/{name}/undrain", Role.OPERATOR, absent=True),
@@ -127,7 +129,9 @@ def world(
     secrets = {
         name: service.create(name, role=role, tenant=tenant, by="test")[1] for name, (role, tenant) in CALLERS.items()
     }
-    with TestClient(create_app(runtime, token="installation"), raise_server_exceptions=False) as client:
+    app = create_app(runtime, token="installation")
+    app.state.services.stopping.set()  # streams tell what there is, and end
+    with TestClient(app, raise_server_exceptions=False) as client:
         headers = {"Authorization": f"Bearer {secrets['submitter-of-own']}"}
         job = client.post("/jobs/submit", json={"argv": ["true"], "name": "of-blue"}, headers=headers).json()["id"]
         yield World(client, secrets, job)

@@ -63,6 +63,7 @@ def app(
     runtime = open_runtime(given)
     service = TokenService(runtime.access, runtime.clock)
     made = create_app(runtime, token="installation")
+    made.state.services.stopping.set()  # streams tell what there is, and end
     made.state.secrets = {
         role: service.create(role.value, role=role, tenant=TENANTS.get(role), by="test")[1] for role in Role
     }

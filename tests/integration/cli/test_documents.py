@@ -1,5 +1,6 @@
 """What the verbs print for programs, and that they print something for people."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,18 @@ def test_queues_and_the_policy_take_orders(orch: Orch) -> None:
     assert (set(changed), changed["safe_mode"], changed["pool_idle_seconds"]) == (FIELDS["policy set"], True, 5.0)
     assert "safe_mode:" in orch("policy", "set", "safe_mode=off").out
     assert orch("policy", "set", "safe_mode=perhaps").code == 2
+
+
+def test_events_tell_what_happened_to_a_job_and_to_all(orch: Orch) -> None:
+    job = submit(orch)
+    orch("hold", job)
+    lines = [json.loads(line) for line in orch("events", "--json").out.splitlines()]
+    mine = [line for line in lines if line["job"] == job]
+
+    assert set(mine[0]) == FIELDS["events"]
+    assert (mine[0]["kind"], mine[-1]["kind"]) == ("submit", "hold")
+    told = orch("events", "--job", job).out.splitlines()
+    assert len(told) == len(mine)
+    assert " hold by=" in told[-1]
+    assert len(orch("events", "--last", "1").out.splitlines()) <= 1
+    assert orch("events", "--job", "nobody").code == 2
