@@ -35,6 +35,7 @@ _OPTIONS: Final = (
     ),
     click.option("--priority", type=int, help="0 to 9; 9 starts first.  [default: 5]"),
     click.option("--time-limit", type=Duration(), help="End the job after so long, as 2h."),
+    click.option("--warn", type=Duration(), help="Send SIGUSR1 so long before the time limit, as 5m."),
     click.option("--grace", type=Duration(), help="From TERM to KILL.  [default: 10s]"),
     click.option("--name", help="What people see.  [default: the program]"),
     click.option("--queue", help="Queue.  [default: gpu]"),
@@ -73,6 +74,7 @@ def job_body(
     retries: int,
     retry_on: Sequence[tuple[str, int | None]],
     constraints: Sequence[tuple[str, str]],
+    warn: float | None,
     **options: Any,
 ) -> dict[str, Any]:
     """Return the options as ``POST /jobs/submit`` takes them.
@@ -82,7 +84,11 @@ def job_body(
     """
     if retries < 0:
         raise InvalidRequest("--retries must not be negative")
+    limit = options["time_limit"]
+    if warn is not None and (limit is None or not 0 < warn < limit):
+        raise InvalidRequest("--warn needs a longer --time-limit")
     body = {name: value for name, value in options.items() if value not in (None, ())}
+    body |= {} if warn is None else {"soft_time_limit": limit - warn}
     return body | {
         "constraints": dict(constraints),
         "argv": list(argv),

@@ -55,6 +55,7 @@ class Job(BaseModel):
     error: str | None
     result: Any
     progress: dict[str, Any] | None
+    checkpoint: str | None
     cancel_requested_at: AwareDatetime | None
     run_at: AwareDatetime | None
     deadline: AwareDatetime | None

@@ -162,6 +162,7 @@ def job_document(job: Job, needs: Sequence[Need] = ()) -> dict[str, Any]:
         "error": job.error,
         "result": plain(job.result),
         "progress": plain(job.progress),
+        "checkpoint": job.checkpoint,
         "cancel_requested_at": _text(job.cancel_requested_at),
         "run_at": _text(job.run_at),
         "deadline": _text(job.deadline),

@@ -218,4 +218,5 @@ class Job:
     parent_id: str | None = None
     group_id: str | None = None
     held_by: str | None = None  # who keeps it from being admitted
+    checkpoint: str | None = None  # from where a further attempt can go on
     retry_on: Mapping[FailureClass, int] | None = None

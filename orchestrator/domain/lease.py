@@ -71,6 +71,7 @@ class ClaimedJob:
     forgiven: int = 0  # attempts that do not count: those before a person had it tried again
     max_lost: int = 3
     retry_on: RetryOn | None = None
+    checkpoint: str | None = None  # from where an earlier attempt said that this one can go on
     traceparent: str | None = None  # the trace that it was submitted in
     ready_at: datetime | None = None  # since when it could have started
 
@@ -115,7 +116,8 @@ class ProgressReport:
     job_seq: int
     attempt: int
     lease_id: int
-    progress: Document
+    progress: Document | None  # None: as it was
+    checkpoint: str | None = None  # likewise
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ class SqlLedgerStore:
             forgiven=row.forgiven,
             max_lost=self._max_lost,
             retry_on=retry_on_from(row.retry_on),
+            checkpoint=row.checkpoint,
             traceparent=row.traceparent,
             ready_at=instant(row.ready_at) if row.traceparent is not None else None,
         )
@@ -235,7 +236,8 @@ class SqlLedgerStore:
             run(connection, statements.INSERT_LOG, rows)
         if batch.progress:
             reports = [
-                {"seq": p.job_seq, "attempt": p.attempt, "lease_id": p.lease_id, "progress": dump(p.progress)}
+                {"seq": p.job_seq, "attempt": p.attempt, "lease_id": p.lease_id}
+                | {"progress": None if p.progress is None else dump(p.progress), "checkpoint": p.checkpoint}
                 for p in batch.progress
             ]
             run(connection, statements.SET_PROGRESS, reports)

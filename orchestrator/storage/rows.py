@@ -108,6 +108,7 @@ def job_from(row: Row) -> Job:
         exit_code=row["exit_code"],
         failure_class=FailureClass(row["failure_class"]) if row["failure_class"] else None,
         progress=load(row["progress"]),
+        checkpoint=row["checkpoint"],
         cancel_requested_at=instant(row["cancel_requested_at"]),
         created_at=required_instant(row["created_at"]),
         queued_at=instant(row["queued_at"]),

@@ -133,7 +133,7 @@ CLAIM_EVENTS: Final = Sql(
 CLAIMED: Final = Sql(
     "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
     " soft_time_limit_s, grace_s, max_attempts, retry_on, lost_count, forgiven, traceparent,"
-    " COALESCE(run_at, created_at) AS ready_at FROM orchestrator_jobs WHERE seq IN :seqs",
+    " checkpoint, COALESCE(run_at, created_at) AS ready_at FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
 WHY_REFUSED: Final = Sql(
@@ -311,7 +311,8 @@ INSERT_LOG: Final = Sql(
     " ON DUPLICATE KEY UPDATE data = VALUES(data)",
 )
 SET_PROGRESS: Final = Sql(
-    "UPDATE orchestrator_jobs SET progress = :progress"
+    "UPDATE orchestrator_jobs SET progress = COALESCE(:progress, progress),"
+    " checkpoint = COALESCE(:checkpoint, checkpoint)"
     " WHERE seq = :seq AND state = 'running' AND attempt = :attempt AND lease_id = :lease_id"
 )
 

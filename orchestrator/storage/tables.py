@@ -77,6 +77,7 @@ jobs = Table(
     Column("exit_code", Integer),
     Column("failure_class", String(16)),
     Column("progress", _Document),
+    Column("checkpoint", String(1024)),
     Column("cancel_requested_at", _Instant),
     Column("held_by", String(128)),  # who keeps it from being admitted
     Column("created_at", _Instant, nullable=False),

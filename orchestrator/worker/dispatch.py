@@ -357,7 +357,7 @@ class Dispatcher:
 
     def flush(self) -> None:
         """Hand over output and progress."""
-        self._reports.flush(self.ledger)
+        self._reports.flush(self.ledger, self.lines.works())
 
     def look_after(self) -> None:
         """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""

@@ -12,8 +12,10 @@ from orchestrator.domain.job import FailureClass, LeaseMode
 from orchestrator.domain.lease import ClaimedJob
 from orchestrator.errors import MissingSecret
 from orchestrator.guardian.messages import RunnerSpec
+from orchestrator.job_context import CHECKPOINT, CHECKPOINT_FILE
 from orchestrator.observe import logs, traces
 from orchestrator.worker import tracing
+from orchestrator.worker.checkpoints import CheckpointFile
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.launch import command_runner_spec, is_command
@@ -176,7 +178,10 @@ class Lines:
             argv = ("",)  # which no host can start: the way of a job that fails to start is well trodden
         job.output.hide(secrets.values())
         context = None if work.trace is None else work.trace.traceparent
-        more = secrets if context is None else secrets | {traces.VARIABLE: context}
+        work.checkpoints = CheckpointFile(self._settings.home / "checkpoints", f"{work.id}-{job.claimed.attempt}")
+        more = secrets | {CHECKPOINT_FILE: str(work.checkpoints.path)}
+        more |= {} if context is None else {traces.VARIABLE: context}
+        more |= {} if job.claimed.checkpoint is None else {CHECKPOINT: job.claimed.checkpoint}
         spec = command_runner_spec(
             runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ, secrets=more
         )
@@ -197,7 +202,8 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any], c
         "op": "run",
         "id": claimed.id,
         "task": payload.get("task") or claimed.task,
-        "job": {"attempt": claimed.attempt, "token": lease_id, "final": list(final_classes(claimed))},
+        "job": {"attempt": claimed.attempt, "token": lease_id, "final": list(final_classes(claimed))}
+        | ({} if claimed.checkpoint is None else {"checkpoint": claimed.checkpoint}),
         "request": slim | headers if context is None else slim | headers | {traces.HEADER: context},
         "args": payload.get("args") or [],
         "kwargs": payload.get("kwargs") or {},

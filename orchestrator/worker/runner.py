@@ -24,7 +24,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import loads as revive
 
 from orchestrator import job_context
-from orchestrator.job_context import ATTEMPT, FENCING_TOKEN, JOB_ID, JobContext, visible_gpus
+from orchestrator.job_context import ATTEMPT, CHECKPOINT, FENCING_TOKEN, JOB_ID, JobContext, visible_gpus
 from orchestrator.worker import frames, resubmission, task_log
 from orchestrator.worker.results import REPLACED, capture_results_of
 
@@ -113,11 +113,15 @@ def _enter_job(message: dict[str, Any], job: dict[str, Any], channel: socket.soc
     os.environ[JOB_ID] = message["id"]
     os.environ[ATTEMPT] = str(job["attempt"])
     os.environ[FENCING_TOKEN] = str(job["token"])
+    os.environ.pop(CHECKPOINT, None)
+    if job.get("checkpoint"):
+        os.environ[CHECKPOINT] = job["checkpoint"]
 
     def send(report: Mapping[str, Any]) -> None:
         frames.send(channel, dict(report))
 
-    context = JobContext(message["id"], job["attempt"], job["token"], visible_gpus(os.environ), send)
+    gpus = visible_gpus(os.environ)
+    context = JobContext(message["id"], job["attempt"], job["token"], gpus, send, job.get("checkpoint"))
     job_context.enter(context)
     resubmission.expect(message["id"])
     return capture_results_of(message["id"], final=frozenset(job["final"]) if "final" in job else None)

@@ -215,8 +215,8 @@ class Runners:
                 self._done(runner, message)
             elif message.get("op") == "progress":
                 work = runner.front
-                if work is not None and work.id == message.get("id") and isinstance(message.get("progress"), dict):
-                    self._listener.on_progress(work, message["progress"])
+                if work is not None and work.id == message.get("id"):
+                    self._listener.on_progress(work, message)
 
     def _on_output(self, runner: RunnerProcess) -> None:
         if not runner.read_output(self._listener.on_output) and self._hub is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import ClaimedJob
 from orchestrator.observe import logs
+from orchestrator.worker.checkpoints import CheckpointFile
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Line
 from orchestrator.worker.output import OutputCapture
@@ -55,6 +56,7 @@ class Work:
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it
     stopped: bool = False  # the worker stops and ends it: it is to run again
+    checkpoints: CheckpointFile | None = None  # of a command
     trace: AttemptTrace | None = None  # if it was submitted in one
     condemned: tuple[FailureClass, str] | None = None  # the worker ends it: why, in a class and in words
 

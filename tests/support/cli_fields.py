@@ -8,8 +8,8 @@ def _words(text: str) -> frozenset[str]:
 _JOB = _words(
     "root parent group needs"
     " id name task kind queue tenant submitted_by state reason held_by priority gpus gpu_memory_mib wants time_limit"
-    " attempt max_attempts retry_on lost_count node exit_code failure_class error result progress cancel_requested_at"
-    " run_at deadline created_at queued_at started_at finished_at"
+    " attempt max_attempts retry_on lost_count node exit_code failure_class error result progress checkpoint"
+    " cancel_requested_at run_at deadline created_at queued_at started_at finished_at"
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"

@@ -50,6 +50,7 @@ def submit(orch: Orch) -> str:
         (["ps", "--state", "odd"], "state"),
         (["status"], "--cluster"),
         (["status", JOB, "--cluster"], "--cluster"),
+        (["submit", "--warn", "5m", "--", "true"], "--warn needs a longer --time-limit"),
         (["submit", "--retry-on", "oops=1", "--", "true"], "'oops' is none of exit, exception"),
         (["submit", "--retry-on", "oom", "--", "true"], "say how often, as oom=2"),
         (["status", JOB], "unknown job"),

@@ -174,6 +174,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("exit_code", sa.Integer()),
         sa.Column("failure_class", sa.String(length=16)),
         sa.Column("progress", DOCUMENT),
+        sa.Column("checkpoint", sa.String(length=1024)),
         sa.Column("held_by", sa.String(length=128)),
         sa.Column("cancel_requested_at", INSTANT),
         sa.Column("created_at", INSTANT, nullable=False),
