@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance smoke chaos chaos-matrix lint format openapi fuzz bench-quick bench-plain clean
+.PHONY: help run test test-quick test-gpu explore conformance smoke chaos chaos-matrix lint format openapi fuzz bench-quick bench-plain bench-followers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ bench-quick: $(VENV)/dev.stamp ## Measure the way of a job against stock Celery 
 bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transports (needs Debian's redis-server)
 	@tests/install-debian-packages
 	@$(BIN)/python -m bench.plain_tasks --record
+
+bench-followers: $(VENV)/dev.stamp ## Measure submits while 1,000 streams are open (needs Debian's redis-server and mariadb-server)
+	@tests/install-debian-packages
+	@$(BIN)/python -m bench.followers
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages

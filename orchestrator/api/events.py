@@ -1,7 +1,7 @@
 """Endpoints of the history: pages of it, and streams of server-sent events that go on as things happen."""
 
-import asyncio
 import json
+import random
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -141,11 +141,14 @@ async def _cluster_frames(given: Services, tenant: str | None, after: int | None
                 for event in found:
                     yield _frame("event", _document(event), str(min(event.seq, feed.settled)))
                 after = found[-1].seq if len(found) == PAGE else newest
-            async for item in _items(given, follower):
-                if item is None:
-                    yield HEARTBEAT
-                elif isinstance(item, FeedEvent):
-                    yield _frame("event", _document(item), str(min(item.seq, feed.settled)))
+            async for items in _items(given, follower):
+                yield (
+                    b"".join(
+                        _framed("event", feed.text_of(item, _document), str(min(item.seq, feed.settled)))
+                        for item in items
+                    )
+                    or HEARTBEAT
+                )
             if follower.lagged:
                 yield _frame("lagged", {"detail": "read more quickly, or come back with the last id"})
     except OrchestratorError as error:
@@ -161,21 +164,21 @@ async def _job_frames(given: Services, job: Job, after: int, cursor: Cursor) -> 
                 yield frame
             follower.cursor = told.cursor
             claims = follower.claims
-            present = await run_in_threadpool(given.runtime.jobs.get, job.id)
+            present = await given.feed.read(lambda: given.runtime.jobs.get(job.id))
             state = present.state if present else None
             if follower.claims == claims:
                 follower.runs = state is JobState.RUNNING
             if state is not None and not ends(state):
-                async for item in _items(given, follower):
-                    yield HEARTBEAT if item is None else told.frame_of(item)
-                    if isinstance(item, FeedEvent) and ends(item.state):
+                async for items in _items(given, follower):
+                    yield b"".join(map(told.frame_of, items)) or HEARTBEAT
+                    if any(isinstance(item, FeedEvent) and ends(item.state) for item in items):
                         break
             if follower.lagged:
                 yield _frame("lagged", {"detail": "read more quickly, or come back with the last id"})
                 return
             async for frame in told.catch_up():  # all that it printed before its end
                 yield frame
-            present = await run_in_threadpool(given.runtime.jobs.get, job.id)
+            present = await given.feed.read(lambda: given.runtime.jobs.get(job.id))
             if present is None or ends(present.state):
                 yield _frame("end", {"job": job.id, "state": present.state.value if present else None}, told.place)
     except OrchestratorError as error:
@@ -199,10 +202,12 @@ class _JobTold:
         """Yield events and output that are there and were not told."""
         store, seq = self._given.runtime.events, self._job.seq
         while True:
-            events = await run_in_threadpool(
-                store.page, after=self._after, upto=None, job_seq=seq, tenant=None, limit=PAGE
+            events, chunks = await self._given.feed.read(
+                lambda: (
+                    store.page(after=self._after, upto=None, job_seq=seq, tenant=None, limit=PAGE),
+                    store.output({seq: self.cursor}, limit=PAGE),
+                )
             )
-            chunks = await run_in_threadpool(store.output, {seq: self.cursor}, limit=PAGE)
             for item in (*chunks, *events) if len(chunks) < PAGE else chunks:
                 yield self.frame_of(item)
             if len(chunks) < PAGE and len(events) < PAGE:
@@ -220,16 +225,17 @@ class _JobTold:
         return _frame("progress", plain(dict(item)), self.place)
 
 
-async def _items(given: Services, follower: Follower) -> AsyncIterator[Any]:
-    """Yield what comes, and None where nothing came for long, until nothing follows or the stream is old."""
+async def _items(given: Services, follower: Follower) -> AsyncIterator[list[Any]]:
+    """Yield what came since, nothing where that was long ago, until nothing follows or the stream is old.
+
+    All at once, because what costs is the sending: it is done once a look, however much happens.
+    """
     deadline = time.monotonic() + LONGEST_STREAM
     while not (follower.closed or follower.lagged or given.stopping.is_set()) and time.monotonic() < deadline:
-        await follower.wait(HEARTBEAT_SECONDS)
-        if not follower.items:
-            yield None
-        while follower.items:
-            yield follower.items.popleft()
-        await asyncio.sleep(0)
+        await follower.wait(random.uniform(0.6, 1) * HEARTBEAT_SECONDS)  # noqa: S311 - so that not all come at once
+        items = list(follower.items)
+        follower.items.clear()
+        yield items
 
 
 def _place(last_event_id: str) -> tuple[int, Cursor]:
@@ -240,7 +246,10 @@ def _place(last_event_id: str) -> tuple[int, Cursor]:
 
 
 def _frame(name: str, document: Any, place: str | None = None) -> bytes:
-    text = json.dumps(document, separators=(",", ":"))
+    return _framed(name, json.dumps(document, separators=(",", ":")), place)
+
+
+def _framed(name: str, text: str, place: str | None) -> bytes:
     return (f"id: {place}\n" if place else "").encode() + f"event: {name}\ndata: {text}\n\n".encode()
 
 

@@ -10,11 +10,12 @@ first of them: after a break an event may come twice, and none is left out.
 
 import asyncio
 import contextlib
+import json
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -22,6 +23,7 @@ from orchestrator.domain.job import TERMINAL_STATES, TRANSITIONS, Document, JobE
 from orchestrator.errors import RateLimited, Unavailable
 from orchestrator.event_ports import Chunk, Cursor, EventStore, FeedEvent
 
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.25
@@ -39,6 +41,8 @@ MOST_GAPS: Final = 1000
 #: Items that wait for one follower.
 MOST_BUFFERED: Final = 512
 MOST_FOLLOWERS: Final = 5000
+#: Followers that read for themselves at once, as they begin or end.
+MOST_CATCHING_UP: Final = 2
 
 #: Events after which a job prints nothing until it is claimed again.
 ENDS_RUN: Final = frozenset(event.value for state, event in TRANSITIONS if state is JobState.RUNNING)
@@ -120,6 +124,8 @@ class Feed:
         self._positions: Positions | None = None
         self._reader: asyncio.Task[None] | None = None
         self._beginning: asyncio.Lock | None = None
+        self._catching_up: asyncio.Semaphore | None = None
+        self._texts: dict[int, str] = {}
         self.reads = 0  # looks at the database
 
     @property
@@ -131,6 +137,22 @@ class Feed:
     def settled(self) -> int:
         """The place to come back to."""
         return self._positions.settled if self._positions else 0
+
+    async def read(self, look: Callable[[], Result]) -> Result:
+        """Read what one follower alone needs; few do so at once, that they leave threads and connections to others."""
+        if self._catching_up is None:
+            self._catching_up = asyncio.Semaphore(MOST_CATCHING_UP)
+        async with self._catching_up:
+            return await run_in_threadpool(look)
+
+    def text_of(self, event: FeedEvent, document: Callable[[FeedEvent], Document]) -> str:
+        """Return an event as JSON, written once for all followers."""
+        text = self._texts.get(event.seq)
+        if text is None:
+            text = self._texts[event.seq] = json.dumps(document(event), separators=(",", ":"))
+            if len(self._texts) > BATCH:
+                del self._texts[next(iter(self._texts))]
+        return text
 
     def refuse_if_full(self) -> None:
         """Raise ``RateLimited`` if too many follow already."""

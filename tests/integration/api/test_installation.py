@@ -62,7 +62,15 @@ def test_queues_tell_how_many_jobs_they_hold(api: TestClient) -> None:
 
     assert set(queues) == {"gpu", "preloads"}
     assert sum(queues["gpu"]["jobs"].values()) == 1
-    assert queues["preloads"] == {"name": "preloads", "paused": False, "jobs": {}}
+    assert queues["preloads"] == {
+        "name": "preloads",
+        "paused": False,
+        "paused_by": None,
+        "most_running": None,
+        "time_limit": None,
+        "version": 0,
+        "jobs": {},
+    }
 
 
 def test_the_cluster_is_described_without_passwords(runtime: Runtime, settings: Settings) -> None:
