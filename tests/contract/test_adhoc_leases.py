@@ -25,10 +25,10 @@ def whole(*gpus: str) -> LeaseGrant:
 
 
 def grant(
-    stores: Stores, *gpus: str, token: str = "t", key: str | None = None, ttl: timedelta = MINUTE
+    stores: Stores, *gpus: str, hashed: str = "t", key: str | None = None, ttl: timedelta = MINUTE
 ) -> AdHocLease | None:
     """Ask for GPUs of host a."""
-    holder = Holder("shell", "red", "ada", token, key)
+    holder = Holder("shell", "red", "ada", hashed, key)
     return SqlAdHocLeases(stores.database).grant("a", whole(*gpus), holder, ttl=ttl)
 
 
@@ -41,7 +41,7 @@ def test_a_lease_takes_its_gpus_from_jobs_until_it_is_released(stores: Stores) -
     assert (lease.gpus, lease.state, lease.holder) == (("a-0", "a-1"), "active", "ada")
     job = stores.submit()
     assert stores.claim(job.seq, "a-0").lease_id is None
-    assert grant(stores, "a-0", token="other") is None
+    assert grant(stores, "a-0", hashed="other") is None
     stores.register("a", 2, pid=99)
     assert leases.renew("t").state == "active", "the worker's life is not its holder's"
 
@@ -76,8 +76,8 @@ def test_who_does_not_renew_loses_it(stores: Stores) -> None:
 def test_the_same_key_ends_the_lease_whose_answer_was_lost(stores: Stores) -> None:
     leases = SqlAdHocLeases(stores.database)
     stores.register("a", 1)
-    first = grant(stores, "a-0", token="lost", key="k")
-    again = grant(stores, "a-0", token="heard", key="k")
+    first = grant(stores, "a-0", hashed="lost", key="k")
+    again = grant(stores, "a-0", hashed="heard", key="k")
 
     assert first is not None
     assert again is not None
@@ -99,4 +99,4 @@ def test_a_draining_host_grants_none_and_the_worker_is_told_what_is_lent(stores:
     }  # fmt: skip
     SqlAdHocLeases(stores.database).release("t", by="ada")
     stores.cluster.set_drain("a", drain=True, by="op")
-    assert grant(stores, "a-1", token="late") is None
+    assert grant(stores, "a-1", hashed="late") is None
