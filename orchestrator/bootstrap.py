@@ -11,6 +11,7 @@ from orchestrator.errors import InvalidSettings
 from orchestrator.ports import WakeListener
 from orchestrator.runtime import Runtime
 from orchestrator.storage.access import SqlAccessStore
+from orchestrator.storage.adhoc import SqlAdHocLeases
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.dead_letters import SqlDeadLetterStore
@@ -76,6 +77,7 @@ def open_runtime(settings: Settings) -> Runtime:
         events=SqlEventStore(database),
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
+        leases=SqlAdHocLeases(database),
         publisher=RedisStreamPublisher(client),
         streams=RedisStreamGauge(client),
         wake=_ListeningWake(client, settings.redis),

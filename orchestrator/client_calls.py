@@ -60,6 +60,23 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         path = "/events" if job_id is None else f"/jobs/{_path(job_id)}/events"
         return self._document("GET", path, params={"after": after, "wait": wait_seconds, **more})
 
+    def grant_lease(self, lease: Mapping[str, Any], *, key: str | None = None) -> DocumentT:
+        """Lease GPUs without a job: the options of ``POST /leases``; the answer has the token."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self._document("POST", "/leases", json=dict(lease), headers=headers)
+
+    def renew_lease(self, token: str) -> DocumentT:
+        """Extend a lease by its TTL."""
+        return self._document("POST", f"/leases/{_token_path(token)}/heartbeat", repeatable=True)
+
+    def release_lease(self, token: str) -> DocumentT:
+        """End a lease, named by its token, or by an operator by its number."""
+        return self._document("POST", f"/leases/{_token_path(token)}/release", repeatable=True)
+
+    def leases(self, **filters: Any) -> DocumentT:
+        """Return a page of leases without a job, newest first; see ``GET /leases``."""
+        return self._document("GET", "/leases", params={k: v for k, v in filters.items() if v is not None})
+
     def order_gpu(self, uuid: str, action: str) -> DocumentT:
         """Quarantine, release or reset a GPU and return it."""
         return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
@@ -168,3 +185,9 @@ def _name_path(name: str) -> str:
     if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
         raise InvalidRequest(f"{name!r} is not a name")
     return name
+
+
+def _token_path(token: str) -> str:
+    if not token or any(not (character.isalnum() or character in "_-") for character in token):
+        raise InvalidRequest("that is not the token or the number of a lease")
+    return token

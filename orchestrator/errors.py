@@ -17,6 +17,7 @@ OrchestratorError
 │   │   ├── UnknownNode
 │   │   ├── UnknownSweep
 │   │   ├── UnknownGpu
+│   │   ├── UnknownLease
 │   │   └── UnknownToken
 │   ├── UnsatisfiableRequest    no host could ever grant it
 │   ├── PayloadTooLarge
@@ -31,6 +32,7 @@ OrchestratorError
 │   ├── StaleVersion            somebody else changed it since it was read
 │   ├── NotRetriable            the job ended in a way that cannot be tried again
 │   ├── LeaseLost
+│   ├── NoGpuFree               ask again later, or wait
 │   ├── NotLeading              another process leads; stop sweeping
 │   ├── IdempotencyConflict     the key was used with another request
 │   ├── NameTaken               a token, live or not, has this name
@@ -159,6 +161,13 @@ class UnknownSweep(UnknownThing):
 
     code = "unknown-sweep"
     kind = "sweep"
+
+
+class UnknownLease(UnknownThing):
+    """No lease without a job has this token or number."""
+
+    code = "unknown-lease"
+    kind = "lease"
 
 
 class UnknownGpu(UnknownThing):
@@ -292,6 +301,19 @@ class LeaseLost(Conflict):
 
     def __str__(self) -> str:
         return f"lease {self.lease_id} is no longer held under this token"
+
+
+class NoGpuFree(Conflict):
+    """The request can be granted, but not now; ``faults`` says why of each host."""
+
+    code = "no-gpu-free"
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(faults)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "no GPU is free now: " + "; ".join(self.faults)
 
 
 class NotLeading(Conflict):

@@ -10,6 +10,7 @@ from orchestrator.control_ports import JobControl, PolicyStore, QueueControl
 from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.event_ports import EventStore
 from orchestrator.leader_ports import Leadership, SweepLog
+from orchestrator.lease_ports import AdHocLeases
 from orchestrator.metric_ports import JobTimes, StreamGauge
 from orchestrator.ports import (
     AdmissionStore,
@@ -44,6 +45,7 @@ class Runtime:
     sweep_log: SweepLog
     access: AccessStore
     times: JobTimes
+    leases: AdHocLeases
     publisher: StreamPublisher
     streams: StreamGauge
     wake: Wake

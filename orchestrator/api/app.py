@@ -15,6 +15,7 @@ from orchestrator.api import (
     gpus,
     job_control,
     jobs,
+    leases,
     nodes,
     policy,
     problems,
@@ -75,6 +76,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.include_router(control.routes, **guarded)
     app.include_router(usage.routes, **guarded)
     app.include_router(gpus.routes, **guarded)
+    app.include_router(leases.routes, **guarded)
     app.include_router(access.routes, **guarded)
     app.include_router(dlq.routes, **guarded)
     app.openapi = described(app)  # type: ignore[method-assign]

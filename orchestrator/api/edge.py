@@ -43,6 +43,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+#: The token of a lease, in a path.
+_SECRET: Final = re.compile(r"^/leases/lease_[^/]*")
 #: A job's row and history tell who submitted it; a line more for each would double what a submit writes.
 SELF_RECORDING: Final = frozenset({"/jobs/submit"})
 
@@ -98,7 +100,7 @@ class Edge:
             await problems.of(error)(scope, receive, answer)
         except Exception:
             number = uuid.uuid4().hex
-            logger.exception("%s %s failed (%s)", scope["method"], scope["path"], number)
+            logger.exception("%s %s failed (%s)", scope["method"], _SECRET.sub("/leases/…", scope["path"]), number)
             if answer.status is not None:
                 raise  # too late for an answer; the connection is closed
             await problems.unexpected(number)(scope, receive, answer)
@@ -147,7 +149,7 @@ def entry_for(scope: Mapping[str, Any]) -> AuditEntry | None:
         role=caller.role,
         tenant=caller.tenant,
         action=f"{scope['method']} {_route(scope)}",
-        target=_printable(scope["path"]),
+        target=_SECRET.sub("/leases/…", _printable(scope["path"])),
         outcome="begun",
     )
 

@@ -22,6 +22,7 @@ ORIGINS: Final = {
     "/dlq/{job_id}": (_Origin("/dlq", "get", "200", "/letters/0/id"),),
     "/queues/{name}": (_Origin("/queues", "get", "200", "/queues/0/name"),),
     "/nodes/{name}": (_Origin("/nodes", "get", "200", "/nodes/0/name"),),
+    "/leases/{token}": (_Origin("/leases", "post", "201", "/token"),),
     "/gpus/{uuid}": (_Origin("/gpus", "get", "200", "/gpus/0/uuid"),),
     "/control/sweeps/{name}": (_Origin("/control/sweeps", "get", "200", "/sweeps/0/name"),),
 }

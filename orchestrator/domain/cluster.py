@@ -74,6 +74,8 @@ class GpuOrder:
     held: bool = False  # kept out until it is released
     releases: int = 0  # how often a quarantine was ended by hand
     resets: int = 0  # how often its strikes were forgotten by hand
+    lent: bool = False  # to somebody without a job, as a whole
+    lent_mib: int = 0  # likewise in shares
 
 
 class GpuAction(StrEnum):

@@ -49,7 +49,11 @@ HEARTBEAT: Final = Sql(
     " WHERE name = :name"
 )
 DEREGISTER: Final = Sql("UPDATE orchestrator_nodes SET state = 'lost' WHERE name = :name AND pid = :pid")
-NODE_LEASES: Final = Sql("SELECT id FROM orchestrator_leases WHERE node = :name AND state = 'active'")
+#: Those of its worker: who holds one without a job renews it, whatever becomes of the worker.
+NODE_LEASES: Final = Sql(
+    "SELECT id FROM orchestrator_leases l WHERE l.node = :name AND l.state = 'active'"
+    " AND NOT EXISTS (SELECT 1 FROM orchestrator_lease_holders h WHERE h.lease_id = l.id)"
+)
 NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES ({now}, :kind, :name)")
 SAMPLE: Final = Sql(
     "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization,"

@@ -11,7 +11,15 @@ from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import Row, dump, storable
 from orchestrator.storage.sql import Sql
 
-_COLUMNS: Final = "uuid, node, health, strikes, health_reason, held, releases, resets"
+_LENT: Final = (
+    "FROM orchestrator_lease_holders h JOIN orchestrator_leases l ON l.id = h.lease_id AND l.state = 'active'"
+    " JOIN orchestrator_lease_gpus c ON c.lease_id = l.id WHERE c.gpu_uuid = orchestrator_gpus.uuid"
+)
+_COLUMNS: Final = (
+    "uuid, node, health, strikes, health_reason, held, releases, resets,"
+    f" (SELECT COUNT(*) {_LENT} AND l.mode = 'exclusive') AS lent,"
+    f" (SELECT COALESCE(SUM(l.memory_mib), 0) {_LENT} AND l.mode = 'shared') AS lent_mib"
+)
 OF_NODE: Final = Sql(f"SELECT {_COLUMNS} FROM orchestrator_gpus WHERE node = :node")  # noqa: S608 - above
 ONE_FOR_UPDATE: Final = Sql(
     f"SELECT {_COLUMNS} FROM orchestrator_gpus WHERE uuid = :uuid {{for_update}}"  # noqa: S608 - above
@@ -91,7 +99,7 @@ def order(database: Database, connection: Connection, uuid: str, action: GpuActi
 
 
 def _standing(row: Row) -> GpuStanding:
-    order = GpuOrder(bool(row["held"]), row["releases"], row["resets"])
+    order = GpuOrder(bool(row["held"]), row["releases"], row["resets"], bool(row["lent"]), int(row["lent_mib"]))
     return GpuStanding(GpuHealth(row["health"]), row["strikes"], row["health_reason"], order)
 
 

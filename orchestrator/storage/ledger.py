@@ -10,13 +10,12 @@ from sqlalchemy import Connection
 
 from orchestrator import failpoints
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.job import FailureClass, JobKind, JobState, LeaseMode, Resources
+from orchestrator.domain.job import FailureClass, JobKind, JobState, Resources
 from orchestrator.domain.lease import (
     Claim,
     ClaimedJob,
     ClaimOutcome,
     Finish,
-    LeaseGrant,
     LedgerBatch,
     LedgerOutcome,
     Refusal,
@@ -29,6 +28,7 @@ from orchestrator.storage import statements
 from orchestrator.storage.admission import host_snapshot
 from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, lose_jobs
 from orchestrator.storage.engine import Database
+from orchestrator.storage.granting import take_gpus
 from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.placing import admit, withdraw
 from orchestrator.storage.rows import dump, instant, load, retry_on_from, storable
@@ -103,7 +103,7 @@ class SqlLedgerStore:
             if found:
                 (lease_id,) = set(found.values())
             elif claim.grant is not None:
-                lease_id = self._grant(connection, node, claim.grant, ttl)
+                lease_id = take_gpus(self._database, connection, node, claim.grant, ttl)
                 refusals |= dict.fromkeys(claim.job_seqs, Refusal.GPUS_TAKEN) if lease_id is None else {}
             leases[claim.key] = lease_id
             if lease_id is not None:
@@ -132,31 +132,6 @@ class SqlLedgerStore:
         if unused:
             end_leases(self._database, connection, unused, "released")
         return unused
-
-    def _grant(self, connection: Connection, node: str, grant: LeaseGrant, ttl: timedelta) -> int | None:
-        """Take every GPU of the grant under a new lease, or none."""
-        run = self._database.run
-        values = {"node": node, "mode": grant.mode.value, "memory_mib": grant.memory_mib, "ttl": ttl.total_seconds()}
-        values |= {"cpus": grant.cpus, "host_memory_mib": grant.host_memory_mib}
-        lease_id = int(run(connection, statements.INSERT_LEASE, values).lastrowid)
-        if not grant.gpus:
-            return lease_id
-        uuids = sorted(grant.gpus)
-        exclusive = grant.mode is LeaseMode.EXCLUSIVE
-        wanted = {"lease_id": lease_id, "uuids": uuids, "node": node}
-        if exclusive:
-            taken = run(connection, statements.TAKE_EXCLUSIVE, wanted)
-        else:
-            taken = run(connection, statements.TAKE_SHARED, wanted | {"mib": grant.memory_mib})
-        if taken.rowcount != len(uuids):
-            if exclusive:
-                run(connection, statements.FREE_EXCLUSIVE, {"ids": [lease_id]})
-            # A shared grant names one GPU, so a short count means that nothing was taken.
-            run(connection, statements.DELETE_LEASE, {"lease_id": lease_id})
-            return None
-        mark = 1 if exclusive else None
-        run(connection, statements.INSERT_LEASE_GPUS, wanted | {"live_exclusive": mark})
-        return lease_id
 
     def _take(self, connection: Connection, node: str, claim: Claim, lease_id: int) -> list[int]:
         """Move the claim's jobs that are still waiting for this node to ``running``; return their seqs."""

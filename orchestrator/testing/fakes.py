@@ -336,6 +336,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),
+        leases=cast("Any", None),  # nothing over the fakes grants any
         publisher=streams,
         streams=streams,
         wake=wake,

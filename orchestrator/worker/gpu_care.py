@@ -66,6 +66,7 @@ class GpuCare:
 
     def obey(self, orders: Mapping[str, GpuOrder]) -> None:
         """Follow what operators want."""
+        self._pool.host.set_lent(orders)
         self._health.obey(orders, self._clock.monotonic())
         self._judge()
 

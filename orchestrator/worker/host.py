@@ -9,12 +9,15 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from orchestrator.domain.cluster import GpuHealth, GpuSample
+from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import LeaseGrant
 from orchestrator.domain.wants import Wants
 from orchestrator.worker.run_times import RunTimes
+
+_NO_ORDER: Final = GpuOrder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,13 @@ class _GpuUse:
     mig_profile: str | None = None
     exclusive: bool = False
     reserved_mib: int = 0
+    lent: bool = False  # to somebody without a job
+    lent_mib: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nobody has any of it."""
+        return not (self.exclusive or self.lent or self.reserved_mib or self.lent_mib)
 
 
 class Host:
@@ -113,6 +123,12 @@ class Host:
         for uuid in self._gpus.keys() - seen.keys():
             self._gpus[uuid].usable = False
 
+    def set_lent(self, orders: Mapping[str, GpuOrder]) -> None:
+        """Leave alone what is leased to somebody without a job."""
+        for uuid, use in self._gpus.items():
+            order = orders.get(uuid, _NO_ORDER)
+            use.lent, use.lent_mib = order.lent, order.lent_mib
+
     def memory_of(self, gpus: Iterable[str]) -> int | None:
         """Return the memory of these GPUs in MiB, all together; None for no GPU."""
         sizes = [self._gpus[uuid].memory_mib for uuid in gpus]
@@ -120,7 +136,7 @@ class Host:
 
     def free_gpus(self) -> int:
         """Count the GPUs that an exclusive lease could take now."""
-        return sum(1 for use in self._gpus.values() if use.usable and not use.exclusive and not use.reserved_mib)
+        return sum(1 for use in self._gpus.values() if use.usable and use.idle)
 
     def free_cpu_slots(self) -> int:
         """Count the CPU-only jobs that could start now."""
@@ -243,14 +259,16 @@ class Host:
         usable = [
             (uuid, use)
             for uuid, use in self._gpus.items()
-            if use.usable and not use.exclusive and wants.accepts_gpu(use.model, use.memory_mib, use.mig_profile)
+            if use.usable
+            and not (use.exclusive or use.lent)
+            and wants.accepts_gpu(use.model, use.memory_mib, use.mig_profile)
         ]
         if resources.gpu_memory_mib is not None:
             need = resources.gpu_memory_mib
-            fits = [(use.memory_mib - use.reserved_mib, uuid) for uuid, use in usable]
+            fits = [(use.memory_mib - use.reserved_mib - use.lent_mib, uuid) for uuid, use in usable]
             fits = [(free, uuid) for free, uuid in fits if free >= need]
             return (min(fits)[1],) if fits else None  # the fullest that fits keeps the others whole
-        whole = sorted((use.index, uuid) for uuid, use in usable if not use.reserved_mib)
+        whole = sorted((use.index, uuid) for uuid, use in usable if use.idle)
         if len(whole) < resources.gpus:
             return None
         return tuple(uuid for _index, uuid in whole[: resources.gpus])

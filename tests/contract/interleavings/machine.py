@@ -388,7 +388,7 @@ class Interleavings(RuleBasedStateMachine):
         self.stores.commit(host, releases=(lease_id,))
         lease = self.model.leases[lease_id]
         if lease.node == host:
-            self.model.end_leases([lease], LOST_DELAY)
+            self.model.end_leases([lease], LOST_DELAY, none_ran=True)
 
     def _admitted(self, job: ModelJob, host: str | None, entries: Sequence[Any]) -> None:
         assert [entry.seq for entry in entries] == ([job.seq] if job.state is JobState.PENDING else [])

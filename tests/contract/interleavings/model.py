@@ -27,6 +27,7 @@ class ModelJob:
     node: str | None = None
     attempt: int = 0
     lost: int = 0
+    claimed_at: float = 0.0
     lease: int | None = None
     asked: bool = False
     progress: int | None = None
@@ -101,6 +102,7 @@ class Model:
         self.leases[lease.id] = lease
         job.state, job.node, job.lease = JobState.RUNNING, lease.node, lease.id
         job.attempt += 1
+        job.claimed_at = self.now
         return Claimed(job.seq, job.attempt, lease.id, lease.node)
 
     def owns(self, claimed: Claimed) -> bool:
@@ -125,8 +127,8 @@ class Model:
         recorded = job.ended.get(claimed.attempt) if job is not None else None
         return not (recorded == (claimed.lease, event) and node == claimed.node)
 
-    def end(self, job: ModelJob, event: JobEvent, delay: float) -> None:
-        """Close the running attempt."""
+    def end(self, job: ModelJob, event: JobEvent, delay: float, *, forgiven: bool = False) -> None:
+        """Close the running attempt; ``forgiven``: its worker was not lost for it."""
         if job.asked and event in (JobEvent.RETRY, JobEvent.LOSE, JobEvent.GIVE_BACK, JobEvent.REQUEUE):
             event = JobEvent.CANCEL
         assert job.lease is not None
@@ -134,7 +136,7 @@ class Model:
             job.attempt -= 1
         else:
             job.ended[job.attempt] = (job.lease, event)
-        job.lost += event in (JobEvent.LOSE, JobEvent.BURY)
+        job.lost += event in (JobEvent.LOSE, JobEvent.BURY) and not forgiven
         job.state, job.lease = next_state(JobState.RUNNING, event), None
         if job.state is JobState.SCHEDULED:
             job.run_at = self.now + delay
@@ -143,14 +145,16 @@ class Model:
         else:
             job.node = None
 
-    def end_leases(self, leases: Iterable[ModelLease], delay: float) -> int:
-        """End active leases, and lose what ran under them; return how many."""
+    def end_leases(self, leases: Iterable[ModelLease], delay: float, *, none_ran: bool = False) -> int:
+        """End active leases, and lose what ran under them, charging the first of each line; return how many."""
         ended = [lease for lease in leases if lease.is_active]
         for lease in ended:
             lease.is_active = False
-            for job in self.jobs.values():
-                if job.state is JobState.RUNNING and job.lease == lease.id:
-                    self.end(job, JobEvent.BURY if job.lost + 1 >= MAX_LOST else JobEvent.LOSE, delay)
+            line = [job for job in self.jobs.values() if job.state is JobState.RUNNING and job.lease == lease.id]
+            for place, job in enumerate(sorted(line, key=lambda job: (job.claimed_at, job.seq))):
+                forgiven = none_ran or place > 0
+                last = not forgiven and job.lost + 1 >= MAX_LOST
+                self.end(job, JobEvent.BURY if last else JobEvent.LOSE, delay, forgiven=forgiven)
         return len(ended)
 
     def cancel(self, job: ModelJob) -> None:

@@ -17,7 +17,7 @@ from orchestrator.errors import NotLeading
 from orchestrator.guardian.messages import Spawned, SpawnFailed
 from orchestrator.guardian.settings import GuardianSettings
 from orchestrator.leader_ports import Term
-from orchestrator.storage import endings, leadership, ledger, statements, sweeps
+from orchestrator.storage import endings, granting, leadership, ledger, statements, sweeps
 from orchestrator.storage.engine import Database
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
@@ -204,22 +204,16 @@ def reserve_more_memory_than_there_is(world: World) -> None:
 
 
 def _grant_what_is_there(
-    store: SqlLedgerStore, connection: Connection, node: str, wanted: LeaseGrant, ttl: timedelta
+    database: Database, connection: Connection, node: str, wanted: LeaseGrant, ttl: timedelta
 ) -> int | None:
-    real = SqlLedgerStore.__dict__["_whole_grant"]
     for uuid in wanted.gpus:
-        lease: int | None = real(store, connection, node, LeaseGrant((uuid,), wanted.mode, None), ttl)
+        lease = granting.take_gpus(database, connection, node, LeaseGrant((uuid,), wanted.mode, None), ttl)
         if lease is not None:
             return lease
     return None
 
 
-def _plant_half_gangs(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SqlLedgerStore, "_whole_grant", SqlLedgerStore._grant, raising=False)
-    patch.setattr(SqlLedgerStore, "_grant", _grant_what_is_there)
-
-
-@bug("gang-whole", _plant_half_gangs)
+@bug("gang-whole", replaced(ledger, "take_gpus", _grant_what_is_there))
 def start_with_half_a_gang(world: World) -> None:
     """One of two GPUs is taken, and the job starts on the other."""
     world.start("a-0")

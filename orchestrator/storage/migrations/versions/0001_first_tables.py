@@ -339,6 +339,27 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         ),
     ),
     (
+        "orchestrator_lease_holders",
+        sa.Column("lease_id", SEQ, nullable=False),
+        sa.Column("token_hash", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("holder", sa.String(length=128), nullable=False),
+        sa.Column("idempotency_key", sa.String(length=128)),
+        sa.Column("ttl_s", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["lease_id"],
+            ["orchestrator_leases.id"],
+            name=conv("fk_orchestrator_lease_holders_lease_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("lease_id", name=conv("pk_orchestrator_lease_holders")),
+        sa.UniqueConstraint("token_hash", name=conv("uq_orchestrator_lease_holders_token_hash")),
+        sa.UniqueConstraint(
+            "tenant", "idempotency_key", name=conv("uq_orchestrator_lease_holders_tenant_idempotency_key")
+        ),
+    ),
+    (
         "orchestrator_audit",
         sa.Column("seq", SEQ, autoincrement=True, nullable=False),
         sa.Column("at", INSTANT, nullable=False),

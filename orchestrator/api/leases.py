@@ -1,0 +1,186 @@
+"""Endpoints of leases without a job."""
+
+import asyncio
+import time
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Depends, Header, Path, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from orchestrator.api import answers, problems
+from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import Caller, requires
+from orchestrator.api.schemas import MOST_SEQ
+from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
+from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
+from orchestrator.domain.job import LeaseMode
+from orchestrator.domain.size import parse_mebibytes
+from orchestrator.errors import Forbidden, NoGpuFree
+from orchestrator.services.adhoc import Granted, LeaseService
+
+routes = APIRouter(prefix="/leases", tags=["leases"])
+
+LONGEST_WAIT: Final = 30.0
+#: How soon a waiting request asks again: at first, and in the end.
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 1.0
+MOST_LEASES: Final = 500
+
+Text = Annotated[str, Field(max_length=4096)]
+Token = Annotated[str, Path(max_length=128)]
+
+
+class LeaseBody(BaseModel):
+    """The GPUs to lease."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    gpus: int | None = Field(default=None, description="Whole GPUs of one host; default: 1.")
+    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
+    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
+    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the host; node names one.")
+    ttl_seconds: float = Field(default=15.0, description="The lease lives so long after its last heartbeat.")
+    wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
+        default=0.0, description="Wait so long for GPUs to become free."
+    )
+    name: Text | None = Field(default=None, description="What people see.")
+    tenant: Text | None = Field(default=None, description="Whose it is; default: the token's tenant.")
+
+    def to_request(self, caller: Principal, key: str | None) -> LeaseRequest:
+        """Return the request; its values are checked where all requests are."""
+        said = (self.gpu_memory, self.gpu_type, self.min_memory, self.mig)
+        return LeaseRequest(
+            gpus=1 if self.gpus is None and all(one is None for one in said) else self.gpus,
+            gpu_memory_mib=parse_mebibytes(self.gpu_memory),
+            gpu_type=self.gpu_type,
+            min_memory_mib=parse_mebibytes(self.min_memory),
+            mig=self.mig,
+            constraints=self.constraints,
+            ttl_seconds=self.ttl_seconds,
+            name=self.name,
+            key=key,
+            tenant=self.tenant or caller.tenant or DEFAULT_TENANT,
+            holder=caller.name,
+        )
+
+
+class Lease(BaseModel):
+    """A lease without a job."""
+
+    id: int
+    name: str
+    node: str
+    gpus: list[str]
+    mode: LeaseMode
+    memory_mib: int | None
+    state: Literal["active", "released", "expired"]
+    tenant: str
+    holder: str
+    ttl_seconds: float
+    granted_at: AwareDatetime
+    heartbeat_at: AwareDatetime
+    expires_at: AwareDatetime
+    ended_at: AwareDatetime | None
+
+
+class GrantedLease(Lease):
+    """A new lease, with what its holder needs."""
+
+    token: str
+    fencing_token: int
+    renew_seconds: float = Field(description="Send a heartbeat so often.")
+    trust_seconds: float = Field(description="Stop using the GPUs so long after the last heartbeat was sent.")
+
+
+class Leases(BaseModel):
+    """A page of leases."""
+
+    leases: list[Lease]
+    next: int | None
+
+
+@routes.post("", status_code=201, responses={**answers.answers(GrantedLease, 201), **problems.responses(409)})
+async def grant(
+    given: Given,
+    caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))],
+    body: LeaseBody,
+    idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
+) -> Any:
+    """Lease GPUs. The token is told here and never again; with the same key, the lease granted before is ended."""
+    if body.tenant is not None and not caller.sees(body.tenant):
+        raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
+    service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
+    deadline, pause = time.monotonic() + body.wait_seconds, FIRST_PAUSE
+    while True:
+        try:
+            granted = await run_in_threadpool(service.grant, request)
+        except NoGpuFree:
+            if time.monotonic() + pause > deadline or given.stopping.is_set():
+                raise
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
+        else:
+            return _granted_document(granted)
+
+
+@routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
+def heartbeat(given: Given, _: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
+    """Extend a lease by its TTL, from now on; refused once it is not live: stop using the GPUs then."""
+    return lease_document(LeaseService(given.runtime).renew(token))
+
+
+@routes.post("/{token}/release", responses=answers.answers(Lease))
+def release(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
+    """End a lease; repeating it changes nothing. An operator may name it by its number in place of its token."""
+    service = LeaseService(given.runtime)
+    if token.isdecimal() and len(token) < len(str(MOST_SEQ)):
+        requires(Role.OPERATOR, every_tenant=True).check(caller)
+        return lease_document(service.end(int(token), by=caller.name))
+    return lease_document(service.release(token, by=caller.name))
+
+
+@routes.get("", responses=answers.answers(Leases))
+def list_leases(
+    given: Given,
+    caller: Caller,
+    ended: Annotated[bool, Query(description="Those that have ended too.")] = False,
+    limit: Annotated[int, Query(ge=1, le=MOST_LEASES)] = 100,
+    cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
+) -> Any:
+    """List leases without a job, newest first; ``next`` is the cursor of the following page."""
+    found = given.runtime.leases.leases(tenant=caller.tenant, active=not ended, before=cursor, limit=limit)
+    following = found[-1].id if len(found) == limit else None
+    return {"leases": [lease_document(lease) for lease in found], "next": following}
+
+
+def lease_document(lease: AdHocLease) -> dict[str, Any]:
+    """Return a lease as people and programs read it."""
+    return {
+        "id": lease.id,
+        "name": lease.name,
+        "node": lease.node,
+        "gpus": list(lease.gpus),
+        "mode": lease.mode.value,
+        "memory_mib": lease.memory_mib,
+        "state": lease.state,
+        "tenant": lease.tenant,
+        "holder": lease.holder,
+        "ttl_seconds": lease.ttl_seconds,
+        "granted_at": lease.granted_at.isoformat(),
+        "heartbeat_at": lease.heartbeat_at.isoformat(),
+        "expires_at": lease.expires_at.isoformat(),
+        "ended_at": lease.ended_at.isoformat() if lease.ended_at else None,
+    }
+
+
+def _granted_document(granted: Granted) -> dict[str, Any]:
+    ttl = granted.lease.ttl_seconds
+    return lease_document(granted.lease) | {
+        "token": granted.token,
+        "fencing_token": granted.lease.id,
+        "renew_seconds": ttl / RENEWALS_PER_TTL,
+        "trust_seconds": ttl * (1 - MARGIN),
+    }

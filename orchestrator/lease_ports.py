@@ -1,0 +1,51 @@
+"""What ad hoc leases need of the outside world; ``storage`` implements it. Errors are those of ``ports``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from orchestrator.domain.adhoc import AdHocLease
+from orchestrator.domain.lease import LeaseGrant
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who is to hold a lease."""
+
+    name: str
+    tenant: str
+    holder: str
+    token_hash: str
+    key: str | None  # a further grant under it ends the lease that was granted before: its answer was lost
+
+
+class AdHocLeases(Protocol):
+    """Leases without a job; the database's clock alone says whether one is live."""
+
+    def grant(self, node: str, grant: LeaseGrant, holder: Holder, *, ttl: timedelta) -> AdHocLease | None:
+        """Take every GPU of the grant on a host that takes new work, or none and return None."""
+        ...
+
+    def renew(self, token_hash: str) -> AdHocLease:
+        """Extend a live lease by its TTL.
+
+        Raises:
+            UnknownLease: If there is none of this token.
+            LeaseLost: If it has ended, or is past its end.
+        """
+        ...
+
+    def release(self, token_hash: str | None, *, lease_id: int | None = None, by: str) -> AdHocLease:
+        """End a lease, named by its token's hash or its number; one that has ended stays as it is.
+
+        Raises:
+            UnknownLease: If there is none.
+        """
+        ...
+
+    def leases(
+        self, *, tenant: str | None = None, active: bool = True, before: int | None = None, limit: int = 100
+    ) -> Sequence[AdHocLease]:
+        """Return leases, newest first; ``before`` is the cursor."""
+        ...

@@ -1,0 +1,139 @@
+"""Ad hoc leases: GPUs without a job, as long as their holder renews them."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from orchestrator.domain.adhoc import AdHocLease, LeaseRequest, lease_resources
+from orchestrator.domain.cluster import GpuHealth, NodeState
+from orchestrator.domain.job import Resources
+from orchestrator.domain.lease import LeaseGrant
+from orchestrator.errors import NoGpuFree
+from orchestrator.lease_ports import Holder
+from orchestrator.ports import NodeRecord
+from orchestrator.runtime import Runtime
+from orchestrator.scheduling.hosts import Host
+from orchestrator.scheduling.snapshot import GpuView, HostView
+from orchestrator.services.feasibility import require_satisfiable
+
+TOKEN_PREFIX: Final = "lease_"  # noqa: S105 - no secret
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease, and the token that proves who holds it; it is told this once."""
+
+    lease: AdHocLease
+    token: str
+
+
+class LeaseService:
+    """Grants, renews and ends leases; safe to share between threads."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def grant(self, request: LeaseRequest) -> Granted:
+        """Take the GPUs that are asked for on the first host where they are free.
+
+        Raises:
+            InvalidRequest: If the request makes no sense.
+            UnsatisfiableRequest: If no registered host could ever grant it.
+            NoGpuFree: If none can now, with what each lacks.
+            StoreUnavailable: If the database does not answer.
+        """
+        resources = lease_resources(request)
+        nodes = self._runtime.cluster.nodes()
+        if not nodes:
+            raise NoGpuFree(("no host is registered",))
+        require_satisfiable(resources, nodes)
+        token = TOKEN_PREFIX + secrets.token_urlsafe(24)
+        holder = Holder(request.name or request.holder, request.tenant, request.holder, token_hash(token), request.key)
+        if not self._runtime.policy.get().values.safe_mode:
+            for node, grant in _candidates(nodes, resources):
+                lease = self._runtime.leases.grant(node, grant, holder, ttl=timedelta(seconds=request.ttl_seconds))
+                if lease is not None:
+                    return Granted(lease, token)
+            raise NoGpuFree(tuple(_lacking(node, resources) for node in nodes))
+        raise NoGpuFree(("safe mode: no lease is granted",))
+
+    def renew(self, token: str) -> AdHocLease:
+        """Extend a lease; raises ``UnknownLease`` or ``LeaseLost``."""
+        return self._runtime.leases.renew(token_hash(token))
+
+    def release(self, token: str, *, by: str) -> AdHocLease:
+        """End a lease, named by its token; raises ``UnknownLease``."""
+        lease = self._runtime.leases.release(token_hash(token), by=by)
+        self._runtime.wake.publish("place")
+        return lease
+
+    def end(self, lease_id: int, *, by: str) -> AdHocLease:
+        """End somebody's lease, named by its number: its holder finds out when it next renews."""
+        lease = self._runtime.leases.release(None, lease_id=lease_id, by=by)
+        self._runtime.wake.publish("place")
+        return lease
+
+
+def token_hash(token: str) -> str:
+    """Return what is stored of a token; it is random and long, so a plain hash does."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _candidates(nodes: Sequence[NodeRecord], resources: Resources) -> list[tuple[str, LeaseGrant]]:
+    """Return where the GPUs would be free now, by option and then by host."""
+    found = []
+    for option in resources.options:
+        for number, node in enumerate(nodes):
+            if not (node.live and node.state is NodeState.UP and not node.drain):
+                continue
+            slots = Host(_view(node), number).take(option)
+            if slots:
+                uuids = tuple(slot.uuid for slot in slots)
+                found.append((node.name, LeaseGrant(uuids, option.mode, option.gpu_memory_mib)))
+    return found
+
+
+def _view(node: NodeRecord) -> HostView:
+    cards = tuple(
+        GpuView(
+            uuid=record.gpu.uuid,
+            index=record.gpu.index,
+            model=record.gpu.model,
+            memory_mib=record.gpu.memory_mib,
+            reserved_mib=record.reserved_mib,
+            exclusive=record.exclusive_lease_id is not None,
+            healthy=record.health is GpuHealth.HEALTHY,
+            mig_profile=record.gpu.mig_profile,
+        )
+        for record in node.gpus
+    )
+    return HostView(
+        node=node.name,
+        accepts=True,
+        gpus=cards,
+        queues=frozenset(node.queues),
+        cpu_slots=node.cpu_slots,
+        cpu_jobs=0,
+        look_ahead=0,
+        labels=tuple(sorted(node.labels.items())),
+        cpus=node.cpus,
+        memory_mib=node.memory_mib,
+    )
+
+
+def _lacking(node: NodeRecord, resources: Resources) -> str:
+    if not node.live:
+        return f"{node.name} has no live worker"
+    if node.state is not NodeState.UP or node.drain:
+        return f"{node.name} is {node.state.value}"
+    if not any(Host(_view(node), 0).could_ever(option) for option in resources.options):
+        return f"{node.name} has no such GPUs"
+    host = Host(_view(node), 0)
+    if resources.gpu_memory_mib is not None:
+        largest = max((slot.free_mib for slot in host.suiting(resources.wants)), default=0)
+        return f"{node.name} has {largest} MiB free on one GPU"
+    free = sum(slot.whole for slot in host.suiting(resources.wants))
+    return f"{node.name} has {free} of {resources.gpus} such GPUs free"

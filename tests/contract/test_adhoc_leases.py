@@ -1,0 +1,102 @@
+"""Leases without a job, on both databases."""
+
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.domain.adhoc import AdHocLease
+from orchestrator.domain.job import LeaseMode
+from orchestrator.domain.lease import LeaseGrant
+from orchestrator.errors import LeaseLost, UnknownLease
+from orchestrator.lease_ports import Holder
+from orchestrator.ports import LossPolicy
+from orchestrator.storage.adhoc import SqlAdHocLeases
+from orchestrator.testing.history import Expectations
+from tests.contract.conftest import Stores
+from tests.contract.test_ledger import SHORT, held, wait_for_expiry
+from tests.support.cluster import verify_database
+
+MINUTE = timedelta(minutes=1)
+POLICY = LossPolicy(max_lost=3, delay=timedelta(0), grace=timedelta(0))
+
+
+def whole(*gpus: str) -> LeaseGrant:
+    return LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None)
+
+
+def grant(
+    stores: Stores, *gpus: str, hashed: str = "t", key: str | None = None, ttl: timedelta = MINUTE
+) -> AdHocLease | None:
+    """Ask for GPUs of host a."""
+    holder = Holder("shell", "red", "ada", hashed, key)
+    return SqlAdHocLeases(stores.database).grant("a", whole(*gpus), holder, ttl=ttl)
+
+
+def test_a_lease_takes_its_gpus_from_jobs_until_it_is_released(stores: Stores) -> None:
+    """Nobody else is given them meanwhile, whatever becomes of the host's worker; afterwards a job has them."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 2)
+    lease = grant(stores, "a-0", "a-1")
+    assert lease is not None
+    assert (lease.gpus, lease.state, lease.holder) == (("a-0", "a-1"), "active", "ada")
+    job = stores.submit()
+    assert stores.claim(job.seq, "a-0").lease_id is None
+    assert grant(stores, "a-0", hashed="other") is None
+    stores.register("a", 2, pid=99)
+    assert leases.renew("t").state == "active", "the worker's life is not its holder's"
+
+    ended = leases.release("t", by="ada")
+    assert (ended.state, leases.release("t", by="ada").state) == ("released", "released")
+    with pytest.raises(LeaseLost):
+        leases.renew("t")
+    assert stores.claim(job.seq, "a-0").lease_id is not None
+    report = verify_database(stores.url, Expectations())
+    assert report.is_clean, report
+
+
+def test_who_does_not_renew_loses_it(stores: Stores) -> None:
+    """By the database's clock; the sweep frees the GPU then, and the token is worth nothing."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 1)
+    epoch = stores.lead()
+    lease = grant(stores, "a-0", ttl=SHORT)
+    assert lease is not None
+    wait_for_expiry(stores, lease.id)
+    with pytest.raises(LeaseLost):
+        leases.renew("t")
+    assert stores.admission.expire_leases([(lease.id, 0)], policy=POLICY, epoch=epoch) == 1
+    assert held(stores)["a-0"] == (None, 0)
+    assert [one.state for one in leases.leases(active=False)] == ["expired"]
+    assert leases.leases() == []
+    for unknown in (lambda: leases.renew("x"), lambda: leases.release(None, lease_id=999, by="op")):
+        with pytest.raises(UnknownLease):
+            unknown()
+
+
+def test_the_same_key_ends_the_lease_whose_answer_was_lost(stores: Stores) -> None:
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 1)
+    first = grant(stores, "a-0", hashed="lost", key="k")
+    again = grant(stores, "a-0", hashed="heard", key="k")
+
+    assert first is not None
+    assert again is not None
+    assert again.id > first.id
+    with pytest.raises(LeaseLost):
+        leases.renew("lost")
+    assert [one.id for one in leases.leases(tenant="red")] == [again.id]
+    assert leases.leases(tenant="blue") == []
+
+
+def test_a_draining_host_grants_none_and_the_worker_is_told_what_is_lent(stores: Stores) -> None:
+    stores.register("a", 2)
+    shared = Holder("nb", "red", "ada", "s", None)
+    assert SqlAdHocLeases(stores.database).grant("a", LeaseGrant(("a-0",), LeaseMode.SHARED, 300), shared, ttl=MINUTE)
+    assert grant(stores, "a-1") is not None
+    orders = stores.cluster.note_gpu_standings("a", {})
+    assert {uuid: (order.lent, order.lent_mib) for uuid, order in orders.items()} == {
+        "a-0": (False, 300), "a-1": (True, 0),
+    }  # fmt: skip
+    SqlAdHocLeases(stores.database).release("t", by="ada")
+    stores.cluster.set_drain("a", drain=True, by="op")
+    assert grant(stores, "a-1", hashed="late") is None
