@@ -88,6 +88,7 @@ class Attempt:
     peak_memory_mib: int | None
     gpu_seconds: float
     gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
+    peak_gpu_memory_mib: int | None = None  # likewise
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Attempt(BaseModel):
     exit_code: int | None
     error: str | None
     peak_memory_mib: int | None
+    peak_gpu_memory_mib: int | None
     gpu_seconds: float
     gpu_busy_seconds: float | None
 

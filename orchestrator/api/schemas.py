@@ -188,6 +188,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "error": attempt.error,
         "peak_memory_mib": attempt.peak_memory_mib,
+        "peak_gpu_memory_mib": attempt.peak_gpu_memory_mib,
         "gpu_seconds": attempt.gpu_seconds,
         "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orchestrator.domain.gpu_memory import NO_FOREIGN_USE, ForeignUse
+
 
 class NodeState(StrEnum):
     """What a host may be given."""
@@ -46,10 +48,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that uses a GPU's memory."""
+    """A process that uses a GPU's memory; None where nobody could tell."""
 
     pid: int
     used_mib: int
+    start_ticks: int | None = None  # with the pid, its identity on this boot
+    user: str | None = None  # the account it runs under
+    runner: str | None = None  # the runner of this host that it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class GpuSample:
     power_watts: int | None
     xid: int | None = None  # the latest error that the driver reported
     xid_count: int = 0  # errors that it reported since it is read
+    foreign: ForeignUse = NO_FOREIGN_USE  # as its host judges it
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@
 
 ``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too, and for a MIG
 instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
-``xid_count`` how many there were.
+``xid_count`` how many there were. What processes use by themselves (``simulated_use``) is added to the figures given.
 """
 
 import json
@@ -21,12 +21,15 @@ import os
 import tempfile
 import tomllib
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.simulated_use import read_uses
 
 DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
@@ -46,7 +49,7 @@ class SimulatedDriver:
         self._samples: tuple[GpuSample, ...] = ()
 
     def sample(self) -> tuple[GpuSample, ...]:
-        """Return the GPUs that the file describes now.
+        """Return the GPUs that the file describes now, with what processes use of them.
 
         Raises:
             GpusUnavailable: If it cannot be read, naming the line or the field; earlier readings do not stand in.
@@ -64,7 +67,7 @@ class SimulatedDriver:
             raise GpusUnavailable(f"{self._path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:  # TOML's and Unicode's errors are ValueErrors
             raise GpusUnavailable(f"{self._path}: {error}") from error
-        return self._samples
+        return _with_uses(self._samples, self._path)
 
     def close(self) -> None:
         """Hold nothing, so let go of nothing."""
@@ -108,6 +111,23 @@ def write_gpus(path: Path, gpus: Iterable[GpuSample]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _with_uses(samples: tuple[GpuSample, ...], path: Path) -> tuple[GpuSample, ...]:
+    uses = defaultdict(list)
+    for pid, used in read_uses(path):
+        for gpu, mib in used.items():
+            uses[gpu].append(GpuProcess(pid, mib))
+    if not uses:
+        return samples
+    return tuple(
+        replace(
+            sample,
+            used_mib=sample.used_mib + sum(process.used_mib for process in uses[sample.gpu.uuid]),
+            processes=(*sample.processes, *uses[sample.gpu.uuid]),
+        )
+        for sample in samples
+    )
 
 
 def _format(sample: GpuSample) -> str:

@@ -83,6 +83,17 @@ class Forest:
                 send_signal(process, signal.SIGKILL)
         return found
 
+    def owners(self, trees: Iterable[Tree]) -> dict[tuple[int, int], str]:
+        """Return the mark of every process that belongs to a tree, by pid and start; it will be known again."""
+        by_mark = {tree.mark: tree for tree in trees}
+        found = {}
+        for process, mark in self._attribute(by_mark):
+            if mark is not None:
+                identity = (process.pid, process.start_ticks)
+                by_mark[mark].members.add(identity)
+                found[identity] = mark
+        return found
+
     def kill(self, tree: Tree, trees: Collection[Tree]) -> None:
         """Send SIGKILL to all of a tree, until no look finds anything new."""
         signalled: set[tuple[int, int]] = set()

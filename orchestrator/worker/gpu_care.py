@@ -1,16 +1,19 @@
 """The GPUs of this worker's host: what may be leased, what runs on one that failed, and what runs on one that idles."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
 from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.gpu_memory import MemoryPolicy
 from orchestrator.domain.job import FailureClass
+from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
+from orchestrator.worker.memory_guard import MemoryGuard
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.work import Work
 
@@ -25,6 +28,7 @@ class GpuCare:
     def __init__(self, pool: RunnerPool, settings: Settings, clock: Clock) -> None:
         self._pool, self._clock = pool, clock
         self._idle = IdleKeeper(IdlePolicy(settings.idle_gpu_warn, settings.idle_gpu_end))
+        self._guard = MemoryGuard(MemoryPolicy(settings.gpu_share_tolerance_mib))
         self._health = HealthKeeper(
             HealthPolicy(
                 recover_seconds=settings.gpu_recover,
@@ -35,6 +39,7 @@ class GpuCare:
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
         self._told: set[str] | None = None  # the GPUs of the last registration
+        self.note: Callable[[JobNote], None]  # set by the lease step: writes into a job's history
 
     def recall(self, standings: Mapping[str, GpuStanding]) -> None:
         """Go on where an earlier worker of this host left off."""
@@ -62,7 +67,9 @@ class GpuCare:
         self._readings = report.samples
         self._judge()
         told = self._end_failed()
-        return told + self._idle.look(self._clock.monotonic(), self._pool.runners, self.samples)
+        now, runners = self._clock.monotonic(), self._pool.runners
+        told += self._guard.look(now, runners, self.samples, self.note)
+        return told + self._idle.look(now, runners, self.samples)
 
     def obey(self, orders: Mapping[str, GpuOrder]) -> None:
         """Follow what operators want."""

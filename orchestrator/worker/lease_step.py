@@ -65,6 +65,7 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.care.note = lambda note: dispatcher.ledger.add(notes=[note])
         dispatcher.untold = Untold(consumer.app)
         dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
         dispatcher.on_new_gpus = lambda: self._register(consumer, dispatcher)

@@ -1,0 +1,63 @@
+"""Several jobs on one GPU, each held to its part of the memory."""
+
+import sys
+
+from orchestrator.domain.job import FailureClass, JobState
+from orchestrator.gpus.simulated import make_gpus, write_gpus
+from orchestrator.services.why import explain
+from tests.support.cluster import Cluster
+from tests.support.waiting import wait_for
+
+MEMORY_MIB = 81_920
+#: Uses so much of its GPU, as the file and then MIB:SECONDS say.
+USE = (sys.executable, "-m", "orchestrator.gpus.simulated_use")
+
+
+def test_an_over_user_is_ended_within_two_readings_while_its_neighbours_finish(cluster: Cluster) -> None:
+    """It is warned in its output and in its history first, and not tried again by itself.
+
+    What it uses is used by a daemon that has left its session. A job with a GPU of its own is measured only.
+    """
+    cluster.worker("a", gpus=2)
+    daemon = " ".join((*USE, str(cluster.home / "a.toml"), "3000:1", "9000:60"))
+    greedy = cluster.command("sh", "-c", f"(setsid {daemon} &)& sleep 60", gpu_memory_mib=4096, max_attempts=3)
+    modest = cluster.command(*USE, str(cluster.home / "a.toml"), "4000:5", gpu_memory_mib=4096)
+    whole = cluster.command(*USE, str(cluster.home / "a.toml"), "70000:5", gpus=1)
+    ended = {job.id: job for job in cluster.wait_for_end([greedy, modest, whole])}
+
+    over = ended[greedy]
+    assert (over.state, over.failure_class, over.attempt) == (JobState.FAILED, FailureClass.VRAM_EXCEEDED, 1)
+    assert over.reason == "it uses 9000 MiB of GPU memory, its share is 4096 MiB"
+    output = cluster.output(greedy)
+    warning = output.index("; it is ended at the next reading that shows over 4608 MiB")
+    assert warning < output.index("; the job is ended")
+    (event,) = [event for event in cluster.runtime.jobs.history(greedy) if event.kind == "vram_warned"]
+    assert (event.data, event.node) == ({"used_mib": 9000, "share_mib": 4096}, "a")
+    assert {ended[modest].state, ended[whole].state} == {JobState.SUCCEEDED}
+    peaks = {job: cluster.runtime.jobs.attempts(job)[0].peak_gpu_memory_mib for job in ended}
+    assert peaks == {greedy: 9000, modest: 4000, whole: 70_000}
+    assert "orchestrator:" not in cluster.output(modest) + cluster.output(whole)
+
+
+def test_four_quarters_share_a_gpu_and_a_fifth_waits(cluster: Cluster) -> None:
+    write_gpus(cluster.home / "a.toml", make_gpus(1, owner=f"{cluster.home.name}-a", memory_mib=MEMORY_MIB))
+    cluster.worker("a")
+    cluster.beat()
+    done = cluster.home / "done"
+    wait = f"while not __import__('os').path.exists({str(done)!r}): __import__('time').sleep(0.05)"
+    quarters = [cluster.command(sys.executable, "-c", wait, gpu_memory_mib=MEMORY_MIB // 4) for _ in range(4)]
+    for job in quarters:
+        cluster.wait_for_state(job, JobState.RUNNING)
+    fifth = cluster.command("true", gpu_memory_mib=MEMORY_MIB // 4)
+
+    def words() -> str:
+        return explain(cluster.runtime, fifth)[0].words
+
+    wait_for(lambda: "at most 0 MiB of one are free, on a" in words(), within_seconds=20, describe=words)
+    assert cluster.job(fifth).state is JobState.PENDING
+    (card,) = cluster.runtime.cluster.nodes()[0].gpus
+    assert card.reserved_mib == MEMORY_MIB
+    assert {cluster.runtime.jobs.attempts(job)[0].gpus for job in quarters} == {(card.gpu.uuid,)}
+    done.touch()
+
+    assert {job.state for job in cluster.wait_for_end([*quarters, fifth])} == {JobState.SUCCEEDED}
