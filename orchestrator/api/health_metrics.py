@@ -7,9 +7,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from orchestrator.domain.cluster import GpuRecord
 from orchestrator.errors import Unavailable
 from orchestrator.metric_ports import Backlog
-from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.ports import NodeRecord
 
 Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily
 

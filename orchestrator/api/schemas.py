@@ -10,12 +10,13 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.canvas import Need
+from orchestrator.domain.cluster import GpuRecord
 from orchestrator.domain.job import TERMINAL_STATES, Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
-from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
+from orchestrator.ports import Attempt, HistoryEvent, NodeRecord, Submitted
 
 #: The highest cursor that the database can hold.
 MOST_SEQ: Final = (1 << 63) - 1

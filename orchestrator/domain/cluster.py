@@ -100,3 +100,23 @@ class GpuStanding:
     strikes: int = 0
     reason: str | None = None  # why it is not healthy
     order: GpuOrder = field(default_factory=GpuOrder)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """A registered GPU and who holds it."""
+
+    gpu: Gpu
+    node: str
+    health: GpuHealth
+    used_mib: int
+    reserved_mib: int
+    exclusive_lease_id: int | None
+    utilization_percent: int | None
+    temperature_celsius: int | None = None
+    power_watts: int | None = None
+    health_reason: str | None = None  # why it is not healthy
+    strikes: int = 0
+    foreign: ForeignUse = NO_FOREIGN_USE
+    headroom_mib: int = 0  # that is not lent out in shares
+    warning: str | None = None  # what is amiss although it may be leased

@@ -104,11 +104,12 @@ class Capacity:
         """Keep GPUs of the host from later jobs, so that what waits for them can start when the others come free.
 
         A host keeps as many as the largest of those jobs needs: free ones first, then busy ones, shared ones last. Of
-        a job with alternatives, the first that the host could ever grant counts.
+        a job with alternatives, the first that the host could ever grant counts. What is used without a lease is kept
+        for nobody: no lease's end gives it back.
         """
         resources = next((option for option in resources.options if host.could_ever(option)), resources)
         suiting = host.suiting(resources.wants)
-        fitting = [slot for slot in suiting if slot.memory_mib >= (resources.gpu_memory_mib or 0)]
+        fitting = [slot for slot in suiting if slot.may_come_free(resources.gpu_memory_mib)]
         missing = resources.gpus - sum(slot.kept for slot in fitting)
         if missing <= 0:
             return
@@ -200,7 +201,7 @@ class Capacity:
 
     def _take_share(self, host: Host, number: int, need: int) -> Placement:
         slot = host.slots[number]
-        slot.free_mib -= need
+        slot.take_share(need)
         self._note_share(host, slot)
         self._recount(host)
         return Placement(host.node, (slot.uuid,))

@@ -161,6 +161,9 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
                     exclusive=row.exclusive_lease_id is not None,
                     healthy=row.health == GpuHealth.HEALTHY.value,
                     mig_profile=row.mig_profile,
+                    foreign_mib=row.foreign_mib,
+                    clean=bool(row.clean),
+                    headroom_mib=row.headroom_mib,
                 )
             )
     return tuple(

@@ -84,13 +84,13 @@ DELETE_LEASE: Final = Sql("DELETE FROM orchestrator_leases WHERE id = :lease_id"
 TAKE_EXCLUSIVE: Final = Sql(
     "UPDATE orchestrator_gpus SET exclusive_lease_id = :lease_id, last_lease_id = :lease_id, turn = turn + 1"
     " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL AND reserved_mib = 0"
-    " AND last_lease_id < :lease_id",
+    " AND clean = 1 AND last_lease_id < :lease_id",
     "uuids",
 )
 TAKE_SHARED: Final = Sql(
     "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib + :mib, last_lease_id = :lease_id, turn = turn + 1"
     " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL"
-    " AND reserved_mib + :mib <= memory_mib AND last_lease_id < :lease_id",
+    " AND reserved_mib + foreign_mib + headroom_mib + :mib <= memory_mib AND last_lease_id < :lease_id",
     "uuids",
 )
 INSERT_LEASE_GPUS: Final = Sql(

@@ -1,5 +1,6 @@
 """Several jobs on one GPU, each held to its part of the memory."""
 
+import subprocess
 import sys
 
 from orchestrator.domain.job import FailureClass, JobState
@@ -50,10 +51,11 @@ def test_four_quarters_share_a_gpu_and_a_fifth_waits(cluster: Cluster) -> None:
         cluster.wait_for_state(job, JobState.RUNNING)
     fifth = cluster.command("true", gpu_memory_mib=MEMORY_MIB // 4)
 
-    def words() -> str:
-        return explain(cluster.runtime, fifth)[0].words
-
-    wait_for(lambda: "at most 0 MiB of one are free, on a" in words(), within_seconds=20, describe=words)
+    wait_for(
+        lambda: "at most 0 MiB of one are free, on a" in words(cluster, fifth),
+        within_seconds=20,
+        describe=lambda: words(cluster, fifth),
+    )
     assert cluster.job(fifth).state is JobState.PENDING
     (card,) = cluster.runtime.cluster.nodes()[0].gpus
     assert card.reserved_mib == MEMORY_MIB
@@ -61,3 +63,43 @@ def test_four_quarters_share_a_gpu_and_a_fifth_waits(cluster: Cluster) -> None:
     done.touch()
 
     assert {job.state for job in cluster.wait_for_end([*quarters, fifth])} == {JobState.SUCCEEDED}
+
+
+def test_a_stranger_is_counted_named_and_waited_for(cluster: Cluster) -> None:
+    """A share is put beside it; the whole GPU is not granted, which ``orch why`` says and which is no card's fault."""
+    cards = cluster.home / "a.toml"
+    (card,) = make_gpus(1, owner=f"{cluster.home.name}-a", memory_mib=MEMORY_MIB)
+    write_gpus(cards, [card])
+    cluster.worker("a")
+    cluster.beat()
+    environment = cluster.environment() | {"CUDA_VISIBLE_DEVICES": card.gpu.uuid}
+    with subprocess.Popen([*USE, str(cards), "20000:600"], env=environment) as stranger:
+        try:
+            wait_for(lambda: foreign(cluster)[0] == 20_000, within_seconds=20, describe=cluster.logs)
+            assert f"pid {stranger.pid} (" in foreign(cluster)[1]
+            whole = cluster.command("true", gpus=1)
+            too_large = cluster.command("true", gpu_memory_mib=MEMORY_MIB - 20_000 + 1)
+            share = cluster.command("true", gpu_memory_mib=MEMORY_MIB - 20_000)
+            cluster.wait_for_state(share, JobState.SUCCEEDED)
+            wait_for(
+                lambda: (
+                    words(cluster, whole).endswith("in use without a lease: 1 on a")
+                    and words(cluster, too_large).endswith("up to 20000 MiB of one are in use without a lease")
+                ),
+                within_seconds=20,
+                describe=lambda: f"{words(cluster, whole)}\n{words(cluster, too_large)}\n{cluster.logs()}",
+            )
+        finally:
+            stranger.kill()
+    assert {job.state for job in cluster.wait_for_end([whole, too_large])} == {JobState.SUCCEEDED}
+    assert cluster.runtime.cluster.gpu_standings("a")[card.gpu.uuid].strikes == 0
+    assert "claim" in [event.kind for event in cluster.runtime.jobs.history(whole)]
+
+
+def words(cluster: Cluster, job: str) -> str:
+    return explain(cluster.runtime, job)[0].words
+
+
+def foreign(cluster: Cluster) -> tuple[int, str]:
+    (record,) = cluster.runtime.cluster.nodes()[0].gpus
+    return record.foreign.used_mib, "; ".join(record.foreign.by)

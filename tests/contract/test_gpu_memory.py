@@ -1,0 +1,71 @@
+"""What is kept of a GPU's memory, and what a claim makes of it, on both databases."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.domain.cluster import GpuSample
+from orchestrator.domain.gpu_memory import ForeignUse
+from orchestrator.domain.job import JobEvent, Resources
+from orchestrator.domain.lease import JobNote, Refusal
+from tests.contract.conftest import MEMORY_MIB, Stores
+
+MOST = MEMORY_MIB // 2
+STRANGER = ForeignUse(MOST, ("pid 77 (alice): 499 MiB", "pid 78: 1 MiB"), clean=False)
+
+
+def tell(stores: Stores, foreign: ForeignUse) -> None:
+    """Send a heartbeat of host ``a`` whose one GPU has this foreign use."""
+    (record,) = stores.cluster.nodes()[0].gpus
+    sample = GpuSample(record.gpu, foreign.used_mib, record.health, (), None, None, None)
+    stores.cluster.heartbeat("a", [replace(sample, foreign=foreign)], look_ahead=0)
+
+
+@pytest.fixture
+def one_gpu(stores: Stores) -> Stores:
+    stores.register("a", 1)
+    stores.cluster.ensure_queues(["gpu"])
+    return stores
+
+
+def test_foreign_use_is_remembered_with_who_it_is(one_gpu: Stores) -> None:
+    tell(one_gpu, STRANGER)
+    (record,) = one_gpu.cluster.nodes()[0].gpus
+    assert record.foreign == STRANGER
+    (host,) = one_gpu.admission.snapshot(limit=1).hosts
+    assert [(card.foreign_mib, card.clean) for card in host.gpus] == [(MOST, False)]
+
+    tell(one_gpu, ForeignUse())
+    assert one_gpu.cluster.nodes()[0].gpus[0].foreign == ForeignUse()
+
+
+def test_no_claim_gets_what_is_used_without_a_lease(one_gpu: Stores) -> None:
+    """Reserved and foreign memory never exceed the card together, and no lease gets the whole of a GPU in use."""
+    tell(one_gpu, STRANGER)
+    whole = one_gpu.submit(resources=Resources(1)).seq
+    large, fits, more = (one_gpu.submit(resources=Resources(1, mib)).seq for mib in (MOST + 1, MOST - 10, 11))
+
+    assert one_gpu.claim(whole, "a-0").refused == ((whole, Refusal.GPUS_TAKEN),)
+    assert one_gpu.claim(large, "a-0", mib=MOST + 1).refused == ((large, Refusal.GPUS_TAKEN),)
+    assert one_gpu.claim(fits, "a-0", mib=MOST - 10).granted
+    assert one_gpu.claim(more, "a-0", mib=11).refused == ((more, Refusal.GPUS_TAKEN),)
+    tell(one_gpu, ForeignUse())
+    assert one_gpu.claim(more, "a-0", mib=11).granted
+
+
+def test_the_peak_of_an_attempt_is_kept_however_it_ends(one_gpu: Stores) -> None:
+    for event in (JobEvent.SUCCEED, JobEvent.FAIL):
+        job, lease = one_gpu.start("a-0")
+        one_gpu.finish(job, lease, event, peak_gpu_memory_mib=321, peak_memory_mib=5)
+        one_gpu.commit(releases=(lease,))
+        (attempt,) = one_gpu.jobs.attempts(job.id)
+        assert (attempt.peak_gpu_memory_mib, attempt.peak_memory_mib) == (321, 5)
+
+
+def test_a_note_is_history_only_under_the_jobs_own_lease(one_gpu: Stores) -> None:
+    job, lease = one_gpu.start("a-0")
+    notes = [JobNote(job.seq, job.attempt, token, "vram_warned", {"used_mib": 5}) for token in (lease, lease + 1)]
+    one_gpu.commit(notes=tuple(notes))
+
+    told = [event for event in one_gpu.jobs.history(job.id) if event.kind == "vram_warned"]
+    assert [(event.lease_id, event.data, event.node) for event in told] == [(lease, {"used_mib": 5}, "a")]
