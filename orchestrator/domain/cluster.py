@@ -70,6 +70,9 @@ class GpuSample:
     power_watts: int | None
     xid: int | None = None  # the latest error that the driver reported
     xid_count: int = 0  # errors that it reported since it is read
+    slowed_by: tuple[str, ...] = ()  # what makes it run slower than its load would: "heat", "power"
+    ecc_uncorrected: int | None = None  # memory errors since the driver was loaded
+    ecc_corrected: int | None = None
     foreign: ForeignUse = NO_FOREIGN_USE  # as its host judges it
 
 
@@ -100,6 +103,7 @@ class GpuStanding:
     strikes: int = 0
     reason: str | None = None  # why it is not healthy
     order: GpuOrder = field(default_factory=GpuOrder)
+    warning: str | None = None  # what is amiss although it may be leased
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,22 @@ class NvmlDriver:
             power_watts=None if power is None else round(power / MILLIWATTS),
             xid=xid,
             xid_count=xid_count,
+            slowed_by=self._slowed_by(handle),
+            ecc_uncorrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
+            ecc_corrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
         )
+
+    def _slowed_by(self, handle: Any) -> tuple[str, ...]:
+        # The power cap is left out: a GPU under full load is at its cap, and nothing is wrong with it.
+        nvml = self._nvml
+        reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        heat = nvml.nvmlClocksThrottleReasonHwThermalSlowdown | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+        found = (("heat", heat), ("power", nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown))
+        return tuple(name for name, mask in found if reasons & mask)
+
+    def _memory_errors(self, handle: Any, kind: int) -> int | None:
+        count = self._ask(self._nvml.nvmlDeviceGetTotalEccErrors, handle, kind, self._nvml.NVML_VOLATILE_ECC)
+        return None if count is None else int(count)
 
     def _used_bytes(self, handle: Any) -> int:
         # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); else no GPU looks idle.

@@ -13,7 +13,8 @@
 
 ``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too, and for a MIG
 instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
-``xid_count`` how many there were. What processes use by themselves (``simulated_use``) is added to the figures given.
+``xid_count`` how many there were; ``ecc_corrected`` and ``ecc_uncorrected`` are counts of memory errors, ``slowed_by``
+is a list of "heat" and "power". What processes use by themselves (``simulated_use``) is added to the figures given.
 """
 
 import json
@@ -35,9 +36,17 @@ DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
 
 _REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
-_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts", "xid")
+_READINGS: Final = (
+    *("utilization_percent", "temperature_celsius", "power_watts", "xid"),
+    *("ecc_uncorrected", "ecc_corrected"),
+)
 _INSTANCE: Final = ("mig_profile", "parent_uuid")
-_KNOWN: Final = {*_REQUIRED, *_READINGS, *_INSTANCE, "driver_version", "used_mib", "health", "xid_count", "processes"}
+_KNOWN: Final = {
+    *_REQUIRED,
+    *_READINGS,
+    *_INSTANCE,
+    *("driver_version", "used_mib", "health", "xid_count", "processes", "slowed_by"),
+}
 
 
 class SimulatedDriver:
@@ -144,13 +153,15 @@ def _format(sample: GpuSample) -> str:
     }
     fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
     fields |= {name: getattr(gpu, name) for name in _INSTANCE if getattr(gpu, name) is not None}
+    if sample.slowed_by:
+        fields["slowed_by"] = list(sample.slowed_by)
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: str | int) -> str:
+def _toml(value: str | int | list[str]) -> str:
     # TOML's strings are JSON's, but for surrogate pairs, which it refuses, and DEL, which it wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -174,6 +185,7 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
     health = entry.get("health", GpuHealth.HEALTHY)
     if health not in list(GpuHealth):
         raise ValueError(f"{where}.health: {health!r} is none of {', '.join(GpuHealth)}")
+    readings: dict[str, Any] = {name: _whole(entry, name, where) if name in entry else None for name in _READINGS}
     processes = _tables(entry.get("processes", []), f"{where}.processes")
     return GpuSample(
         gpu=Gpu(
@@ -188,10 +200,8 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
         used_mib=_whole({"used_mib": 0} | dict(entry), "used_mib", where),
         health=GpuHealth(health),
         processes=tuple(_parse_process(item, f"{where}.processes[{n}]") for n, item in enumerate(processes)),
-        utilization_percent=_whole(entry, "utilization_percent", where) if "utilization_percent" in entry else None,
-        temperature_celsius=_whole(entry, "temperature_celsius", where) if "temperature_celsius" in entry else None,
-        power_watts=_whole(entry, "power_watts", where) if "power_watts" in entry else None,
-        xid=_whole(entry, "xid", where) if "xid" in entry else None,
+        **readings,
+        slowed_by=_texts(entry.get("slowed_by", []), f"{where}.slowed_by"),
         xid_count=_whole({"xid_count": 0} | dict(entry), "xid_count", where),
     )
 
@@ -227,3 +237,9 @@ def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError(f"{where}.{name}: expected a text, not {value!r}")
     return value
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise TypeError(f"{where}: expected a list of texts, not {value!r}")
+    return tuple(value)

@@ -228,4 +228,5 @@ class Watch:
 
 def _placement_basis(sample: GpuSample) -> tuple[object, ...]:
     """What decides whether a GPU can be used; load, heat and power change with every reading and decide nothing."""
-    return sample.gpu, sample.used_mib, sample.health, sample.processes, sample.xid_count
+    errors = (sample.xid_count, sample.ecc_uncorrected)
+    return sample.gpu, sample.used_mib, sample.health, sample.processes, sample.slowed_by, errors

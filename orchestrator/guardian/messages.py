@@ -140,6 +140,7 @@ def sample_from_document(document: Mapping[str, Any]) -> GpuSample:
             "gpu": Gpu(**document["gpu"]),
             "health": GpuHealth(document["health"]),
             "processes": tuple(GpuProcess(**process) for process in document["processes"]),
+            "slowed_by": tuple(document["slowed_by"]),
             "foreign": NO_FOREIGN_USE,  # its host judges that
         }
     )

@@ -41,6 +41,8 @@ class Card:
     mig: Any = Code(pynvml.NVML_ERROR_NOT_SUPPORTED)
     instances: tuple["Card | None", ...] = ()
     handle: Any = None
+    reasons: Any = 0
+    errors: Any = (0, 0)  # memory errors, corrected and not
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Double:
     events: Any = ()  # what the driver has to report: (uuid, XID), or a ``Code`` where it cannot
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2", "nvmlEventType")):
+        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2", "nvmlEventType", "nvmlClocksThrottleReason")):
             return getattr(pynvml, name)
         raise AttributeError(name)
 
@@ -105,6 +107,14 @@ class Double:
 
     def nvmlDeviceGetRemappedRows(self, card: Card) -> Any:
         return self._answer(card.remapped)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, card: Card) -> Any:
+        return self._answer(card.reasons)
+
+    def nvmlDeviceGetTotalEccErrors(self, card: Card, kind: int, counter: int) -> Any:
+        assert counter == pynvml.NVML_VOLATILE_ECC
+        kinds = (pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)
+        return self._answer(card.errors)[kinds.index(kind)]
 
     def nvmlEventSetCreate(self) -> list[str]:
         self._answer(self.events)
@@ -163,7 +173,26 @@ def test_a_card_is_read() -> None:
         utilization_percent=41,
         temperature_celsius=55,
         power_watts=123,
+        ecc_uncorrected=0,
+        ecc_corrected=0,
     )
+
+
+def test_what_slows_a_card_down_and_its_memory_errors_are_read() -> None:
+    """Idle clocks and the power cap are a card's everyday life."""
+    reasons = {
+        pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonSwPowerCap: (),
+        pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: ("heat",),
+        pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: ("heat",),
+        pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: ("power",),
+        pynvml.nvmlClocksThrottleReasonAll: ("heat", "power"),
+    }
+    for mask, slowed_by in reasons.items():
+        assert only(Double([Card("GPU-a", reasons=mask)])).slowed_by == slowed_by
+    sample = only(Double([Card("GPU-a", errors=(70, 2))]))
+    assert (sample.ecc_corrected, sample.ecc_uncorrected) == (70, 2)
+    untold = only(Double([Card("GPU-a", errors=Code(pynvml.NVML_ERROR_NOT_SUPPORTED))]))
+    assert (untold.ecc_corrected, untold.ecc_uncorrected) == (None, None)
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION])

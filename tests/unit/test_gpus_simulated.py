@@ -31,6 +31,9 @@ def samples(draw: st.DrawFn) -> tuple[GpuSample, ...]:
             utilization_percent=draw(optional),
             temperature_celsius=draw(optional),
             power_watts=draw(optional),
+            ecc_uncorrected=draw(optional),
+            ecc_corrected=draw(optional),
+            slowed_by=tuple(draw(st.lists(texts, max_size=2))),
         )
         for index, uuid in enumerate(uuids)
     )
