@@ -44,6 +44,8 @@ class Gpu:
     driver_version: str
     mig_profile: str | None = None  # of an instance, as 1g.10gb
     parent_uuid: str | None = None  # the card of an instance
+    numa: int | None = None  # the NUMA node that it is near to
+    links: tuple[str, ...] = ()  # uuids of the GPUs that NVLink joins it to
 
 
 @dataclass(frozen=True, slots=True)

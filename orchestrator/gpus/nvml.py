@@ -6,11 +6,12 @@ others: its sample carries its health instead of readings. What NVML cannot tell
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.nvml_topology import read_links, read_numa
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class NvmlDriver:
         self._pid = os.getpid()
         driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
         count = self._nvml.nvmlDeviceGetCount()
-        self._cards = tuple(card for index in range(count) for card in self._find(index, driver_version))
+        self._cards = self._join([card for index in range(count) for card in self._find(index, driver_version)])
         self._listen(count)
 
     def _listen(self, count: int) -> None:
@@ -118,6 +119,16 @@ class NvmlDriver:
                 raise
             logger.error("GPU %d cannot be identified and is left out: NVML: %s", index, error)
             return []
+
+    def _join(self, found: list[_Card]) -> tuple[_Card, ...]:
+        """Return the cards with how they are joined; an instance has no links."""
+        whole = {card.gpu.uuid: card.handle for card in found if card.gpu.parent_uuid is None}
+        links = read_links(self._nvml, self._ask, whole)
+        numas = {uuid: read_numa(self._nvml, self._ask, handle) for uuid, handle in whole.items()}
+        return tuple(
+            replace(card, gpu=replace(card.gpu, numa=numas.get(card.gpu.uuid), links=links.get(card.gpu.uuid, ())))
+            for card in found
+        )
 
     def _describe(self, part: Any, index: int, card: Any, driver_version: str) -> Gpu:
         memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, part)  # None on boards that share the host's memory

@@ -14,7 +14,8 @@
 ``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too, and for a MIG
 instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
 ``xid_count`` how many there were; ``ecc_corrected`` and ``ecc_uncorrected`` are counts of memory errors, ``slowed_by``
-is a list of "heat" and "power". What processes use by themselves (``simulated_use``) is added to the figures given.
+is a list of "heat" and "power". ``numa`` is the NUMA node that a GPU is near to, ``links`` the uuids of those that
+it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given.
 """
 
 import json
@@ -41,10 +42,12 @@ _READINGS: Final = (
     *("ecc_uncorrected", "ecc_corrected"),
 )
 _INSTANCE: Final = ("mig_profile", "parent_uuid")
+_TOPOLOGY: Final = ("numa", "links")
 _KNOWN: Final = {
     *_REQUIRED,
     *_READINGS,
     *_INSTANCE,
+    *_TOPOLOGY,
     *("driver_version", "used_mib", "health", "xid_count", "processes", "slowed_by"),
 }
 
@@ -153,8 +156,9 @@ def _format(sample: GpuSample) -> str:
     }
     fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
     fields |= {name: getattr(gpu, name) for name in _INSTANCE if getattr(gpu, name) is not None}
-    if sample.slowed_by:
-        fields["slowed_by"] = list(sample.slowed_by)
+    if gpu.numa is not None:
+        fields["numa"] = gpu.numa
+    fields |= {name: list(texts) for name, texts in (("links", gpu.links), ("slowed_by", sample.slowed_by)) if texts}
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
@@ -196,6 +200,8 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
             driver_version=_text({"driver_version": DRIVER_VERSION} | dict(entry), "driver_version", where),
             mig_profile=_text(entry, "mig_profile", where) if "mig_profile" in entry else None,
             parent_uuid=_text(entry, "parent_uuid", where) if "parent_uuid" in entry else None,
+            numa=_whole(entry, "numa", where) if "numa" in entry else None,
+            links=_texts(entry.get("links", []), f"{where}.links"),
         ),
         used_mib=_whole({"used_mib": 0} | dict(entry), "used_mib", where),
         health=GpuHealth(health),

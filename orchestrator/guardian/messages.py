@@ -137,7 +137,7 @@ def sample_from_document(document: Mapping[str, Any]) -> GpuSample:
     return GpuSample(
         **{
             **document,
-            "gpu": Gpu(**document["gpu"]),
+            "gpu": Gpu(**{**document["gpu"], "links": tuple(document["gpu"]["links"])}),
             "health": GpuHealth(document["health"]),
             "processes": tuple(GpuProcess(**process) for process in document["processes"]),
             "slowed_by": tuple(document["slowed_by"]),

@@ -3,6 +3,7 @@
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import NODE_LABEL, Wants
 from orchestrator.scheduling.snapshot import GpuView, HostView
+from orchestrator.scheduling.topology import Bond, Place, bond, choose
 
 
 class Slot:
@@ -17,6 +18,7 @@ class Slot:
         "memory_mib",
         "mig_profile",
         "model",
+        "place",
         "share_mib",
         "taken",
         "uuid",
@@ -25,6 +27,7 @@ class Slot:
     def __init__(self, view: GpuView) -> None:
         self.uuid, self.memory_mib, self.exclusive = view.uuid, view.memory_mib, view.exclusive
         self.model, self.mig_profile = view.model, view.mig_profile
+        self.place = Place(view.uuid, view.numa, frozenset(view.links))
         self.clean, self.foreign_mib = view.clean, view.foreign_mib
         self.share_mib = max(0, view.memory_mib - view.headroom_mib)  # that shares can have when nobody uses it
         self.taken = view.exclusive or view.reserved_mib > 0
@@ -146,8 +149,15 @@ class Host:
         if need is not None:
             fitting = [slot for slot in usable if slot.free_mib >= need]
             return (min(fitting, key=lambda slot: (slot.whole, slot.free_mib)),) if fitting else None
-        unused = [slot for slot in usable if slot.unused]
-        return tuple(unused[: resources.gpus]) if len(unused) >= resources.gpus else None
+        unused = {slot.uuid: slot for slot in usable if slot.unused}
+        if len(unused) < resources.gpus:
+            return None
+        return tuple(unused[uuid] for uuid in choose([slot.place for slot in unused.values()], resources.gpus))
+
+    def best_bond(self, count: int) -> Bond:
+        """Return what would hold together the whole GPUs that a job for so many got now."""
+        free = {slot.uuid: slot.place for slot in self.slots if slot.whole}
+        return bond([free[uuid] for uuid in choose(list(free.values()), count)])
 
     def _could_ever(self, resources: Resources) -> bool:
         wants = resources.wants

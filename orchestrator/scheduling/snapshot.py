@@ -21,6 +21,8 @@ class GpuView:
     foreign_mib: int = 0  # in use without a lease
     clean: bool = True  # so little of that that it can be granted as a whole
     headroom_mib: int = 0  # that is not lent out in shares
+    numa: int | None = None
+    links: tuple[str, ...] = ()  # uuids
 
 
 @dataclass(frozen=True, slots=True)

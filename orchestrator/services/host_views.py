@@ -34,4 +34,6 @@ def _gpu_view(record: GpuRecord, *, idle: bool) -> GpuView:
         foreign_mib=record.foreign.used_mib,
         clean=record.foreign.clean,
         headroom_mib=record.headroom_mib,
+        numa=record.gpu.numa,
+        links=record.gpu.links,
     )

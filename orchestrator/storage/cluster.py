@@ -26,7 +26,7 @@ from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import Row, dump, load, required_instant, storable
+from orchestrator.storage.rows import Row, dump, links_from, load, required_instant, storable
 from orchestrator.storage.sql import Sql
 
 NODES: Final = Sql(
@@ -215,6 +215,8 @@ def _gpu_row(card: GpuRecord, node: str) -> dict[str, Any]:
         "driver_version": card.gpu.driver_version,
         "mig_profile": card.gpu.mig_profile,
         "parent_uuid": card.gpu.parent_uuid,
+        "numa": card.gpu.numa,
+        "links": dump(card.gpu.links) if card.gpu.links else None,
         "health": card.health.value,
         "used_mib": card.used_mib,
         "utilization": card.utilization_percent,
@@ -254,6 +256,8 @@ def _gpu_record(row: Row) -> GpuRecord:
             driver_version=row["driver_version"],
             mig_profile=row["mig_profile"],
             parent_uuid=row["parent_uuid"],
+            numa=row["numa"],
+            links=links_from(row["links"]),
         ),
         node=row["node"],
         health=GpuHealth(row["health"]),

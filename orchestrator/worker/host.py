@@ -15,6 +15,7 @@ from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import LeaseGrant
 from orchestrator.domain.wants import Wants
+from orchestrator.scheduling.topology import Place, choose
 from orchestrator.worker.run_times import RunTimes
 
 _NO_ORDER: Final = GpuOrder()
@@ -57,6 +58,9 @@ class Line:
     trusted_until: float = 0.0  # monotonic
 
 
+_NOWHERE: Final = Place("")
+
+
 @dataclass(slots=True)
 class _GpuUse:
     memory_mib: int
@@ -69,6 +73,7 @@ class _GpuUse:
     lent: bool = False  # to somebody without a job
     lent_mib: int = 0
     foreign_mib: int = 0  # in use without a lease
+    place: Place = _NOWHERE
     clean: bool = True  # so little of that that it can be granted as a whole
 
     @property
@@ -130,6 +135,7 @@ class Host:
             use = self._gpus.setdefault(uuid, _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False))
             use.memory_mib, use.index = sample.gpu.memory_mib, sample.gpu.index
             use.model, use.mig_profile = sample.gpu.model, sample.gpu.mig_profile
+            use.place = Place(uuid, sample.gpu.numa, frozenset(sample.gpu.links))
             use.usable = sample.health is GpuHealth.HEALTHY
             use.foreign_mib, use.clean = sample.foreign.used_mib, sample.foreign.clean
         for uuid in self._gpus.keys() - seen.keys():
@@ -282,7 +288,7 @@ class Host:
         whole = sorted((use.index, uuid) for uuid, use in usable if use.idle)
         if len(whole) < resources.gpus:
             return None
-        return tuple(uuid for _index, uuid in whole[: resources.gpus])
+        return choose([self._gpus[uuid].place for _index, uuid in whole], resources.gpus)
 
     def _extendable(self, shape: Shape) -> Line | None:
         ahead = self._run_times.jobs_ahead(shape.task)

@@ -39,6 +39,20 @@ def test_foreign_use_is_remembered_with_who_it_is(one_gpu: Stores) -> None:
     assert one_gpu.cluster.nodes()[0].gpus[0].foreign == ForeignUse()
 
 
+def test_how_gpus_are_joined_is_remembered_until_it_is_told_otherwise(stores: Stores) -> None:
+    stores.register("a", 2)
+    (node,) = stores.cluster.nodes()
+    joined = [replace(gpu.gpu, numa=1, links=("a-1",)) for gpu in node.gpus]
+    cards = tuple(replace(record, gpu=gpu) for record, gpu in zip(node.gpus, joined, strict=True))
+    stores.cluster.register_node(replace(node, gpus=cards))
+    assert [record.gpu for record in stores.cluster.nodes()[0].gpus] == joined
+    (host,) = stores.admission.snapshot(limit=1).hosts
+    assert [(card.numa, card.links) for card in host.gpus] == [(1, ("a-1",))] * 2
+
+    stores.cluster.register_node(node)
+    assert [record.gpu for record in stores.cluster.nodes()[0].gpus] == [record.gpu for record in node.gpus]
+
+
 def test_no_claim_gets_what_is_used_without_a_lease(one_gpu: Stores) -> None:
     """Reserved and foreign memory never exceed the card together, and no lease gets the whole of a GPU in use."""
     tell(one_gpu, STRANGER)

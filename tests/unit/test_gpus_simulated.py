@@ -24,7 +24,11 @@ def samples(draw: st.DrawFn) -> tuple[GpuSample, ...]:
     uuids = draw(st.lists(texts, unique=True, max_size=4))
     return tuple(
         GpuSample(
-            gpu=Gpu(uuid, index, draw(texts), draw(counts), draw(texts)),
+            gpu=Gpu(
+                *(uuid, index, draw(texts), draw(counts), draw(texts)),
+                numa=draw(optional),
+                links=tuple(draw(st.lists(texts, max_size=3))),
+            ),
             used_mib=draw(counts),
             health=draw(st.sampled_from(GpuHealth)),
             processes=tuple(draw(st.lists(st.builds(GpuProcess, counts, counts), max_size=3))),
