@@ -16,7 +16,11 @@ INSTANT: Final = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mar
 
 def upgrade() -> None:
     """Create the tables; Alembic loads this module anew each time, so they are fresh."""
-    options: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_nopad_bin"}
+    options: dict[str, Any] = {
+        "mysql_engine": "InnoDB",
+        "mysql_charset": "utf8mb4",
+        "mysql_collate": "utf8mb4_nopad_bin",
+    }
     for name, *parts in TABLES:
         op.create_table(name, *parts, **options)
 
