@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from orchestrator.client import Client
+from orchestrator.client import Client, RemoteError
 from orchestrator.config import Settings, load_settings
 from orchestrator.errors import InvalidRequest, NoGpuFree
 from orchestrator.guardian.kernel import die_with, read_boot_id
@@ -100,8 +100,8 @@ def _ask(client: Client, body: dict[str, Any], wait: float) -> HeldLease:
         left = deadline - time.monotonic()
         try:
             return client.lease(**body, wait_seconds=max(0.0, min(left, WAIT_SECONDS)))
-        except Exception as error:
-            if getattr(error, "kind", None) is not NoGpuFree or time.monotonic() >= deadline:
+        except RemoteError as error:
+            if error.kind is not NoGpuFree or time.monotonic() >= deadline:
                 raise
 
 
