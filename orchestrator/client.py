@@ -13,10 +13,13 @@ import httpx
 from orchestrator import errors
 from orchestrator.client_calls import Calls
 from orchestrator.errors import ApiUnavailable, InvalidRequest, OrchestratorError
+from orchestrator.held_lease import HeldLease
 
 _HttpT = TypeVar("_HttpT", httpx.Client, httpx.AsyncClient)
 
 LONG_POLL: Final = 15.0
+#: A heartbeat of a lease is given up after so long: it must not take the rest of the lease's life.
+RENEWAL_SECONDS: Final = 3.0
 #: Between two attempts of a patient client.
 FIRST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 2.0
@@ -60,9 +63,23 @@ class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
         Raises:
             InvalidRequest: If the URL is malformed, or the token cannot be sent.
         """
-        self._wire = _Wire(url, token)
+        self._wire, self._token = _Wire(url, token), token
         self.url, self.patience_seconds = self._wire.url, patience_seconds
         self._http = self._wire.opened(httpx.Client, timeout_seconds)
+
+    def lease(self, *, key: str | None = None, **wanted: Any) -> HeldLease:
+        """Lease GPUs without a job, for a ``with`` block: a thread renews the lease while it runs.
+
+        Args:
+            key: Idempotency key: a lease that was granted under it before is ended.
+            wanted: The options of ``POST /leases``, such as ``gpus=2`` or ``wait_seconds=30``.
+
+        Raises:
+            RemoteError: Of kind ``NoGpuFree``, or ``InvalidRequest``.
+        """
+        asked_at = time.monotonic()
+        document = self.grant_lease(wanted, key=key)
+        return HeldLease(Client(self.url, self._token, timeout_seconds=RENEWAL_SECONDS), document, asked_at)
 
     def follow(self, job_id: str) -> Iterator[str]:
         """Yield a job's output as it comes, until the job has ended."""

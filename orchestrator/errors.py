@@ -55,6 +55,10 @@ class OrchestratorError(Exception):
     """Base of every error raised on purpose; ``code`` is stable and appears in problem documents."""
 
     code = "error"
+    says = ""  # how the arguments are told; empty: the only one is what is told
+
+    def __str__(self) -> str:
+        return self.says.format(*self.args) if self.says else super().__str__()
 
 
 class InvalidRequest(OrchestratorError):
@@ -255,52 +259,28 @@ class IllegalTransition(Conflict):
     """The job's state does not allow this event."""
 
     code = "illegal-transition"
-
-    def __init__(self, state: str, event: str) -> None:
-        super().__init__(state, event)
-        self.state, self.event = state, event
-
-    def __str__(self) -> str:
-        return f"a job that is {self.state} cannot {self.event}"
+    says = "a job that is {0} cannot {1}"
 
 
 class StaleVersion(Conflict):
     """What was to be changed was changed by somebody else since it was read."""
 
     code = "stale-version"
-
-    def __init__(self, believed: int, actual: int) -> None:
-        super().__init__(believed, actual)
-        self.believed, self.actual = believed, actual
-
-    def __str__(self) -> str:
-        return f"it is at version {self.actual}, not {self.believed}: read it again"
+    says = "it is at version {1}, not {0}: read it again"
 
 
 class NotRetriable(Conflict):
     """The job ended in a way that cannot be tried again."""
 
     code = "not-retriable"
-
-    def __init__(self, job_id: str, why: str) -> None:
-        super().__init__(job_id, why)
-        self.job_id, self.why = job_id, why
-
-    def __str__(self) -> str:
-        return f"job {self.job_id} cannot be tried again: {self.why}"
+    says = "job {0} cannot be tried again: {1}"
 
 
 class LeaseLost(Conflict):
     """The lease is no longer held under this token; stop using the GPUs before anything else."""
 
     code = "lease-lost"
-
-    def __init__(self, lease_id: int) -> None:
-        super().__init__(lease_id)
-        self.lease_id = lease_id
-
-    def __str__(self) -> str:
-        return f"lease {self.lease_id} is no longer held under this token"
+    says = "lease {0} is no longer held under this token"
 
 
 class NoGpuFree(Conflict):
@@ -320,13 +300,7 @@ class NotLeading(Conflict):
     """Another process leads, or nobody does; nothing was written."""
 
     code = "not-leading"
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__(epoch)
-        self.epoch = epoch
-
-    def __str__(self) -> str:
-        return f"epoch {self.epoch} is not the leader's"
+    says = "epoch {0} is not the leader's"
 
 
 class IdempotencyConflict(Conflict):
@@ -346,13 +320,7 @@ class NameTaken(Conflict):
     """A token, in force or not, has this name."""
 
     code = "name-taken"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"there is, or was, a token called {self.name!r}; names are never used again"
+    says = "there is, or was, a token called {0!r}; names are never used again"
 
 
 class StackAlreadyRunning(Conflict):

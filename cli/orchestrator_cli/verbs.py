@@ -13,6 +13,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "queues": ("queue", "policy"),
     "events": ("events",),
     "cluster": ("nodes", "gpus", "queues"),
+    "leases": ("lease", "leases"),
     "usage": ("usage",),
     "dlq": ("dlq",),
     "drains": ("drain", "undrain"),

@@ -33,6 +33,9 @@ _SCHEMA = frozenset({"version", "head", "database"})
 FIELDS = {
     "submit": frozenset({"id", "state", "created"}),
     "run": _JOB | {"attempts"},
+    "leases": _words(
+        "id name node gpus mode memory_mib state tenant holder ttl_seconds granted_at heartbeat_at expires_at ended_at"
+    ),
     "ps": _JOB,
     "status": _JOB | {"attempts"},
     "status --cluster": _words(

@@ -142,20 +142,26 @@ def serving(home: Path, port: int, **variables: str) -> Iterator["subprocess.Pop
         process.wait(15)
 
 
-@pytest.fixture(scope="session")
-def installation(
-    tmp_path_factory: pytest.TempPathFactory, embedded_redis_server: RedisServer
-) -> Iterator[Installation]:
-    """``orch api`` on SQLite and the embedded Redis, with a token, without a worker."""
-    home, client_home = tmp_path_factory.mktemp("api"), tmp_path_factory.mktemp("client")
+@contextmanager
+def installed(home: Path, client_home: Path, redis_url: str) -> Iterator[Installation]:
+    """``orch api`` on SQLite, with a token, without a worker."""
     token_file = home / "token"
     token_file.write_text(TOKEN + "\n")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     (client_home / "client.toml").write_text(f'api_url = "{url}"\ntoken_file = "{token_file}"\n')
-    redis_url = embedded_redis_server.unix_url
     with serving(home, port, ORCHESTRATOR_REDIS_URL=redis_url, ORCHESTRATOR_API_TOKEN_FILE=str(token_file)):
         yield Installation(url, token_file, client_home, Settings(home=home, redis_url=redis_url))
+
+
+@pytest.fixture(scope="session")
+def installation(
+    tmp_path_factory: pytest.TempPathFactory, embedded_redis_server: RedisServer
+) -> Iterator[Installation]:
+    """One for all tests, on the embedded Redis."""
+    homes = tmp_path_factory.mktemp("api"), tmp_path_factory.mktemp("client")
+    with installed(*homes, embedded_redis_server.unix_url) as made:
+        yield made
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ def with_jobs(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     upgrade(sqlite_url)
     database = open_database(sqlite_url)
     with database.engine.begin() as connection:
-        connection.execute(text("INSERT INTO orchestrator_queues (name, paused, window) VALUES ('gpu', 0, 16)"))
+        queue = "INSERT INTO orchestrator_queues (name, paused, window, version) VALUES ('gpu', 0, 16, 0)"
+        connection.execute(text(queue))
     SqlJobStore(database).submit([new_job() for _ in range(3)])
     database.close()
     monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", sqlite_url)

@@ -13,7 +13,7 @@ from orchestrator_cli.main import cli, exit_code
 from tests.support.verbs import every_verb
 
 #: Verbs that become a process, and so have no document to print.
-WITHOUT_JSON = {"worker", "beat", "api", "flower"}
+WITHOUT_JSON = {"worker", "beat", "api", "flower", "lease"}
 BRANCHES = ((InvalidRequest, 2), (Unavailable, 3), (Conflict, 4))
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, OrchestratorError)]
 

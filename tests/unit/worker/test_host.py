@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuOrder, GpuSample
 from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
 from orchestrator.worker.host import Host, Line, Shape, WaitingJob
@@ -133,6 +133,19 @@ def test_shared_jobs_fill_the_fullest_gpu_that_fits() -> None:
     lines = chosen(host)
 
     assert lines[1].grant.gpus == lines[2].grant.gpus != lines[3].grant.gpus
+
+
+def test_what_is_leased_without_a_job_is_left_alone() -> None:
+    """As a whole, or the part of it that is; it is granted again once that has ended."""
+    host = make_host(gpus=2)
+    uuids = [sample(index).gpu.uuid for index in range(2)]
+    host.set_lent({uuids[0]: GpuOrder(lent=True), uuids[1]: GpuOrder(lent_mib=sample(1).gpu.memory_mib // 2)})
+    assert host.free_gpus() == 0
+    host.add_waiting(waiting(1))
+    assert chosen(host) == {}
+    host.set_lent({})
+    assert host.free_gpus() == 2
+    assert chosen(host)[1].grant.gpus == (uuids[0],)
 
 
 @pytest.mark.parametrize("health", [GpuHealth.SUSPECT, GpuHealth.QUARANTINED, GpuHealth.LOST])
