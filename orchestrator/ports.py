@@ -14,6 +14,7 @@ from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.cluster import (
     DrainOutcome,
     GpuAction,
+    GpuHolder,
     GpuOrder,
     GpuRecord,
     GpuSample,
@@ -229,6 +230,10 @@ class ClusterStore(Protocol):
     def deregister_node(self, node: str, pid: int) -> None: ...
 
     def nodes(self) -> Sequence[NodeRecord]: ...
+
+    def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
+        """Return who has GPUs now, by uuid."""
+        ...
 
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""

@@ -74,6 +74,7 @@ def memory_families(nodes: Iterable[NodeRecord]) -> Iterable[GaugeMetricFamily]:
         memory.add_metric([node.name, "total"], sum(card.gpu.memory_mib for card in cards))
         memory.add_metric([node.name, "used"], sum(card.used_mib for card in cards))
         memory.add_metric([node.name, "reserved"], sum(_reserved_mib(card) for card in cards))
+        memory.add_metric([node.name, "foreign"], sum(card.foreign.used_mib for card in cards))
         told = [card.utilization_percent for card in cards if card.utilization_percent is not None]
         if told:
             busy.add_metric([node.name], sum(told) / len(told))

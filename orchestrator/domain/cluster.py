@@ -126,3 +126,14 @@ class GpuRecord:
     foreign: ForeignUse = NO_FOREIGN_USE
     headroom_mib: int = 0  # that is not lent out in shares
     warning: str | None = None  # what is amiss although it may be leased
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHolder:
+    """Who has a GPU, or a share of it, under one lease."""
+
+    lease_id: int
+    memory_mib: int | None  # its share; None: all of it
+    jobs: tuple[str, ...]  # the one that runs, then those that wait behind it; none under a lease without a job
+    tenant: str | None
+    holder: str | None = None  # of a lease without a job

@@ -12,6 +12,7 @@ from orchestrator.domain.cluster import (
     Gpu,
     GpuAction,
     GpuHealth,
+    GpuHolder,
     GpuOrder,
     GpuRecord,
     GpuSample,
@@ -21,7 +22,7 @@ from orchestrator.domain.cluster import (
 from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.domain.job import FailureClass
 from orchestrator.ports import LossPolicy, NodeRecord
-from orchestrator.storage import gpu_health, tables
+from orchestrator.storage import gpu_health, gpu_holders, tables
 from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
@@ -140,6 +141,10 @@ class SqlClusterStore:
             return [_node_record(row, tuple(cards[row["name"]])) for row in rows]
 
         return self._database.read(find)
+
+    def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
+        """Return who has GPUs now, by uuid."""
+        return self._database.read(lambda connection: gpu_holders.holders(self._database, connection))
 
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""

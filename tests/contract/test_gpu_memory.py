@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.domain.cluster import GpuSample
+from orchestrator.domain.cluster import GpuHolder, GpuSample
 from orchestrator.domain.gpu_memory import ForeignUse
-from orchestrator.domain.job import JobEvent, Resources
-from orchestrator.domain.lease import JobNote, Refusal
+from orchestrator.domain.job import JobEvent, LeaseMode, Resources
+from orchestrator.domain.lease import Claim, JobNote, LeaseGrant, Refusal
 from tests.contract.conftest import MEMORY_MIB, Stores
 
 MOST = MEMORY_MIB // 2
@@ -83,3 +83,27 @@ def test_a_note_is_history_only_under_the_jobs_own_lease(one_gpu: Stores) -> Non
 
     told = [event for event in one_gpu.jobs.history(job.id) if event.kind == "vram_warned"]
     assert [(event.lease_id, event.data, event.node) for event in told] == [(lease, {"used_mib": 5}, "a")]
+
+
+def test_who_has_a_gpu_is_told_by_its_leases(stores: Stores) -> None:
+    """The job that runs before those that wait behind it; shares side by side; nobody once the lease is released."""
+    stores.register("a", 2)
+    seqs = tuple(stores.submit(tenant="ann").seq for _ in range(2))
+    claim = Claim(1, seqs, Resources(1), grant=LeaseGrant(("a-0",), LeaseMode.EXCLUSIVE, None))
+    (line,) = stores.commit(claims=(claim,)).claims
+    shares = [stores.submit(resources=Resources(1, mib), tenant="ben").seq for mib in (100, 200)]
+    leases = [stores.claim(seq, "a-1", mib=mib).lease_id for seq, mib in zip(shares, (100, 200), strict=True)]
+
+    found = stores.cluster.gpu_holders()
+    assert line.lease_id is not None
+    assert found["a-0"] == [GpuHolder(line.lease_id, None, tuple(job.id for job in line.granted), "ann")]
+    assert [(one.lease_id, one.memory_mib, one.tenant) for one in found["a-1"]] == [
+        (leases[0], 100, "ben"),
+        (leases[1], 200, "ben"),
+    ]
+    first, second = line.granted
+    stores.finish(first, line.lease_id, JobEvent.SUCCEED)
+    assert stores.cluster.gpu_holders()["a-0"] == [GpuHolder(line.lease_id, None, (second.id,), "ann")]
+    stores.finish(second, line.lease_id, JobEvent.SUCCEED)
+    stores.commit(releases=(line.lease_id,))
+    assert "a-0" not in stores.cluster.gpu_holders()

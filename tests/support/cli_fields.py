@@ -22,7 +22,8 @@ _TOKEN = _words(
 )
 _GPU = _words(
     "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
-    " driver_version temperature_celsius power_watts mig_profile parent_uuid"
+    " driver_version temperature_celsius power_watts mig_profile parent_uuid numa links live headroom_mib foreign_mib"
+    " foreign_by clean warning holders"
 )
 _LETTER = _words("id queue failure_class reason at")
 _ORDERED = _words("id changed state problem detail")
