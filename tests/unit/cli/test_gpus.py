@@ -13,6 +13,7 @@ from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.ports import NodeRecord
 from orchestrator.testing.clock import FakeClock
 from orchestrator_cli.commands import gpus as verb
+from orchestrator_cli.main import cli
 
 SHARES = (GpuHolder(7, 4000, ("job-1",), "ann"), GpuHolder(8, 2000, ("job-2", "job-3"), "ben"))
 STRANGER = ForeignUse(3000, ("pid 77 (carl): 3000 MiB",), clean=False)
@@ -41,7 +42,7 @@ def show(monkeypatch: pytest.MonkeyPatch, found: list[dict[str, Any]], *argument
         yield Client()
 
     monkeypatch.setattr(verb, "open_client", open_client)
-    return CliRunner().invoke(verb.gpus, arguments, catch_exceptions=False)
+    return CliRunner().invoke(cli, ["gpus", *arguments], catch_exceptions=False)
 
 
 def test_who_has_a_gpu_and_what_is_amiss_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
