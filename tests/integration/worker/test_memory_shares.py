@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from orchestrator.domain.job import FailureClass, JobState
 from orchestrator.gpus.simulated import make_gpus, write_gpus
@@ -40,8 +41,14 @@ def test_an_over_user_is_ended_within_two_readings_while_its_neighbours_finish(c
     assert "orchestrator:" not in cluster.output(modest) + cluster.output(whole)
 
 
-def test_four_quarters_share_a_gpu_and_a_fifth_waits(cluster: Cluster) -> None:
-    write_gpus(cluster.home / "a.toml", make_gpus(1, owner=f"{cluster.home.name}-a", memory_mib=MEMORY_MIB))
+def test_four_quarters_share_a_gpu_and_a_fifth_waits_as_all_do_for_a_stranger(cluster: Cluster) -> None:
+    """Beside a process without a lease a share is put, but no lease on the whole: ``orch why`` says so.
+
+    It is not tried either, and held against no card.
+    """
+    cards = cluster.home / "a.toml"
+    (card,) = make_gpus(1, owner=f"{cluster.home.name}-a", memory_mib=MEMORY_MIB)
+    write_gpus(cards, [card])
     cluster.worker("a")
     cluster.beat()
     done = cluster.home / "done"
@@ -50,54 +57,41 @@ def test_four_quarters_share_a_gpu_and_a_fifth_waits(cluster: Cluster) -> None:
     for job in quarters:
         cluster.wait_for_state(job, JobState.RUNNING)
     fifth = cluster.command("true", gpu_memory_mib=MEMORY_MIB // 4)
-
-    wait_for(
-        lambda: "at most 0 MiB of one are free, on a" in words(cluster, fifth),
-        within_seconds=20,
-        describe=lambda: words(cluster, fifth),
-    )
+    whole = cluster.command("true", gpus=1)
+    too_large = cluster.command("true", gpu_memory_mib=MEMORY_MIB - 20_000 + 1)
+    wait_for_words(cluster, {fifth: "at most 0 MiB of one are free, on a"})
     assert cluster.job(fifth).state is JobState.PENDING
-    (card,) = cluster.runtime.cluster.nodes()[0].gpus
-    assert card.reserved_mib == MEMORY_MIB
+    (record,) = cluster.runtime.cluster.nodes()[0].gpus
+    assert record.reserved_mib == MEMORY_MIB
     assert {cluster.runtime.jobs.attempts(job)[0].gpus for job in quarters} == {(card.gpu.uuid,)}
-    done.touch()
 
-    assert {job.state for job in cluster.wait_for_end([*quarters, fifth])} == {JobState.SUCCEEDED}
-
-
-def test_a_stranger_is_counted_named_and_waited_for(cluster: Cluster) -> None:
-    """A share is put beside it; the whole GPU is not granted, which ``orch why`` says and which is no card's fault."""
-    cards = cluster.home / "a.toml"
-    (card,) = make_gpus(1, owner=f"{cluster.home.name}-a", memory_mib=MEMORY_MIB)
-    write_gpus(cards, [card])
-    cluster.worker("a")
-    cluster.beat()
     environment = cluster.environment() | {"CUDA_VISIBLE_DEVICES": card.gpu.uuid}
     with subprocess.Popen([*USE, str(cards), "20000:600"], env=environment) as stranger:
         try:
             wait_for(lambda: foreign(cluster)[0] == 20_000, within_seconds=20, describe=cluster.logs)
             assert f"pid {stranger.pid} (" in foreign(cluster)[1]
-            whole = cluster.command("true", gpus=1)
-            too_large = cluster.command("true", gpu_memory_mib=MEMORY_MIB - 20_000 + 1)
-            share = cluster.command("true", gpu_memory_mib=MEMORY_MIB - 20_000)
-            cluster.wait_for_state(share, JobState.SUCCEEDED)
-            wait_for(
-                lambda: (
-                    words(cluster, whole).endswith("in use without a lease: 1 on a")
-                    and words(cluster, too_large).endswith("up to 20000 MiB of one are in use without a lease")
-                ),
-                within_seconds=20,
-                describe=lambda: f"{words(cluster, whole)}\n{words(cluster, too_large)}\n{cluster.logs()}",
-            )
+            done.touch()
+            assert {job.state for job in cluster.wait_for_end([*quarters, fifth])} == {JobState.SUCCEEDED}
+            foreign_use = "in use without a lease"
+            wait_for_words(cluster, {whole: f"{foreign_use}: 1 on a", too_large: f"20000 MiB of one are {foreign_use}"})
         finally:
             stranger.kill()
     assert {job.state for job in cluster.wait_for_end([whole, too_large])} == {JobState.SUCCEEDED}
     assert cluster.runtime.cluster.gpu_standings("a")[card.gpu.uuid].strikes == 0
-    assert "claim" in [event.kind for event in cluster.runtime.jobs.history(whole)]
+    assert [event.kind for event in cluster.runtime.jobs.history(whole)].count("claim") == 1
 
 
-def words(cluster: Cluster, job: str) -> str:
-    return explain(cluster.runtime, job)[0].words
+def wait_for_words(cluster: Cluster, ends: Mapping[str, str]) -> None:
+    """Wait until ``orch why`` says so of each of these jobs, at the end."""
+
+    def words() -> dict[str, str]:
+        return {job: explain(cluster.runtime, job)[0].words for job in ends}
+
+    wait_for(
+        lambda: all(words()[job].endswith(end) for job, end in ends.items()),
+        within_seconds=30,
+        describe=lambda: f"{words()}\n{cluster.logs()}",
+    )
 
 
 def foreign(cluster: Cluster) -> tuple[int, str]:
