@@ -14,7 +14,7 @@ from tests.support.servers import free_port
 from tests.support.waiting import wait_for
 
 CLIENTS = 4
-BEFORE_THE_KILL = 60
+BEFORE_THE_KILL = 25
 STACKS = ["mariadb", pytest.param("embedded", marks=pytest.mark.matrix)]
 
 

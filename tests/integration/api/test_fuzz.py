@@ -34,7 +34,7 @@ from tests.support import running
 from tests.support.openapi import PATH
 from tests.support.servers import RedisServer
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 TENANTS = {Role.SUBMITTER: "blue"}
 HIDDEN = "of-the-red-tenant"
 DOCUMENT: Any = json.loads(PATH.read_text())

@@ -46,7 +46,7 @@ def api(tmp_path: Path, embedded_redis_server: RedisServer) -> Api:
     return Api(tmp_path, embedded_redis_server.unix_url)
 
 
-@pytest.mark.parametrize("verb", ["run", "wait", "logs"])
+@pytest.mark.parametrize("verb", ["run", "wait", pytest.param("logs", marks=pytest.mark.matrix)])
 def test_who_waits_outlives_a_restart_of_the_api(api: Api, verb: str) -> None:
     """Killed without a word and started again: what was asked is answered all the same."""
     runtime = open_runtime(Settings(home=api.home, redis_url=api.redis_url))
