@@ -2,7 +2,7 @@
 
 import os
 import pwd
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -33,24 +33,25 @@ def identify(samples: Sequence[GpuSample], *, pids_are_ours: bool) -> tuple[GpuS
 
 
 def attribute(
-    samples: Sequence[GpuSample], owners: Callable[[], Mapping[tuple[int, int], str]], runners: Mapping[str, str]
+    samples: Sequence[GpuSample], runner_of: Callable[[int, int], str | None]
 ) -> tuple[GpuSample, ...]:
     """Return a reading with the runner of every process that is still there.
 
     Args:
         samples: What ``identify`` returned.
-        owners: Returns the mark of the runner's tree by pid and start; called only if there are processes.
-        runners: The names of the runners by their marks.
+        runner_of: Returns the runner that a process belongs to, by pid and start; None for none.
     """
-    if not any(sample.processes for sample in samples):
-        return tuple(samples)
-    marks = owners()
     found = []
     for sample in samples:
         there = [process for process in sample.processes if _is_there(process)]
-        named = [replace(one, runner=runners.get(marks.get((one.pid, one.start_ticks or 0), ""))) for one in there]
-        found.append(_with_processes(sample, tuple(named)))
+        found.append(_with_processes(sample, tuple(_named(process, runner_of) for process in there)))
     return tuple(found)
+
+
+def _named(process: GpuProcess, runner_of: Callable[[int, int], str | None]) -> GpuProcess:
+    if process.start_ticks is None:
+        return process
+    return replace(process, runner=runner_of(process.pid, process.start_ticks))
 
 
 def _with_processes(sample: GpuSample, processes: tuple[GpuProcess, ...]) -> GpuSample:

@@ -83,16 +83,25 @@ class Forest:
                 send_signal(process, signal.SIGKILL)
         return found
 
-    def owners(self, trees: Iterable[Tree]) -> dict[tuple[int, int], str]:
-        """Return the mark of every process that belongs to a tree, by pid and start; it will be known again."""
+    def owner(self, pid: int, start_ticks: int, trees: Iterable[Tree]) -> str | None:
+        """Return the mark of the tree that a process belongs to, which will know it again; None for a stranger.
+
+        Climbs from the process to its ancestors: reading all of /proc every second would hold up deadlines.
+        """
         by_mark = {tree.mark: tree for tree in trees}
-        found = {}
-        for process, mark in self._attribute(by_mark):
+        seen: set[int] = set()
+        process = read_process(pid)
+        if process is None or process.start_ticks != start_ticks:
+            return None
+        found: Process | None = process
+        while found is not None and found.pid not in seen and found.pid not in (self._root, *self.spared):
+            mark = _recognise(found, by_mark)
             if mark is not None:
-                identity = (process.pid, process.start_ticks)
-                by_mark[mark].members.add(identity)
-                found[identity] = mark
-        return found
+                by_mark[mark].members.add((pid, start_ticks))
+                return mark
+            seen.add(found.pid)
+            found = read_process(found.ppid)
+        return None
 
     def kill(self, tree: Tree, trees: Collection[Tree]) -> None:
         """Send SIGKILL to all of a tree, until no look finds anything new."""

@@ -133,8 +133,9 @@ class Wards:
 
     def attribute(self, samples: Sequence[GpuSample]) -> tuple[GpuSample, ...]:
         """Return a reading with the runner of every process; without the processes that are gone by now."""
-        runners = {ward.tree.mark: runner_id for runner_id, ward in self._wards.items()}
-        return attribute(samples, lambda: self._forest.owners(self._trees()), runners)
+        runners: dict[str | None, str] = {ward.tree.mark: runner_id for runner_id, ward in self._wards.items()}
+        trees = self._trees()
+        return attribute(samples, lambda pid, start: runners.get(self._forest.owner(pid, start, trees)))
 
     def has_shares(self) -> bool:
         """Some runner shares its GPU."""
