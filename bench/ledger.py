@@ -20,11 +20,11 @@ sys.path[:0] = [str(ROOT)]
 
 from sqlalchemy import event  # noqa: E402
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState  # noqa: E402
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, NodeState  # noqa: E402
 from orchestrator.domain.ids import uuid7  # noqa: E402
 from orchestrator.domain.job import JobEvent, JobKind, LeaseMode, NewJob, Resources  # noqa: E402
 from orchestrator.domain.lease import Claim, ClaimOutcome, Finish, LeaseGrant, LedgerBatch  # noqa: E402
-from orchestrator.ports import GpuRecord, NodeRecord  # noqa: E402
+from orchestrator.ports import NodeRecord  # noqa: E402
 from orchestrator.storage.cluster import SqlClusterStore  # noqa: E402
 from orchestrator.storage.engine import Database, open_database  # noqa: E402
 from orchestrator.storage.jobs import SqlJobStore  # noqa: E402

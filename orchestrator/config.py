@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     )
     gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
     gpu_clean_memory_mib: int = Field(default=512, ge=0, description="A GPU with more in use is not clean.")
+    gpu_share_tolerance_mib: int = Field(
+        default=512, ge=0, description="A job may use so much more of a GPU than its share before it is ended."
+    )
+    gpu_headroom_mib: int = Field(default=0, ge=0, description="So much of each GPU is not lent out in shares.")
     gpu_quarantine: Seconds = Field(
         default=60, description="A GPU's first quarantine lasts so long, each further one double."
     )

@@ -13,10 +13,10 @@ from typing import Protocol
 from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.cluster import (
     DrainOutcome,
-    Gpu,
     GpuAction,
-    GpuHealth,
+    GpuHolder,
     GpuOrder,
+    GpuRecord,
     GpuSample,
     GpuStanding,
     NodeState,
@@ -88,6 +88,7 @@ class Attempt:
     peak_memory_mib: int | None
     gpu_seconds: float
     gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
+    peak_gpu_memory_mib: int | None = None  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,29 +126,12 @@ class NodeRecord:
     look_ahead: int
     heartbeat_at: datetime
     live: bool  # the heartbeat is fresh, by the database's clock
-    gpus: tuple["GpuRecord", ...]
+    gpus: tuple[GpuRecord, ...]
     tasks: tuple[str, ...] = ()  # that its worker's app knows
     labels: Mapping[str, str] = field(default_factory=dict)
     cpus: int = 0  # that jobs may ask for
     memory_mib: int = 0  # likewise
     drain: bool = False  # an operator wants it to take nothing new
-
-
-@dataclass(frozen=True, slots=True)
-class GpuRecord:
-    """A registered GPU and who holds it."""
-
-    gpu: Gpu
-    node: str
-    health: GpuHealth
-    used_mib: int
-    reserved_mib: int
-    exclusive_lease_id: int | None
-    utilization_percent: int | None
-    temperature_celsius: int | None = None
-    power_watts: int | None = None
-    health_reason: str | None = None  # why it is not healthy
-    strikes: int = 0
 
 
 class JobStore(Protocol):
@@ -246,6 +230,10 @@ class ClusterStore(Protocol):
     def deregister_node(self, node: str, pid: int) -> None: ...
 
     def nodes(self) -> Sequence[NodeRecord]: ...
+
+    def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
+        """Return who has GPUs now, by uuid."""
+        ...
 
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""

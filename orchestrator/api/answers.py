@@ -78,6 +78,7 @@ class Attempt(BaseModel):
     exit_code: int | None
     error: str | None
     peak_memory_mib: int | None
+    peak_gpu_memory_mib: int | None
     gpu_seconds: float
     gpu_busy_seconds: float | None
 
@@ -167,23 +168,40 @@ class ClusterEvents(BaseModel):
     next: int
 
 
+class GpuHolder(BaseModel):
+    lease: int
+    memory_mib: int | None
+    jobs: list[str]
+    tenant: str | None
+    holder: str | None
+
+
 class Gpu(BaseModel):
     uuid: str
     node: str
+    live: bool
     index: int
     model: str
     memory_mib: int
     used_mib: int
     reserved_mib: int
+    headroom_mib: int
+    foreign_mib: int
+    foreign_by: list[str]
+    clean: bool
     utilization_percent: int | None
     temperature_celsius: int | None
     power_watts: float | None
     mig_profile: str | None
     parent_uuid: str | None
+    numa: int | None
+    links: list[str]
     health: GpuHealth
     health_reason: str | None
     strikes: int
+    warning: str | None
     lease: int | None
+    holders: list[GpuHolder]
     driver_version: str
 
 

@@ -11,7 +11,7 @@ from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.metrics import exposition
-from orchestrator.api.schemas import gpu_document, node_document
+from orchestrator.api.schemas import Seen, gpu_document, node_document
 from orchestrator.config import masked_url
 from orchestrator.domain.access import Role
 from orchestrator.errors import OrchestratorError
@@ -23,15 +23,17 @@ health_routes = APIRouter(tags=["health"])
 
 
 @routes.get("/nodes", responses=answers.answers(answers.Nodes))
-def nodes(given: Given) -> Any:
-    """List the hosts."""
-    return {"nodes": [node_document(node) for node in given.runtime.cluster.nodes()]}
+def nodes(given: Given, caller: Caller) -> Any:
+    """List the hosts. Of other tenants' jobs a caller is told only that there are such."""
+    seen = Seen(given.runtime.cluster.gpu_holders(), caller.tenant)
+    return {"nodes": [node_document(node, seen) for node in given.runtime.cluster.nodes()]}
 
 
 @routes.get("/gpus", responses=answers.answers(answers.Gpus))
-def gpus(given: Given) -> Any:
-    """List the GPUs of all hosts."""
-    return {"gpus": [gpu_document(gpu) for node in given.runtime.cluster.nodes() for gpu in node.gpus]}
+def gpus(given: Given, caller: Caller) -> Any:
+    """List the GPUs of all hosts. Of other tenants' jobs a caller is told only that there are such."""
+    seen = Seen(given.runtime.cluster.gpu_holders(), caller.tenant)
+    return {"gpus": [gpu_document(gpu, node, seen) for node in given.runtime.cluster.nodes() for gpu in node.gpus]}
 
 
 @routes.get("/cluster", responses=answers.answers(answers.Cluster))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path
 from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import requires
-from orchestrator.api.schemas import gpu_document
+from orchestrator.api.schemas import Seen, gpu_document
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.cluster import GpuAction
 
@@ -37,5 +37,8 @@ def reset(given: Given, caller: Operator, uuid: Uuid) -> Any:
 
 def _order(given: Given, caller: Principal, uuid: str, action: GpuAction) -> dict[str, Any]:
     given.runtime.cluster.order_gpu(uuid, action, by=caller.name)
-    (record,) = (gpu for node in given.runtime.cluster.nodes() for gpu in node.gpus if gpu.gpu.uuid == uuid)
-    return gpu_document(record)
+    cluster = given.runtime.cluster
+    seen = Seen(cluster.gpu_holders(), caller.tenant)
+    found = ((gpu, node) for node in cluster.nodes() for gpu in node.gpus if gpu.gpu.uuid == uuid)
+    ((record, node),) = found
+    return gpu_document(record, node, seen)

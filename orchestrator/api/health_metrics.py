@@ -7,9 +7,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from orchestrator.domain.cluster import GpuRecord
 from orchestrator.errors import Unavailable
 from orchestrator.metric_ports import Backlog
-from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.ports import NodeRecord
 
 Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily
 
@@ -73,6 +74,7 @@ def memory_families(nodes: Iterable[NodeRecord]) -> Iterable[GaugeMetricFamily]:
         memory.add_metric([node.name, "total"], sum(card.gpu.memory_mib for card in cards))
         memory.add_metric([node.name, "used"], sum(card.used_mib for card in cards))
         memory.add_metric([node.name, "reserved"], sum(_reserved_mib(card) for card in cards))
+        memory.add_metric([node.name, "foreign"], sum(card.foreign.used_mib for card in cards))
         told = [card.utilization_percent for card in cards if card.utilization_percent is not None]
         if told:
             busy.add_metric([node.name], sum(told) / len(told))

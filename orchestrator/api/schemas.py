@@ -1,7 +1,8 @@
 """What the API takes and gives, as JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
@@ -10,12 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.canvas import Need
+from orchestrator.domain.cluster import GpuHolder, GpuRecord
 from orchestrator.domain.job import TERMINAL_STATES, Job
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
-from orchestrator.ports import Attempt, GpuRecord, HistoryEvent, NodeRecord, Submitted
+from orchestrator.ports import Attempt, HistoryEvent, NodeRecord, Submitted
 
 #: The highest cursor that the database can hold.
 MOST_SEQ: Final = (1 << 63) - 1
@@ -188,6 +190,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "error": attempt.error,
         "peak_memory_mib": attempt.peak_memory_mib,
+        "peak_gpu_memory_mib": attempt.peak_gpu_memory_mib,
         "gpu_seconds": attempt.gpu_seconds,
         "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }
@@ -205,7 +208,15 @@ def event_document(event: HistoryEvent) -> dict[str, Any]:
     }
 
 
-def node_document(node: NodeRecord) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is shown of hosts besides their rows, and to whom."""
+
+    holders: Mapping[str, Sequence[GpuHolder]]  # by GPU uuid
+    tenant: str | None  # who asks sees of other tenants only that they are there; None: everything
+
+
+def node_document(node: NodeRecord, seen: Seen) -> dict[str, Any]:
     """Return a host."""
     return {
         "name": node.name,
@@ -220,30 +231,51 @@ def node_document(node: NodeRecord) -> dict[str, Any]:
         "memory_mib": node.memory_mib,
         "labels": dict(node.labels),
         "heartbeat_at": _text(node.heartbeat_at),
-        "gpus": [gpu_document(gpu) for gpu in node.gpus],
+        "gpus": [gpu_document(gpu, node, seen) for gpu in node.gpus],
     }
 
 
-def gpu_document(record: GpuRecord) -> dict[str, Any]:
-    """Return a GPU."""
+def gpu_document(record: GpuRecord, node: NodeRecord, seen: Seen) -> dict[str, Any]:
+    """Return a GPU of a host."""
     return {
         "uuid": record.gpu.uuid,
         "node": record.node,
+        "live": node.live,
         "index": record.gpu.index,
         "model": record.gpu.model,
         "memory_mib": record.gpu.memory_mib,
         "used_mib": record.used_mib,
         "reserved_mib": record.reserved_mib,
+        "headroom_mib": record.headroom_mib,
+        "foreign_mib": record.foreign.used_mib,
+        "foreign_by": list(record.foreign.by) if seen.tenant is None else [],
+        "clean": record.foreign.clean,
         "utilization_percent": record.utilization_percent,
         "temperature_celsius": record.temperature_celsius,
         "power_watts": record.power_watts,
         "mig_profile": record.gpu.mig_profile,
         "parent_uuid": record.gpu.parent_uuid,
+        "numa": record.gpu.numa,
+        "links": list(record.gpu.links),
         "health": record.health.value,
         "health_reason": record.health_reason,
         "strikes": record.strikes,
+        "warning": record.warning,
         "lease": record.exclusive_lease_id,
+        "holders": [_holder_document(holder, seen) for holder in seen.holders.get(record.gpu.uuid, ())],
         "driver_version": record.gpu.driver_version,
+    }
+
+
+def _holder_document(held: GpuHolder, seen: Seen) -> dict[str, Any]:
+    """Return a holder; of other tenants' no more than that there is one."""
+    may_see = seen.tenant in (None, held.tenant)
+    return {
+        "lease": held.lease_id,
+        "memory_mib": held.memory_mib,
+        "jobs": list(held.jobs) if may_see else [],
+        "tenant": held.tenant if may_see else None,
+        "holder": held.holder if may_see else None,
     }
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orchestrator.domain.gpu_memory import NO_FOREIGN_USE, ForeignUse
+
 
 class NodeState(StrEnum):
     """What a host may be given."""
@@ -42,14 +44,19 @@ class Gpu:
     driver_version: str
     mig_profile: str | None = None  # of an instance, as 1g.10gb
     parent_uuid: str | None = None  # the card of an instance
+    numa: int | None = None  # the NUMA node that it is near to
+    links: tuple[str, ...] = ()  # uuids of the GPUs that NVLink joins it to
 
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that uses a GPU's memory."""
+    """A process that uses a GPU's memory; None where nobody could tell."""
 
     pid: int
     used_mib: int
+    start_ticks: int | None = None  # with the pid, its identity on this boot
+    user: str | None = None  # the account it runs under
+    runner: str | None = None  # the runner of this host that it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,10 @@ class GpuSample:
     power_watts: int | None
     xid: int | None = None  # the latest error that the driver reported
     xid_count: int = 0  # errors that it reported since it is read
+    slowed_by: tuple[str, ...] = ()  # what makes it run slower than its load would: "heat", "power"
+    ecc_uncorrected: int | None = None  # memory errors since the driver was loaded
+    ecc_corrected: int | None = None
+    foreign: ForeignUse = NO_FOREIGN_USE  # as its host judges it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +105,35 @@ class GpuStanding:
     strikes: int = 0
     reason: str | None = None  # why it is not healthy
     order: GpuOrder = field(default_factory=GpuOrder)
+    warning: str | None = None  # what is amiss although it may be leased
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """A registered GPU and who holds it."""
+
+    gpu: Gpu
+    node: str
+    health: GpuHealth
+    used_mib: int
+    reserved_mib: int
+    exclusive_lease_id: int | None
+    utilization_percent: int | None
+    temperature_celsius: int | None = None
+    power_watts: int | None = None
+    health_reason: str | None = None  # why it is not healthy
+    strikes: int = 0
+    foreign: ForeignUse = NO_FOREIGN_USE
+    headroom_mib: int = 0  # that is not lent out in shares
+    warning: str | None = None  # what is amiss although it may be leased
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHolder:
+    """Who has a GPU, or a share of it, under one lease."""
+
+    lease_id: int
+    memory_mib: int | None  # its share; None: all of it
+    jobs: tuple[str, ...]  # the one that runs, then those that wait behind it; none under a lease without a job
+    tenant: str | None
+    holder: str | None = None  # of a lease without a job

@@ -102,6 +102,7 @@ class Finish:
     failure_class: FailureClass | None = None
     exit_code: int | None = None
     peak_memory_mib: int | None = None
+    peak_gpu_memory_mib: int | None = None  # of all its GPUs together, by samples; None: never seen on one
     delay_seconds: float = 0.0  # for RETRY and LOSE
     payload: Document | None = None  # a retry's changed arguments
     gpu_seconds: float = 0.0
@@ -132,11 +133,23 @@ class LogChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class JobNote:
+    """Something that happened to a running attempt, for the history. Guarded like a finish."""
+
+    job_seq: int
+    attempt: int
+    lease_id: int
+    kind: str  # at most 16 characters
+    data: Document
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerBatch:
     """Everything that a worker commits at once: one transaction, in the order of the fields."""
 
     logs: tuple[LogChunk, ...] = ()
     progress: tuple[ProgressReport, ...] = ()
+    notes: tuple[JobNote, ...] = ()
     finishes: tuple[Finish, ...] = ()
     releases: tuple[int, ...] = ()  # lease ids
     withdrawals: tuple[int, ...] = ()  # seqs of queued jobs that this host hands back: pending again

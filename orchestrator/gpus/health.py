@@ -4,6 +4,9 @@
     any ──strike, or the driver asks for a reset──> quarantined ──after a pause, a good and clean reading──> healthy
     any ──fallen off the bus──> lost ──told of again──> suspect
 
+A GPU that runs slower than it could, or corrects many memory errors, is leased with a warning; an error that it could
+not correct makes it suspect. Neither ends a job.
+
 A strike is evidence against the card: a critical XID, or memory that does not come back. After three of them in a day
 only a person lets it back in. One bad GPU says nothing of its neighbours.
 """
@@ -28,6 +31,19 @@ class HealthPolicy:
     most_strikes: int = 3
     forget_seconds: float = 86_400.0  # strikes are forgotten after so long without another
     clean_memory_mib: int = 512  # what an unused GPU may have in use
+    slow_seconds: float = 10.0  # slowed down so long is worth a warning, until ``recover_seconds`` without
+    most_corrected: int = 1000  # memory errors a day that are worth none
+
+
+@dataclass(slots=True)
+class _Wear:
+    """What a GPU is warned of."""
+
+    slowed_by: tuple[str, ...] = ()
+    slow_since: float = 0.0
+    slow_at: float | None = None  # the latest reading that said so
+    corrected: int | None = None  # memory errors when their count began
+    counted_since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -39,6 +55,8 @@ class _State:
     struck_at: float = 0.0
     xids_seen: int = 0
     has_fatal_error: bool = False  # the latest strike was a critical XID
+    uncorrected: int | None = None  # memory errors in the latest reading that told them
+    wear: _Wear = field(default_factory=_Wear)
     order: GpuOrder = field(default_factory=GpuOrder)
 
 
@@ -127,6 +145,14 @@ class HealthKeeper:
             self.strike(sample.gpu.uuid, f"XID {sample.xid}", now)
             state.has_fatal_error = True
             return
+        state.standing = replace(state.standing, warning=self._warning(state.wear, sample, now))
+        known, state.uncorrected = state.uncorrected, sample.ecc_uncorrected
+        fresh = (sample.ecc_uncorrected or 0) - known if known is not None else 0
+        if fresh > 0 and sample.health is GpuHealth.HEALTHY:
+            state.good_since = None
+            if state.standing.health is GpuHealth.HEALTHY:
+                self._set(state, GpuHealth.SUSPECT, f"{fresh} memory errors that it could not correct", now)
+            return
         if sample.health is not GpuHealth.HEALTHY:
             state.good_since = None
             if sample.health is GpuHealth.SUSPECT and state.standing.health is GpuHealth.QUARANTINED:
@@ -145,6 +171,27 @@ class HealthKeeper:
                 spent = state.standing.strikes >= self._policy.most_strikes
                 if not spent and (leased or sample.used_mib <= self._policy.clean_memory_mib):
                     self._set(state, GpuHealth.HEALTHY, None, now)
+
+    def _warning(self, wear: _Wear, sample: GpuSample, now: float) -> str | None:
+        """Return what is amiss with a GPU that may be leased all the same."""
+        policy = self._policy
+        if wear.slow_at is not None and now - wear.slow_at >= policy.recover_seconds:
+            wear.slow_at = None
+        if sample.slowed_by:
+            if wear.slow_at is None or sample.slowed_by != wear.slowed_by:
+                wear.slow_since, wear.slowed_by = now, sample.slowed_by
+            wear.slow_at = now
+        count = sample.ecc_corrected
+        if count is not None and (
+            wear.corrected is None or count < wear.corrected or now - wear.counted_since >= policy.forget_seconds
+        ):
+            wear.corrected, wear.counted_since = count, now
+        told = []
+        if wear.slow_at is not None and wear.slow_at - wear.slow_since >= policy.slow_seconds:
+            told.append(f"slowed down by {' and '.join(wear.slowed_by)}")
+        if count is not None and wear.corrected is not None and count - wear.corrected > policy.most_corrected:
+            told.append(f"corrected more than {policy.most_corrected} memory errors within a day")
+        return "; ".join(told) or None
 
     def _set(self, state: _State, health: GpuHealth, reason: str | None, now: float) -> None:
         if state.standing.health is not health or (reason is not None and health is GpuHealth.QUARANTINED):

@@ -6,11 +6,12 @@ others: its sample carries its health instead of readings. What NVML cannot tell
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.nvml_topology import read_links, read_numa
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class NvmlDriver:
         self._pid = os.getpid()
         driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
         count = self._nvml.nvmlDeviceGetCount()
-        self._cards = tuple(card for index in range(count) for card in self._find(index, driver_version))
+        self._cards = self._join([card for index in range(count) for card in self._find(index, driver_version)])
         self._listen(count)
 
     def _listen(self, count: int) -> None:
@@ -118,6 +119,16 @@ class NvmlDriver:
                 raise
             logger.error("GPU %d cannot be identified and is left out: NVML: %s", index, error)
             return []
+
+    def _join(self, found: list[_Card]) -> tuple[_Card, ...]:
+        """Return the cards with how they are joined; an instance has no links."""
+        whole = {card.gpu.uuid: card.handle for card in found if card.gpu.parent_uuid is None}
+        links = read_links(self._nvml, self._ask, whole)
+        numas = {uuid: read_numa(self._nvml, self._ask, handle) for uuid, handle in whole.items()}
+        return tuple(
+            replace(card, gpu=replace(card.gpu, numa=numas.get(card.gpu.uuid), links=links.get(card.gpu.uuid, ())))
+            for card in found
+        )
 
     def _describe(self, part: Any, index: int, card: Any, driver_version: str) -> Gpu:
         memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, part)  # None on boards that share the host's memory
@@ -172,7 +183,22 @@ class NvmlDriver:
             power_watts=None if power is None else round(power / MILLIWATTS),
             xid=xid,
             xid_count=xid_count,
+            slowed_by=self._slowed_by(handle),
+            ecc_uncorrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
+            ecc_corrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
         )
+
+    def _slowed_by(self, handle: Any) -> tuple[str, ...]:
+        # The power cap is left out: a GPU under full load is at its cap, and nothing is wrong with it.
+        nvml = self._nvml
+        reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        heat = nvml.nvmlClocksThrottleReasonHwThermalSlowdown | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+        found = (("heat", heat), ("power", nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown))
+        return tuple(name for name, mask in found if reasons & mask)
+
+    def _memory_errors(self, handle: Any, kind: int) -> int | None:
+        count = self._ask(self._nvml.nvmlDeviceGetTotalEccErrors, handle, kind, self._nvml.NVML_VOLATILE_ECC)
+        return None if count is None else int(count)
 
     def _used_bytes(self, handle: Any) -> int:
         # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); else no GPU looks idle.

@@ -13,7 +13,9 @@
 
 ``driver_version``, ``utilization_percent``, ``temperature_celsius`` and ``power_watts`` may be given too, and for a MIG
 instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
-``xid_count`` how many there were.
+``xid_count`` how many there were; ``ecc_corrected`` and ``ecc_uncorrected`` are counts of memory errors, ``slowed_by``
+is a list of "heat" and "power". ``numa`` is the NUMA node that a GPU is near to, ``links`` the uuids of those that
+it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given.
 """
 
 import json
@@ -21,20 +23,33 @@ import os
 import tempfile
 import tomllib
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.simulated_use import read_uses
 
 DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
 
 _REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
-_READINGS: Final = ("utilization_percent", "temperature_celsius", "power_watts", "xid")
+_READINGS: Final = (
+    *("utilization_percent", "temperature_celsius", "power_watts", "xid"),
+    *("ecc_uncorrected", "ecc_corrected"),
+)
 _INSTANCE: Final = ("mig_profile", "parent_uuid")
-_KNOWN: Final = {*_REQUIRED, *_READINGS, *_INSTANCE, "driver_version", "used_mib", "health", "xid_count", "processes"}
+_TOPOLOGY: Final = ("numa", "links")
+_KNOWN: Final = {
+    *_REQUIRED,
+    *_READINGS,
+    *_INSTANCE,
+    *_TOPOLOGY,
+    *("driver_version", "used_mib", "health", "xid_count", "processes", "slowed_by"),
+}
 
 
 class SimulatedDriver:
@@ -46,7 +61,7 @@ class SimulatedDriver:
         self._samples: tuple[GpuSample, ...] = ()
 
     def sample(self) -> tuple[GpuSample, ...]:
-        """Return the GPUs that the file describes now.
+        """Return the GPUs that the file describes now, with what processes use of them.
 
         Raises:
             GpusUnavailable: If it cannot be read, naming the line or the field; earlier readings do not stand in.
@@ -64,7 +79,7 @@ class SimulatedDriver:
             raise GpusUnavailable(f"{self._path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:  # TOML's and Unicode's errors are ValueErrors
             raise GpusUnavailable(f"{self._path}: {error}") from error
-        return self._samples
+        return _with_uses(self._samples, self._path)
 
     def close(self) -> None:
         """Hold nothing, so let go of nothing."""
@@ -110,6 +125,23 @@ def write_gpus(path: Path, gpus: Iterable[GpuSample]) -> None:
         raise
 
 
+def _with_uses(samples: tuple[GpuSample, ...], path: Path) -> tuple[GpuSample, ...]:
+    uses = defaultdict(list)
+    for pid, used in read_uses(path):
+        for gpu, mib in used.items():
+            uses[gpu].append(GpuProcess(pid, mib))
+    if not uses:
+        return samples
+    return tuple(
+        replace(
+            sample,
+            used_mib=sample.used_mib + sum(process.used_mib for process in uses[sample.gpu.uuid]),
+            processes=(*sample.processes, *uses[sample.gpu.uuid]),
+        )
+        for sample in samples
+    )
+
+
 def _format(sample: GpuSample) -> str:
     gpu = sample.gpu
     fields: dict[str, Any] = {
@@ -124,13 +156,16 @@ def _format(sample: GpuSample) -> str:
     }
     fields |= {name: getattr(sample, name) for name in _READINGS if getattr(sample, name) is not None}
     fields |= {name: getattr(gpu, name) for name in _INSTANCE if getattr(gpu, name) is not None}
+    if gpu.numa is not None:
+        fields["numa"] = gpu.numa
+    fields |= {name: list(texts) for name, texts in (("links", gpu.links), ("slowed_by", sample.slowed_by)) if texts}
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: str | int) -> str:
+def _toml(value: str | int | list[str]) -> str:
     # TOML's strings are JSON's, but for surrogate pairs, which it refuses, and DEL, which it wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -154,6 +189,7 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
     health = entry.get("health", GpuHealth.HEALTHY)
     if health not in list(GpuHealth):
         raise ValueError(f"{where}.health: {health!r} is none of {', '.join(GpuHealth)}")
+    readings: dict[str, Any] = {name: _whole(entry, name, where) if name in entry else None for name in _READINGS}
     processes = _tables(entry.get("processes", []), f"{where}.processes")
     return GpuSample(
         gpu=Gpu(
@@ -164,14 +200,14 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
             driver_version=_text({"driver_version": DRIVER_VERSION} | dict(entry), "driver_version", where),
             mig_profile=_text(entry, "mig_profile", where) if "mig_profile" in entry else None,
             parent_uuid=_text(entry, "parent_uuid", where) if "parent_uuid" in entry else None,
+            numa=_whole(entry, "numa", where) if "numa" in entry else None,
+            links=_texts(entry.get("links", []), f"{where}.links"),
         ),
         used_mib=_whole({"used_mib": 0} | dict(entry), "used_mib", where),
         health=GpuHealth(health),
         processes=tuple(_parse_process(item, f"{where}.processes[{n}]") for n, item in enumerate(processes)),
-        utilization_percent=_whole(entry, "utilization_percent", where) if "utilization_percent" in entry else None,
-        temperature_celsius=_whole(entry, "temperature_celsius", where) if "temperature_celsius" in entry else None,
-        power_watts=_whole(entry, "power_watts", where) if "power_watts" in entry else None,
-        xid=_whole(entry, "xid", where) if "xid" in entry else None,
+        **readings,
+        slowed_by=_texts(entry.get("slowed_by", []), f"{where}.slowed_by"),
         xid_count=_whole({"xid_count": 0} | dict(entry), "xid_count", where),
     )
 
@@ -207,3 +243,9 @@ def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError(f"{where}.{name}: expected a text, not {value!r}")
     return value
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise TypeError(f"{where}: expected a list of texts, not {value!r}")
+    return tuple(value)

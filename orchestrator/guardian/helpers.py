@@ -138,6 +138,7 @@ class Watch:
         self._asking = -1  # write end of the sampler's stdin
         self.samples: tuple[GpuSample, ...] = ()  # the last reading, whether or not it was news
         self.read_at = 0.0
+        self.is_eager = False  # every reading is news: shares are held to what they have
         self.due: float | None = None
         self.pipe: int | None = None
         self.pid = 0
@@ -212,7 +213,7 @@ class Watch:
         samples = tuple(sample_from_document(sample) for sample in reading["samples"])
         self.samples, self.read_at = samples, reading["at"]
         basis = [_placement_basis(sample) for sample in samples]
-        return GpuReport(samples) if self._is_news(basis) else None
+        return GpuReport(samples) if self._is_news(basis) or self.is_eager else None
 
     def _fault(self, reason: str) -> GpuFault | None:
         return GpuFault(reason) if self._is_news(reason) else None
@@ -227,4 +228,5 @@ class Watch:
 
 def _placement_basis(sample: GpuSample) -> tuple[object, ...]:
     """What decides whether a GPU can be used; load, heat and power change with every reading and decide nothing."""
-    return sample.gpu, sample.used_mib, sample.health, sample.processes, sample.xid_count
+    errors = (sample.xid_count, sample.ecc_uncorrected)
+    return sample.gpu, sample.used_mib, sample.health, sample.processes, sample.slowed_by, errors

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
+from orchestrator.domain.gpu_memory import NO_FOREIGN_USE
 
 Document: TypeAlias = dict[str, Any]
 Cause: TypeAlias = Literal["exit", "killed", "deadline", "worker_lost"]
@@ -136,8 +137,10 @@ def sample_from_document(document: Mapping[str, Any]) -> GpuSample:
     return GpuSample(
         **{
             **document,
-            "gpu": Gpu(**document["gpu"]),
+            "gpu": Gpu(**{**document["gpu"], "links": tuple(document["gpu"]["links"])}),
             "health": GpuHealth(document["health"]),
             "processes": tuple(GpuProcess(**process) for process in document["processes"]),
+            "slowed_by": tuple(document["slowed_by"]),
+            "foreign": NO_FOREIGN_USE,  # its host judges that
         }
     )

@@ -16,15 +16,17 @@ from pathlib import Path
 
 from orchestrator.errors import GpusUnavailable
 from orchestrator.gpus.driver import open_driver
+from orchestrator.guardian.attribution import identify, sees_every_process
 from orchestrator.guardian.kernel import boottime, die_with
 from orchestrator.ports import GpuDriver
 
 
-def describe(driver: GpuDriver) -> str:
-    """Return one reading as a line."""
+def describe(driver: GpuDriver, *, pids_are_ours: bool) -> str:
+    """Return one reading as a line; without processes if the driver's pids mean nothing here."""
     try:
         at = boottime()
-        return json.dumps({"at": at, "samples": [asdict(sample) for sample in driver.sample()]}, separators=(",", ":"))
+        samples = identify(driver.sample(), pids_are_ours=pids_are_ours)
+        return json.dumps({"at": at, "samples": [asdict(sample) for sample in samples]}, separators=(",", ":"))
     except GpusUnavailable as error:
         return json.dumps({"fault": str(error)})
 
@@ -36,9 +38,10 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     driver = open_driver(Path(simulated[0]) if simulated else None)
+    pids_are_ours = bool(simulated) or sees_every_process()
     while True:
         try:
-            print(describe(driver), flush=True)
+            print(describe(driver, pids_are_ours=pids_are_ours), flush=True)
         except BrokenPipeError:
             os._exit(0)
         asked, _, _ = select.select([sys.stdin], [], [], float(seconds))

@@ -80,8 +80,11 @@ class Supervisor:
         self._read_fork_server()
         for descriptor in ready & set(statuses):
             self._wards.on_status(statuses[descriptor])
+        self._watch.is_eager = self._wards.has_shares()
         news = self._watch.read()
         self._wards.note_reading(self._watch.samples, self._watch.read_at)
+        if isinstance(news, GpuReport):
+            news = GpuReport(self._wards.attribute(news.samples))
         self._say_gpus(news)
         self._say_gpus(self._watch.check(boottime()))
 

@@ -83,6 +83,26 @@ class Forest:
                 send_signal(process, signal.SIGKILL)
         return found
 
+    def owner(self, pid: int, start_ticks: int, trees: Iterable[Tree]) -> str | None:
+        """Return the mark of the tree that a process belongs to, which will know it again; None for a stranger.
+
+        Climbs from the process to its ancestors: reading all of /proc every second would hold up deadlines.
+        """
+        by_mark = {tree.mark: tree for tree in trees}
+        seen: set[int] = set()
+        process = read_process(pid)
+        if process is None or process.start_ticks != start_ticks:
+            return None
+        found: Process | None = process
+        while found is not None and found.pid not in seen and found.pid not in (self._root, *self.spared):
+            mark = _recognise(found, by_mark)
+            if mark is not None:
+                by_mark[mark].members.add((pid, start_ticks))
+                return mark
+            seen.add(found.pid)
+            found = read_process(found.ppid)
+        return None
+
     def kill(self, tree: Tree, trees: Collection[Tree]) -> None:
         """Send SIGKILL to all of a tree, until no look finds anything new."""
         signalled: set[tuple[int, int]] = set()

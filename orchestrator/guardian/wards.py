@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Final
 
 from orchestrator.domain.cluster import GpuSample
+from orchestrator.guardian.attribution import attribute
 from orchestrator.guardian.channel import Document
 from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import Nursery
@@ -129,6 +130,16 @@ class Wards:
         for ward in self._wards.values():
             if ward.stage is Stage.CLEANING and not self._unclean(ward):
                 ward.look_at = 0.0
+
+    def attribute(self, samples: Sequence[GpuSample]) -> tuple[GpuSample, ...]:
+        """Return a reading with the runner of every process; without the processes that are gone by now."""
+        runners: dict[str | None, str] = {ward.tree.mark: runner_id for runner_id, ward in self._wards.items()}
+        trees = self._trees()
+        return attribute(samples, lambda pid, start: runners.get(self._forest.owner(pid, start, trees)))
+
+    def has_shares(self) -> bool:
+        """Some runner shares its GPU."""
+        return any(ward.spec.gpus and not ward.spec.exclusive for ward in self._wards.values())
 
     def send(self, runner_id: str, signum: int, *, leader_only: bool) -> None:
         """Signal a running runner's process group, or its first process alone."""

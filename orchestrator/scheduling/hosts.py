@@ -3,23 +3,59 @@
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import NODE_LABEL, Wants
 from orchestrator.scheduling.snapshot import GpuView, HostView
+from orchestrator.scheduling.topology import Bond, Place, bond, choose
 
 
 class Slot:
     """One healthy GPU of a host, as far as the plan has used it up."""
 
-    __slots__ = ("exclusive", "free_mib", "kept", "memory_mib", "mig_profile", "model", "uuid")
+    __slots__ = (
+        "clean",
+        "exclusive",
+        "foreign_mib",
+        "free_mib",
+        "kept",
+        "memory_mib",
+        "mig_profile",
+        "model",
+        "place",
+        "share_mib",
+        "taken",
+        "uuid",
+    )
 
     def __init__(self, view: GpuView) -> None:
         self.uuid, self.memory_mib, self.exclusive = view.uuid, view.memory_mib, view.exclusive
         self.model, self.mig_profile = view.model, view.mig_profile
-        self.free_mib = 0 if view.exclusive else max(0, view.memory_mib - view.reserved_mib)
+        self.place = Place(view.uuid, view.numa, frozenset(view.links))
+        self.clean, self.foreign_mib = view.clean, view.foreign_mib
+        self.share_mib = max(0, view.memory_mib - view.headroom_mib)  # that shares can have when nobody uses it
+        self.taken = view.exclusive or view.reserved_mib > 0
+        self.free_mib = 0 if view.exclusive else max(0, self.share_mib - view.reserved_mib - view.foreign_mib)
         self.kept = False  # kept for a job ahead
+
+    @property
+    def unused(self) -> bool:
+        """It can be granted as a whole, but for what it is kept for."""
+        return self.clean and not self.taken
 
     @property
     def whole(self) -> bool:
         """Nothing uses it, and it is kept for nobody."""
-        return not self.exclusive and not self.kept and self.free_mib == self.memory_mib
+        return self.unused and not self.kept
+
+    def may_come_free(self, mib: int | None) -> bool:
+        """The leases on it are all that is in the way of a share, or for None of a lease on the whole."""
+        return self.clean if mib is None else self.share_mib - self.foreign_mib >= mib
+
+    def take_share(self, mib: int) -> None:
+        """Use up a part of its memory."""
+        self.free_mib -= mib
+        self.taken = True
+
+    def take_whole(self) -> None:
+        """Use it up."""
+        self.free_mib, self.taken, self.exclusive = 0, True, True
 
 
 class Host:
@@ -53,7 +89,7 @@ class Host:
         for slot in every:
             self._suiting[Wants(mig_profile=slot.mig_profile)].append(slot)
         self.free = sum(slot.whole for slot in self.slots)
-        self.largest_mib = max((slot.memory_mib for slot in self.slots), default=0)
+        self.largest_mib = max((slot.share_mib for slot in self.slots), default=0)
         self.cpu_slots, self.cpu_free = view.cpu_slots, max(0, view.cpu_slots - view.cpu_jobs)
         self.cpus, self.cpus_free = view.cpus, view.cpus - view.cpus_taken
         self.memory_mib, self.memory_free_mib = view.memory_mib, view.memory_mib - view.memory_taken_mib
@@ -99,8 +135,10 @@ class Host:
         if not resources.gpus:
             self.cpu_free -= 1
         for slot in chosen:
-            slot.free_mib -= slot.free_mib if resources.gpu_memory_mib is None else resources.gpu_memory_mib
-            slot.exclusive = slot.exclusive or resources.gpu_memory_mib is None
+            if resources.gpu_memory_mib is None:
+                slot.take_whole()
+            else:
+                slot.take_share(resources.gpu_memory_mib)
         return chosen
 
     def _choose(self, resources: Resources, *, kept_too: bool) -> tuple[Slot, ...] | None:
@@ -111,8 +149,15 @@ class Host:
         if need is not None:
             fitting = [slot for slot in usable if slot.free_mib >= need]
             return (min(fitting, key=lambda slot: (slot.whole, slot.free_mib)),) if fitting else None
-        unused = [slot for slot in usable if slot.free_mib == slot.memory_mib]
-        return tuple(unused[: resources.gpus]) if len(unused) >= resources.gpus else None
+        unused = {slot.uuid: slot for slot in usable if slot.unused}
+        if len(unused) < resources.gpus:
+            return None
+        return tuple(unused[uuid] for uuid in choose([slot.place for slot in unused.values()], resources.gpus))
+
+    def best_bond(self, count: int) -> Bond:
+        """Return what would hold together the whole GPUs that a job for so many got now."""
+        free = {slot.uuid: slot.place for slot in self.slots if slot.whole}
+        return bond([free[uuid] for uuid in choose(list(free.values()), count)])
 
     def _could_ever(self, resources: Resources) -> bool:
         wants = resources.wants
@@ -123,5 +168,5 @@ class Host:
         if not resources.gpus:
             return self.cpu_slots > 0
         if resources.gpu_memory_mib is not None:
-            return any(slot.memory_mib >= resources.gpu_memory_mib for slot in self.suiting(wants))
+            return any(slot.share_mib >= resources.gpu_memory_mib for slot in self.suiting(wants))
         return len(self.suiting(wants)) >= resources.gpus

@@ -8,11 +8,14 @@ import heapq
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from orchestrator.domain.job import Resources
 from orchestrator.scheduling.hosts import Host, Slot
 from orchestrator.scheduling.snapshot import AdmittedView, HostView
+
+#: Of hosts with as many free GPUs, so many are compared by how close those are to each other.
+MOST_COMPARED: Final = 8
 
 _Shares: TypeAlias = list[tuple[int, int, int]]  # (free MiB, number of the host, number of the slot)
 
@@ -41,6 +44,7 @@ class Capacity:
             self._queues.append(sorted(view.queues))
             for queue in view.queues:
                 self._consumers[queue].append(host)
+        self._is_mapped = any(gpu.links or gpu.numa is not None for view in views for gpu in view.gpus)
         for queue, consumers in self._consumers.items():
             self._index(queue, consumers)
 
@@ -104,11 +108,12 @@ class Capacity:
         """Keep GPUs of the host from later jobs, so that what waits for them can start when the others come free.
 
         A host keeps as many as the largest of those jobs needs: free ones first, then busy ones, shared ones last. Of
-        a job with alternatives, the first that the host could ever grant counts.
+        a job with alternatives, the first that the host could ever grant counts. What is used without a lease is kept
+        for nobody: no lease's end gives it back.
         """
         resources = next((option for option in resources.options if host.could_ever(option)), resources)
         suiting = host.suiting(resources.wants)
-        fitting = [slot for slot in suiting if slot.memory_mib >= (resources.gpu_memory_mib or 0)]
+        fitting = [slot for slot in suiting if slot.may_come_free(resources.gpu_memory_mib)]
         missing = resources.gpus - sum(slot.kept for slot in fitting)
         if missing <= 0:
             return
@@ -144,9 +149,22 @@ class Capacity:
                 continue
             while bucket and self._hosts[bucket[0]].free != count:
                 heapq.heappop(bucket)
-            if bucket:
+            if bucket and (gpus == 1 or not self._is_mapped):
                 return self._hosts[bucket[0]]
+            if bucket:
+                return self._closest(bucket, count, gpus)
         return None
+
+    def _closest(self, bucket: list[int], free: int, gpus: int) -> Host:
+        """Return the first of the hosts with so many free GPUs whose best ones are closest; looks at a few of them."""
+        seen: list[int] = []
+        while bucket and len(seen) < MOST_COMPARED:
+            number = heapq.heappop(bucket)
+            if self._hosts[number].free == free and number not in seen:
+                seen.append(number)
+        for number in seen:
+            heapq.heappush(bucket, number)
+        return self._hosts[min(seen, key=lambda number: (self._hosts[number].best_bond(gpus), number))]
 
     def _find_cpu(self, queue: str) -> Host | None:
         heap = self._cpu.get(queue)
@@ -200,7 +218,7 @@ class Capacity:
 
     def _take_share(self, host: Host, number: int, need: int) -> Placement:
         slot = host.slots[number]
-        slot.free_mib -= need
+        slot.take_share(need)
         self._note_share(host, slot)
         self._recount(host)
         return Placement(host.node, (slot.uuid,))

@@ -228,11 +228,16 @@ def _free(hosts: list[Host], resources: Resources) -> str:
         return f"free: {', '.join(left)}"
     if resources.gpu_memory_mib is not None:
         best = max(((slot.free_mib, host.node) for host in hosts for slot in host.slots), default=(0, "nowhere"))
-        return f"at most {best[0]} MiB of one are free, on {best[1]}"
+        foreign = max((slot.foreign_mib for host in hosts for slot in host.slots), default=0)
+        used = f"; up to {foreign} MiB of one are in use without a lease" if foreign else ""
+        return f"at most {best[0]} MiB of one are free, on {best[1]}{used}"
     free = {host: sum(slot.whole for slot in host.suiting(resources.wants)) for host in hosts}
     best_hosts = sorted(hosts, key=lambda host: (-free[host], host.node))[:3]
     shown = [f"{free[host]} of {len(host.suiting(resources.wants))} on {host.node}" for host in best_hosts]
-    return f"free: {', '.join(shown)}"
+    dirty = {host: sum(not (slot.clean or slot.taken) for slot in host.suiting(resources.wants)) for host in best_hosts}
+    strangers = [f"{count} on {host.node}" for host, count in dirty.items() if count]
+    used = f"; in use without a lease: {', '.join(strangers)}" if strangers else ""
+    return f"free: {', '.join(shown)}{used}"
 
 
 def _some(names: list[str]) -> str:

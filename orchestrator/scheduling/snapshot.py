@@ -18,6 +18,11 @@ class GpuView:
     exclusive: bool  # held by an exclusive lease
     healthy: bool
     mig_profile: str | None = None  # of an instance
+    foreign_mib: int = 0  # in use without a lease
+    clean: bool = True  # so little of that that it can be granted as a whole
+    headroom_mib: int = 0  # that is not lent out in shares
+    numa: int | None = None
+    links: tuple[str, ...] = ()  # uuids
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class HostView:
     @property
     def idle(self) -> int:
         """How many jobs it could start at once, each on one GPU or CPU slot."""
-        gpus = sum(gpu.healthy and not gpu.exclusive and not gpu.reserved_mib for gpu in self.gpus)
+        gpus = sum(gpu.healthy and gpu.clean and not gpu.exclusive and not gpu.reserved_mib for gpu in self.gpus)
         return gpus + max(0, self.cpu_slots - self.cpu_jobs)
 
 

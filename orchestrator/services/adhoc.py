@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from orchestrator.domain.adhoc import AdHocLease, LeaseRequest, lease_resources
-from orchestrator.domain.cluster import GpuHealth, NodeState
+from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import Resources
 from orchestrator.domain.lease import LeaseGrant
 from orchestrator.errors import NoGpuFree
@@ -16,8 +16,8 @@ from orchestrator.lease_ports import Holder
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.hosts import Host
-from orchestrator.scheduling.snapshot import GpuView, HostView
 from orchestrator.services.feasibility import require_satisfiable
+from orchestrator.services.host_views import host_view
 
 TOKEN_PREFIX: Final = "lease_"  # noqa: S105 - no secret
 
@@ -89,39 +89,11 @@ def _candidates(nodes: Sequence[NodeRecord], resources: Resources) -> list[tuple
         for number, node in enumerate(nodes):
             if not (node.live and node.state is NodeState.UP and not node.drain):
                 continue
-            slots = Host(_view(node), number).take(option)
+            slots = Host(host_view(node, idle=False), number).take(option)
             if slots:
                 uuids = tuple(slot.uuid for slot in slots)
                 found.append((node.name, LeaseGrant(uuids, option.mode, option.gpu_memory_mib)))
     return found
-
-
-def _view(node: NodeRecord) -> HostView:
-    cards = tuple(
-        GpuView(
-            uuid=record.gpu.uuid,
-            index=record.gpu.index,
-            model=record.gpu.model,
-            memory_mib=record.gpu.memory_mib,
-            reserved_mib=record.reserved_mib,
-            exclusive=record.exclusive_lease_id is not None,
-            healthy=record.health is GpuHealth.HEALTHY,
-            mig_profile=record.gpu.mig_profile,
-        )
-        for record in node.gpus
-    )
-    return HostView(
-        node=node.name,
-        accepts=True,
-        gpus=cards,
-        queues=frozenset(node.queues),
-        cpu_slots=node.cpu_slots,
-        cpu_jobs=0,
-        look_ahead=0,
-        labels=tuple(sorted(node.labels.items())),
-        cpus=node.cpus,
-        memory_mib=node.memory_mib,
-    )
 
 
 def _lacking(node: NodeRecord, resources: Resources) -> str:
@@ -129,9 +101,9 @@ def _lacking(node: NodeRecord, resources: Resources) -> str:
         return f"{node.name} has no live worker"
     if node.state is not NodeState.UP or node.drain:
         return f"{node.name} is {node.state.value}"
-    if not any(Host(_view(node), 0).could_ever(option) for option in resources.options):
+    if not any(Host(host_view(node, idle=False), 0).could_ever(option) for option in resources.options):
         return f"{node.name} has no such GPUs"
-    host = Host(_view(node), 0)
+    host = Host(host_view(node, idle=False), 0)
     if resources.gpu_memory_mib is not None:
         largest = max((slot.free_mib for slot in host.suiting(resources.wants)), default=0)
         return f"{node.name} has {largest} MiB free on one GPU"

@@ -57,8 +57,12 @@ def _lacks(resources: Resources, node: NodeRecord) -> list[tuple[float, str]]:
         found.append((1 - node.cpus / wants.cpus, f"offers {node.cpus} CPUs"))
     if wants.host_memory_mib > node.memory_mib:
         found.append((1 - node.memory_mib / wants.host_memory_mib, f"offers {node.memory_mib} MiB of memory"))
-    cards = [record.gpu for record in node.gpus if record.health is not GpuHealth.LOST]
-    such = [gpu.memory_mib for gpu in cards if wants.accepts_gpu(gpu.model, gpu.memory_mib, gpu.mig_profile)]
+    such = [
+        record.gpu.memory_mib - record.headroom_mib
+        for record in node.gpus
+        if record.health is not GpuHealth.LOST
+        and wants.accepts_gpu(record.gpu.model, record.gpu.memory_mib, record.gpu.mig_profile)
+    ]
     kind = "" if resources.wants is None else " such"
     if resources.gpu_memory_mib is not None:
         largest = max(such, default=0)

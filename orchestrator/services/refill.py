@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Final
 
-from orchestrator.domain.cluster import GpuHealth, NodeState
+from orchestrator.domain.cluster import NodeState
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Policy, plan
-from orchestrator.scheduling.snapshot import GpuView, HostView
+from orchestrator.scheduling.snapshot import HostView
 from orchestrator.services.feasibility import KnownHosts
+from orchestrator.services.host_views import host_view
 from orchestrator.services.publish import publish_admitted
 
 #: Candidates looked at beyond the room there is, so that a job that does not fit hides none that does.
@@ -34,7 +35,8 @@ class Refill:
         snapshot = runtime.ledger.host_snapshot(self._node, limit=limit + LOOKED_AT)
         if not snapshot.candidates:
             return 0
-        peers = tuple(_peer(node) for node in self._hosts.nodes() if node.name != self._node and _takes_jobs(node))
+        others = (node for node in self._hosts.nodes() if node.name != self._node and _takes_jobs(node))
+        peers = tuple(host_view(node, idle=True) for node in others)
         snapshot = replace(snapshot, hosts=tuple(_with_fresh_look_ahead(host, limit) for host in snapshot.hosts))
         made = plan(snapshot, runtime.clock.now(), Policy(most_admissions=limit, peers=peers))
         if not made.admissions:
@@ -54,31 +56,3 @@ def _with_fresh_look_ahead(host: HostView, limit: int) -> HostView:
 
 def _takes_jobs(node: NodeRecord) -> bool:
     return node.live and node.state is NodeState.UP
-
-
-def _peer(node: NodeRecord) -> HostView:
-    cards = tuple(
-        GpuView(
-            uuid=record.gpu.uuid,
-            index=record.gpu.index,
-            model=record.gpu.model,
-            memory_mib=record.gpu.memory_mib,
-            reserved_mib=0,
-            exclusive=False,
-            healthy=record.health is GpuHealth.HEALTHY,
-            mig_profile=record.gpu.mig_profile,
-        )
-        for record in node.gpus
-    )
-    return HostView(
-        node=node.name,
-        accepts=True,
-        gpus=cards,
-        queues=frozenset(node.queues),
-        cpu_slots=node.cpu_slots,
-        cpu_jobs=0,
-        look_ahead=0,
-        labels=tuple(sorted(node.labels.items())),
-        cpus=node.cpus,
-        memory_mib=node.memory_mib,
-    )

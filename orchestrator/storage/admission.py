@@ -17,7 +17,7 @@ from orchestrator.storage import canvases, healing, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
 from orchestrator.storage.queue_views import queue_views
-from orchestrator.storage.rows import entry_from, load
+from orchestrator.storage.rows import entry_from, links_from, load
 
 #: A host whose heartbeat is older than this many seconds is given nothing.
 HEARTBEAT_BOUND: Final = 15.0
@@ -161,6 +161,11 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
                     exclusive=row.exclusive_lease_id is not None,
                     healthy=row.health == GpuHealth.HEALTHY.value,
                     mig_profile=row.mig_profile,
+                    foreign_mib=row.foreign_mib,
+                    clean=bool(row.clean),
+                    headroom_mib=row.headroom_mib,
+                    numa=row.numa,
+                    links=links_from(row.links),
                 )
             )
     return tuple(

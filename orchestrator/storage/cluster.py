@@ -12,19 +12,22 @@ from orchestrator.domain.cluster import (
     Gpu,
     GpuAction,
     GpuHealth,
+    GpuHolder,
     GpuOrder,
+    GpuRecord,
     GpuSample,
     GpuStanding,
     NodeState,
 )
+from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.domain.job import FailureClass
-from orchestrator.ports import GpuRecord, LossPolicy, NodeRecord
-from orchestrator.storage import gpu_health, tables
+from orchestrator.ports import LossPolicy, NodeRecord
+from orchestrator.storage import gpu_health, gpu_holders, tables
 from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import Row, dump, load, required_instant
+from orchestrator.storage.rows import Row, dump, links_from, load, required_instant, storable
 from orchestrator.storage.sql import Sql
 
 NODES: Final = Sql(
@@ -58,7 +61,8 @@ NODE_EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, node) VALUES
 SAMPLE: Final = Sql(
     "UPDATE orchestrator_gpus SET used_mib = :used_mib, utilization = :utilization,"
     " health = CASE WHEN held = 1 AND :health = 'healthy' THEN health ELSE :health END,"
-    " gpu_index = :gpu_index, temperature = :temperature, power = :power"
+    " gpu_index = :gpu_index, temperature = :temperature, power = :power, foreign_mib = :foreign_mib,"
+    " foreign_by = :foreign_by, clean = :clean"
     " WHERE uuid = :uuid AND node = :node"
 )
 COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
@@ -68,6 +72,8 @@ ENSURE_QUEUE: Final = Sql(
     mysql="INSERT INTO orchestrator_queues (name, paused, `window`, version) VALUES (:name, 0, 16, 0)"
     " ON DUPLICATE KEY UPDATE name = name",
 )
+#: Most characters about who uses a GPU without a lease.
+LONGEST_WORDS: Final = 512
 
 
 class SqlClusterStore:
@@ -135,6 +141,10 @@ class SqlClusterStore:
             return [_node_record(row, tuple(cards[row["name"]])) for row in rows]
 
         return self._database.read(find)
+
+    def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
+        """Return who has GPUs now, by uuid."""
+        return self._database.read(lambda connection: gpu_holders.holders(self._database, connection))
 
     def count_events(self, kind: str) -> int:
         """Count the events of a kind that are still kept."""
@@ -210,12 +220,21 @@ def _gpu_row(card: GpuRecord, node: str) -> dict[str, Any]:
         "driver_version": card.gpu.driver_version,
         "mig_profile": card.gpu.mig_profile,
         "parent_uuid": card.gpu.parent_uuid,
+        "numa": card.gpu.numa,
+        "links": dump(card.gpu.links) if card.gpu.links else None,
         "health": card.health.value,
         "used_mib": card.used_mib,
         "utilization": card.utilization_percent,
         "temperature": card.temperature_celsius,
         "power": card.power_watts,
+        "headroom_mib": card.headroom_mib,
+        **_foreign_columns(card.foreign),
     }
+
+
+def _foreign_columns(foreign: ForeignUse) -> dict[str, Any]:
+    by = storable("; ".join(foreign.by)[:LONGEST_WORDS]) or None
+    return {"foreign_mib": foreign.used_mib, "foreign_by": by, "clean": int(foreign.clean)}
 
 
 def _sample_row(node: str, sample: GpuSample) -> dict[str, Any]:
@@ -228,6 +247,7 @@ def _sample_row(node: str, sample: GpuSample) -> dict[str, Any]:
         "temperature": sample.temperature_celsius,
         "power": sample.power_watts,
         "health": sample.health.value,
+        **_foreign_columns(sample.foreign),
     }
 
 
@@ -241,6 +261,8 @@ def _gpu_record(row: Row) -> GpuRecord:
             driver_version=row["driver_version"],
             mig_profile=row["mig_profile"],
             parent_uuid=row["parent_uuid"],
+            numa=row["numa"],
+            links=links_from(row["links"]),
         ),
         node=row["node"],
         health=GpuHealth(row["health"]),
@@ -252,6 +274,11 @@ def _gpu_record(row: Row) -> GpuRecord:
         power_watts=row["power"],
         health_reason=row["health_reason"],
         strikes=row["strikes"],
+        foreign=ForeignUse(
+            row["foreign_mib"], tuple(row["foreign_by"].split("; ")) if row["foreign_by"] else (), bool(row["clean"])
+        ),
+        headroom_mib=row["headroom_mib"],
+        warning=row["warning"],
     )
 
 

@@ -212,6 +212,7 @@ def _success_row(finish: Finish) -> dict[str, Any]:
         "s": stored_instant(finish.started_at),
         "p": finish.pid,
         "m": finish.peak_memory_mib,
+        "v": finish.peak_gpu_memory_mib,
         "g": finish.gpu_seconds,
         "b": finish.gpu_busy_seconds,
     }
@@ -230,6 +231,7 @@ def _attempt_row(finish: Finish) -> dict[str, Any]:
         "exit_code": finish.exit_code,
         "error": storable(finish.error),
         "peak_memory_mib": finish.peak_memory_mib,
+        "peak_gpu_memory_mib": finish.peak_gpu_memory_mib,
         "gpu_seconds": finish.gpu_seconds,
         "gpu_busy_seconds": finish.gpu_busy_seconds,
     }

@@ -16,7 +16,7 @@ _LENT: Final = (
     " JOIN orchestrator_lease_gpus c ON c.lease_id = l.id WHERE c.gpu_uuid = orchestrator_gpus.uuid"
 )
 _COLUMNS: Final = (
-    "uuid, node, health, strikes, health_reason, held, releases, resets,"
+    "uuid, node, health, strikes, health_reason, warning, held, releases, resets,"
     f" (SELECT COUNT(*) {_LENT} AND l.mode = 'exclusive') AS lent,"
     f" (SELECT COALESCE(SUM(l.memory_mib), 0) {_LENT} AND l.mode = 'shared') AS lent_mib"
 )
@@ -25,7 +25,8 @@ ONE_FOR_UPDATE: Final = Sql(
     f"SELECT {_COLUMNS} FROM orchestrator_gpus WHERE uuid = :uuid {{for_update}}"  # noqa: S608 - above
 )
 NOTE: Final = Sql(
-    "UPDATE orchestrator_gpus SET health = :health, strikes = :strikes, health_reason = :reason"
+    "UPDATE orchestrator_gpus SET health = :health, strikes = :strikes, health_reason = :reason,"
+    " warning = :warning"
     " WHERE uuid = :uuid AND node = :node"
 )
 ORDERS: Final[Mapping[GpuAction, Sql]] = {
@@ -70,9 +71,13 @@ def note(
             continue
         held = before.order.held and standing.health is GpuHealth.HEALTHY  # it will hear of that in a moment
         health = GpuHealth.QUARANTINED if held else standing.health
-        reason = _reason(standing.reason)
+        reason, warning = _reason(standing.reason), _reason(standing.warning)
         values = {"uuid": uuid, "node": node, "health": health.value, "strikes": standing.strikes, "reason": reason}
-        database.run(connection, NOTE, values)
+        database.run(connection, NOTE, values | {"warning": warning})
+        if warning != before.warning:
+            told_of = {"gpu": uuid, "warning": warning or before.warning}
+            kind = "gpu_warned" if warning else "gpu_warning_over"
+            database.run(connection, GPU_EVENT, {"kind": kind, "node": node, "data": dump(told_of)})
         if health is not before.health:
             data = dump({"gpu": uuid, "was": before.health.value, "reason": reason, "strikes": standing.strikes})
             database.run(connection, GPU_EVENT, {"kind": f"gpu_{health.value}", "node": node, "data": data})
@@ -100,11 +105,11 @@ def order(database: Database, connection: Connection, uuid: str, action: GpuActi
 
 def _standing(row: Row) -> GpuStanding:
     order = GpuOrder(bool(row["held"]), row["releases"], row["resets"], bool(row["lent"]), int(row["lent_mib"]))
-    return GpuStanding(GpuHealth(row["health"]), row["strikes"], row["health_reason"], order)
+    return GpuStanding(GpuHealth(row["health"]), row["strikes"], row["health_reason"], order, row["warning"])
 
 
 def _essence(standing: GpuStanding) -> tuple[Any, ...]:
-    return standing.health, standing.strikes, _reason(standing.reason)
+    return standing.health, standing.strikes, _reason(standing.reason), _reason(standing.warning)
 
 
 def _reason(text: str | None) -> str | None:

@@ -112,6 +112,7 @@ class SqlJobStore:
                 exit_code=row["exit_code"],
                 error=row["error"],
                 peak_memory_mib=row["peak_memory_mib"],
+                peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
                 gpu_seconds=row["gpu_seconds"],
                 gpu_busy_seconds=row["gpu_busy_seconds"],
             )

@@ -216,6 +216,9 @@ class SqlLedgerStore:
                 for p in batch.progress
             ]
             run(connection, statements.SET_PROGRESS, reports)
+        for note in batch.notes:
+            values = {"seq": note.job_seq, "attempt": note.attempt, "lease_id": note.lease_id}
+            run(connection, statements.JOB_NOTE, values | {"kind": note.kind, "data": dump(note.data)})
 
     def _release(self, connection: Connection, node: str, lease_ids: Sequence[int]) -> None:
         """End leases of this node.

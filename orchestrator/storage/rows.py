@@ -187,3 +187,8 @@ def entry_from(row: Row) -> JobEntry:
         header["wants"] = row["wants"]
     headers = load(row["headers"]) or {}
     return JobEntry(row["id"], row["seq"], row["task"], row["queue"], row["node"], headers | {"orchestrator": header})
+
+
+def links_from(stored: str | None) -> tuple[str, ...]:
+    """Return the uuids of the GPUs that one is linked to."""
+    return tuple(load(stored)) if stored else ()

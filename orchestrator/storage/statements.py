@@ -84,13 +84,13 @@ DELETE_LEASE: Final = Sql("DELETE FROM orchestrator_leases WHERE id = :lease_id"
 TAKE_EXCLUSIVE: Final = Sql(
     "UPDATE orchestrator_gpus SET exclusive_lease_id = :lease_id, last_lease_id = :lease_id, turn = turn + 1"
     " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL AND reserved_mib = 0"
-    " AND last_lease_id < :lease_id",
+    " AND clean = 1 AND last_lease_id < :lease_id",
     "uuids",
 )
 TAKE_SHARED: Final = Sql(
     "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib + :mib, last_lease_id = :lease_id, turn = turn + 1"
     " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL"
-    " AND reserved_mib + :mib <= memory_mib AND last_lease_id < :lease_id",
+    " AND reserved_mib + foreign_mib + headroom_mib + :mib <= memory_mib AND last_lease_id < :lease_id",
     "uuids",
 )
 INSERT_LEASE_GPUS: Final = Sql(
@@ -203,7 +203,8 @@ INSERT_LETTERS: Final = Sql(
 CLOSE_ATTEMPTS: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = r.outcome, failure_class = r.failure_class, exit_code = r.exit_code, error = r.error,"
-    " peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds, gpu_busy_seconds = r.gpu_busy_seconds"
+    " peak_memory_mib = r.peak_memory_mib, peak_gpu_memory_mib = r.peak_gpu_memory_mib, gpu_seconds = r.gpu_seconds,"
+    " gpu_busy_seconds = r.gpu_busy_seconds"
     " FROM (SELECT json_extract(value,"
     " '$.seq') AS seq,"
     " json_extract(value, '$.number') AS number, json_extract(value, '$.ended_at') AS ended_at,"
@@ -211,6 +212,7 @@ CLOSE_ATTEMPTS: Final = Sql(
     " json_extract(value, '$.outcome') AS outcome, json_extract(value, '$.failure_class') AS failure_class,"
     " json_extract(value, '$.exit_code') AS exit_code, json_extract(value, '$.error') AS error,"
     " json_extract(value, '$.peak_memory_mib') AS peak_memory_mib, json_extract(value, '$.gpu_seconds') AS gpu_seconds,"
+    " json_extract(value, '$.peak_gpu_memory_mib') AS peak_gpu_memory_mib,"
     " json_extract(value, '$.gpu_busy_seconds') AS gpu_busy_seconds"
     " FROM json_each(:rows)) AS r WHERE orchestrator_attempts.job_seq = r.seq AND"
     " orchestrator_attempts.number = r.number",
@@ -218,33 +220,39 @@ CLOSE_ATTEMPTS: Final = Sql(
     " number INT PATH '$.number', ended_at DATETIME(6) PATH '$.ended_at', started_at DATETIME(6) PATH '$.started_at',"
     " pid INT PATH '$.pid', outcome VARCHAR(16) PATH '$.outcome', failure_class VARCHAR(16) PATH '$.failure_class',"
     " exit_code INT PATH '$.exit_code', error LONGTEXT PATH '$.error', peak_memory_mib INT PATH '$.peak_memory_mib',"
+    " peak_gpu_memory_mib INT PATH '$.peak_gpu_memory_mib',"
     " gpu_seconds DOUBLE PATH '$.gpu_seconds', gpu_busy_seconds DOUBLE PATH '$.gpu_busy_seconds')) r"
     " ON a.job_seq = r.seq AND a.number = r.number"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = r.outcome,"
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
-    " a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds,"
+    " a.peak_memory_mib = r.peak_memory_mib, a.peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
+    " a.gpu_seconds = r.gpu_seconds,"
     " a.gpu_busy_seconds = r.gpu_busy_seconds",
 )
 # Most attempts succeed, and of these only a few columns differ. The attempt is named with its lease: a success under
 # another token than the claim's would leave the attempt open, and the history shows it.
 CLOSE_SUCCEEDED: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
-    " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib, gpu_seconds = r.gpu_seconds,"
+    " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib,"
+    " peak_gpu_memory_mib = r.peak_gpu_memory_mib, gpu_seconds = r.gpu_seconds,"
     " gpu_busy_seconds = r.gpu_busy_seconds"
     " FROM (SELECT json_extract(value, '$.q') AS seq, json_extract(value, '$.n') AS number,"
     " json_extract(value, '$.e') AS ended_at, json_extract(value, '$.s') AS started_at,"
     " json_extract(value, '$.p') AS pid, json_extract(value, '$.m') AS peak_memory_mib,"
+    " json_extract(value, '$.v') AS peak_gpu_memory_mib,"
     " json_extract(value, '$.g') AS gpu_seconds, json_extract(value, '$.b') AS gpu_busy_seconds,"
     " json_extract(value, '$.l') AS lease_id FROM json_each(:rows)) AS r"
     " WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number"
     " AND orchestrator_attempts.lease_id = r.lease_id",
     mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.q',"
     " number INT PATH '$.n', ended_at DATETIME(6) PATH '$.e', started_at DATETIME(6) PATH '$.s',"
-    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', gpu_seconds DOUBLE PATH '$.g',"
+    " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', peak_gpu_memory_mib INT PATH '$.v',"
+    " gpu_seconds DOUBLE PATH '$.g',"
     " gpu_busy_seconds DOUBLE PATH '$.b', lease_id BIGINT PATH '$.l')) r"
     " ON a.job_seq = r.seq AND a.number = r.number AND a.lease_id = r.lease_id"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = 'succeed',"
-    " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.gpu_seconds = r.gpu_seconds,"
+    " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
+    " a.gpu_seconds = r.gpu_seconds,"
     " a.gpu_busy_seconds = r.gpu_busy_seconds",
 )
 # Before the jobs end: an ended job names no lease.
@@ -313,6 +321,11 @@ INSERT_LOG: Final = Sql(
 SET_PROGRESS: Final = Sql(
     "UPDATE orchestrator_jobs SET progress = COALESCE(:progress, progress),"
     " checkpoint = COALESCE(:checkpoint, checkpoint)"
+    " WHERE seq = :seq AND state = 'running' AND attempt = :attempt AND lease_id = :lease_id"
+)
+JOB_NOTE: Final = Sql(
+    "INSERT INTO orchestrator_events (at, kind, job_seq, node, lease_id, data)"
+    " SELECT {now}, :kind, seq, node, lease_id, :data FROM orchestrator_jobs"
     " WHERE seq = :seq AND state = 'running' AND attempt = :attempt AND lease_id = :lease_id"
 )
 

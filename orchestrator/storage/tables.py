@@ -165,6 +165,7 @@ attempts = Table(
     Column("exit_code", Integer),
     Column("error", _Document),
     Column("peak_memory_mib", Integer),
+    Column("peak_gpu_memory_mib", Integer),
     Column("gpu_seconds", Float, nullable=False, default=0.0),
     Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),
@@ -273,6 +274,13 @@ gpus = Table(
     Column("utilization", Integer),
     Column("temperature", Integer),
     Column("power", Integer),
+    Column("warning", String(255)),  # what is amiss although it may be leased
+    Column("numa", Integer),  # the NUMA node that it is near to
+    Column("links", _Document),  # uuids of the GPUs that it is linked to; NULL: it does not tell
+    Column("foreign_mib", Integer, nullable=False, default=0),  # in use without a lease
+    Column("foreign_by", String(512)),  # by whom
+    Column("clean", SmallInteger, nullable=False, default=1),  # 0: others use it, it is not granted as a whole
+    Column("headroom_mib", Integer, nullable=False, default=0),  # that is not lent out in shares
     Column("reserved_mib", Integer, nullable=False, default=0),
     Column("exclusive_lease_id", BigInteger),
     Column("last_lease_id", BigInteger, nullable=False, default=0),  # the largest token that ever held it

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from orchestrator.config import Settings
 from orchestrator.dead_letter_ports import DeadLetter
+from orchestrator.domain.cluster import GpuHolder
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
@@ -128,6 +129,10 @@ class MemoryCluster:
         """Return the hosts."""
         self.reads += 1
         return list(self.hosts)
+
+    def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
+        """Return that nobody has any."""
+        return {}
 
     def ensure_queues(self, names: Sequence[str]) -> None:
         """Create queues."""

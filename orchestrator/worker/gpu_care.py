@@ -1,16 +1,27 @@
 """The GPUs of this worker's host: what may be leased, what runs on one that failed, and what runs on one that idles."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.gpu_memory import (
+    NO_FOREIGN_USE,
+    ForeignUse,
+    ForeignWatch,
+    GpuUser,
+    MemoryPolicy,
+    Shown,
+)
 from orchestrator.domain.job import FailureClass
+from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
+from orchestrator.worker.memory_guard import MemoryGuard
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.work import Work
 
@@ -25,6 +36,7 @@ class GpuCare:
     def __init__(self, pool: RunnerPool, settings: Settings, clock: Clock) -> None:
         self._pool, self._clock = pool, clock
         self._idle = IdleKeeper(IdlePolicy(settings.idle_gpu_warn, settings.idle_gpu_end))
+        self._guard = MemoryGuard(MemoryPolicy(settings.gpu_share_tolerance_mib))
         self._health = HealthKeeper(
             HealthPolicy(
                 recover_seconds=settings.gpu_recover,
@@ -35,6 +47,10 @@ class GpuCare:
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
         self._told: set[str] | None = None  # the GPUs of the last registration
+        self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
+        self._orders: Mapping[str, GpuOrder] = {}
+        self.on_change: Callable[[], None]  # set by the lease step: tells the database what may be granted
+        self.note: Callable[[JobNote], None]  # set by the lease step: writes into a job's history
 
     def recall(self, standings: Mapping[str, GpuStanding]) -> None:
         """Go on where an earlier worker of this host left off."""
@@ -60,34 +76,63 @@ class GpuCare:
             self._pool.host.update_gpus(())
             return []
         self._readings = report.samples
+        self._foreign = self._foreigners.look({sample.gpu.uuid: self._shown(sample) for sample in report.samples})
         self._judge()
         told = self._end_failed()
-        return told + self._idle.look(self._clock.monotonic(), self._pool.runners, self.samples)
+        now, runners = self._clock.monotonic(), self._pool.runners
+        told += self._guard.look(now, runners, self.samples, self.note)
+        return told + self._idle.look(now, runners, self.samples)
 
     def obey(self, orders: Mapping[str, GpuOrder]) -> None:
         """Follow what operators want."""
+        self._orders = orders
         self._pool.host.set_lent(orders)
         self._health.obey(orders, self._clock.monotonic())
         self._judge()
 
     def on_unclean(self, gpus: Sequence[str], reason: str) -> None:
-        """These GPUs did not come clean for their next user."""
+        """These GPUs did not come clean for their next user: held against a card unless somebody is seen to use it."""
         for uuid in gpus:
-            self._health.strike(uuid, reason, self._clock.monotonic())
+            if self._foreign.get(uuid, NO_FOREIGN_USE).clean:
+                self._health.strike(uuid, reason, self._clock.monotonic())
         self._judge()
 
     def _judge(self) -> None:
         if not self._readings and not self.samples:
             return
-        before = {sample.gpu.uuid: sample.health for sample in self.samples}
-        self.samples = self._health.judge(self._readings, self._leased(), self._clock.monotonic())
+        before = {sample.gpu.uuid: sample for sample in self.samples}
+        judged = self._health.judge(self._readings, self._leased(), self._clock.monotonic())
+        self.samples = tuple(
+            replace(sample, foreign=self._foreign.get(sample.gpu.uuid, NO_FOREIGN_USE)) for sample in judged
+        )
         self._pool.host.update_gpus(self.samples)
-        standings = self._health.standings()
-        for sample in self.samples:
-            uuid = sample.gpu.uuid
-            if before.get(uuid, sample.health) is not sample.health:
-                reason = standings[uuid].reason
-                logger.warning("GPU %s is %s%s", uuid, sample.health.value, f": {reason}" if reason else "")
+        changed = [
+            (before[sample.gpu.uuid], sample)
+            for sample in self.samples
+            if sample.gpu.uuid in before and _standing(before[sample.gpu.uuid]) != _standing(sample)
+        ]
+        for was, now in changed:
+            self._log_change(was, now)
+        if changed:
+            self.on_change()  # a claim that rests on what the database does not know yet would be refused
+
+    def _log_change(self, was: GpuSample, now: GpuSample) -> None:
+        uuid = now.gpu.uuid
+        if was.health is not now.health:
+            reason = self._health.standings()[uuid].reason
+            logger.warning("GPU %s is %s%s", uuid, now.health.value, f": {reason}" if reason else "")
+        if was.foreign.clean and not now.foreign.clean:
+            logger.warning("GPU %s is used without a lease: %s", uuid, "; ".join(now.foreign.by))
+        elif now.foreign.clean and not was.foreign.clean:
+            logger.info("GPU %s is not used without a lease any more", uuid)
+
+    def _shown(self, sample: GpuSample) -> Shown:
+        uuid = sample.gpu.uuid
+        order = self._orders.get(uuid)
+        lent = 0 if order is None else sample.gpu.memory_mib if order.lent else order.lent_mib
+        users = tuple(GpuUser(one.pid, one.used_mib, one.user, one.runner) for one in sample.processes)
+        runs = any(uuid in runner.key.gpus for runner in self._pool.runners or ())
+        return Shown(sample.used_mib, users, runs or lent > 0 or uuid in self._leased(), lent)
 
     def _leased(self) -> frozenset[str]:
         return frozenset(uuid for line in self._pool.host.lines.values() for uuid in line.grant.gpus)
@@ -110,3 +155,8 @@ class GpuCare:
                     told.append(work)
             runners.end(runner, grace_seconds=0)
         return told
+
+
+def _standing(sample: GpuSample) -> tuple[GpuHealth, int, bool]:
+    """What decides who may be granted the GPU."""
+    return sample.health, sample.foreign.used_mib, sample.foreign.clean

@@ -15,6 +15,7 @@ from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import LeaseGrant
 from orchestrator.domain.wants import Wants
+from orchestrator.scheduling.topology import Place, choose
 from orchestrator.worker.run_times import RunTimes
 
 _NO_ORDER: Final = GpuOrder()
@@ -57,6 +58,9 @@ class Line:
     trusted_until: float = 0.0  # monotonic
 
 
+_NOWHERE: Final = Place("")
+
+
 @dataclass(slots=True)
 class _GpuUse:
     memory_mib: int
@@ -68,17 +72,27 @@ class _GpuUse:
     reserved_mib: int = 0
     lent: bool = False  # to somebody without a job
     lent_mib: int = 0
+    foreign_mib: int = 0  # in use without a lease
+    place: Place = _NOWHERE
+    clean: bool = True  # so little of that that it can be granted as a whole
 
     @property
     def idle(self) -> bool:
         """Nobody has any of it."""
-        return not (self.exclusive or self.lent or self.reserved_mib or self.lent_mib)
+        return self.clean and not (self.exclusive or self.lent or self.reserved_mib or self.lent_mib)
+
+    @property
+    def free_mib(self) -> int:
+        """What nobody has of its memory."""
+        return self.memory_mib - self.reserved_mib - self.lent_mib - self.foreign_mib
 
 
 class Host:
     """Accounts for GPUs and lines; every method leaves the sums consistent."""
 
-    def __init__(self, *, cpu_slots: int, run_times: RunTimes, cpus: int = 0, memory_mib: int = 0) -> None:
+    def __init__(
+        self, *, cpu_slots: int, run_times: RunTimes, cpus: int = 0, memory_mib: int = 0, headroom_mib: int = 0
+    ) -> None:
         """Make it.
 
         Args:
@@ -86,7 +100,9 @@ class Host:
             run_times: What is known of how long tasks take.
             cpus: CPUs of the host that jobs may ask for.
             memory_mib: Memory of the host that jobs may ask for.
+            headroom_mib: Memory of each GPU that is not lent out in shares.
         """
+        self._headroom_mib = headroom_mib
         self._gpus: dict[str, _GpuUse] = {}
         self._lines: dict[int, Line] = {}
         self._keys = itertools.count(1)
@@ -119,7 +135,9 @@ class Host:
             use = self._gpus.setdefault(uuid, _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False))
             use.memory_mib, use.index = sample.gpu.memory_mib, sample.gpu.index
             use.model, use.mig_profile = sample.gpu.model, sample.gpu.mig_profile
+            use.place = Place(uuid, sample.gpu.numa, frozenset(sample.gpu.links))
             use.usable = sample.health is GpuHealth.HEALTHY
+            use.foreign_mib, use.clean = sample.foreign.used_mib, sample.foreign.clean
         for uuid in self._gpus.keys() - seen.keys():
             self._gpus[uuid].usable = False
 
@@ -264,14 +282,13 @@ class Host:
             and wants.accepts_gpu(use.model, use.memory_mib, use.mig_profile)
         ]
         if resources.gpu_memory_mib is not None:
-            need = resources.gpu_memory_mib
-            fits = [(use.memory_mib - use.reserved_mib - use.lent_mib, uuid) for uuid, use in usable]
-            fits = [(free, uuid) for free, uuid in fits if free >= need]
+            need = resources.gpu_memory_mib + self._headroom_mib
+            fits = [(use.free_mib, uuid) for uuid, use in usable if use.free_mib >= need]
             return (min(fits)[1],) if fits else None  # the fullest that fits keeps the others whole
         whole = sorted((use.index, uuid) for uuid, use in usable if use.idle)
         if len(whole) < resources.gpus:
             return None
-        return tuple(uuid for _index, uuid in whole[: resources.gpus])
+        return choose([self._gpus[uuid].place for _index, uuid in whole], resources.gpus)
 
     def _extendable(self, shape: Shape) -> Line | None:
         ahead = self._run_times.jobs_ahead(shape.task)

@@ -6,22 +6,15 @@ Sampled utilization is all that is known. A GPU whose driver does not tell it co
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from orchestrator.domain.cluster import GpuSample
+from orchestrator.domain.gpu_memory import Verdict
 from orchestrator.domain.job import FailureClass
 from orchestrator.worker.busy import BusyMeter
 from orchestrator.worker.runners import Runners
 from orchestrator.worker.work import Work, about
 
 logger = logging.getLogger(__name__)
-
-
-class Verdict(StrEnum):
-    """What an idle job hears."""
-
-    WARN = "warn"
-    END = "end"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ from celery.apps.worker import install_worker_term_hard_handler
 from celery.signals import task_revoked, task_unknown, worker_shutting_down
 from kombu.asynchronous import get_event_loop
 
-from orchestrator.domain.cluster import GpuSample, NodeState
+from orchestrator.config import Settings
+from orchestrator.domain.cluster import GpuRecord, GpuSample, NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.errors import UnknownJob
 from orchestrator.observe import traces
-from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
 from orchestrator.worker.dispatch import Dispatcher
@@ -65,6 +66,8 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.care.on_change = lambda: self._heartbeat(dispatcher)
+        dispatcher.care.note = lambda note: dispatcher.ledger.add(notes=[note])
         dispatcher.untold = Untold(consumer.app)
         dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
         dispatcher.on_new_gpus = lambda: self._register(consumer, dispatcher)
@@ -192,7 +195,7 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
         settings = self._runtime.settings
-        gpus = tuple(_gpu_record(sample, settings.node) for sample in dispatcher.care.samples)
+        gpus = tuple(_gpu_record(sample, settings) for sample in dispatcher.care.samples)
         record = NodeRecord(
             name=settings.node,
             boot_id=_boot_id(),
@@ -299,10 +302,10 @@ def _make_next_term_cold(worker: Any, sig: str = "", how: str = "", **_: Any) ->
         install_worker_term_hard_handler(worker, sig="SIGTERM")
 
 
-def _gpu_record(sample: GpuSample, node: str) -> GpuRecord:
+def _gpu_record(sample: GpuSample, settings: Settings) -> GpuRecord:
     return GpuRecord(
         gpu=sample.gpu,
-        node=node,
+        node=settings.node,
         health=sample.health,
         used_mib=sample.used_mib,
         reserved_mib=0,
@@ -310,6 +313,8 @@ def _gpu_record(sample: GpuSample, node: str) -> GpuRecord:
         utilization_percent=sample.utilization_percent,
         temperature_celsius=sample.temperature_celsius,
         power_watts=sample.power_watts,
+        foreign=sample.foreign,
+        headroom_mib=settings.gpu_headroom_mib,
     )
 
 

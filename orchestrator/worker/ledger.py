@@ -16,7 +16,16 @@ from typing import Final, Protocol, TypeVar
 from orchestrator import failpoints
 from orchestrator.clock import Clock
 from orchestrator.domain.cluster import GpuOrder, GpuSample, GpuStanding, NodeState
-from orchestrator.domain.lease import Claim, Finish, LedgerBatch, LedgerOutcome, LogChunk, ProgressReport, Renewal
+from orchestrator.domain.lease import (
+    Claim,
+    Finish,
+    JobNote,
+    LedgerBatch,
+    LedgerOutcome,
+    LogChunk,
+    ProgressReport,
+    Renewal,
+)
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
 
@@ -78,6 +87,7 @@ class _Pending:
 
     logs: list[LogChunk] = field(default_factory=list)
     progress: list[ProgressReport] = field(default_factory=list)
+    notes: list[JobNote] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
     withdrawals: list[int] = field(default_factory=list)
@@ -88,7 +98,8 @@ class _Pending:
     cancels: list[tuple[str, str, bool]] = field(default_factory=list)  # (job id, why, bury it)
 
     def any_rows(self) -> bool:
-        return bool(self.logs or self.progress or self.finishes or self.releases or self.withdrawals or self.claims)
+        said = self.logs or self.progress or self.notes
+        return bool(said or self.finishes or self.releases or self.withdrawals or self.claims)
 
     def anything(self) -> bool:
         others = (self.registration, self.renewals, self.heartbeat)
@@ -99,6 +110,7 @@ class _Pending:
         batch = LedgerBatch(
             logs=tuple(_cut(self.logs, LARGEST_BATCH)),
             progress=tuple(_cut(self.progress, LARGEST_BATCH)),
+            notes=tuple(_cut(self.notes, LARGEST_BATCH)),
             finishes=tuple(_cut(self.finishes, LARGEST_BATCH)),
         )
         if self.finishes or self.logs:
@@ -184,6 +196,7 @@ class Ledger(threading.Thread):
         *,
         logs: Sequence[LogChunk] = (),
         progress: Sequence[ProgressReport] = (),
+        notes: Sequence[JobNote] = (),
         finishes: Sequence[Finish] = (),
         releases: Sequence[int] = (),
         withdrawals: Sequence[int] = (),
@@ -194,6 +207,7 @@ class Ledger(threading.Thread):
             pending = self._pending
             pending.logs += logs
             pending.progress += progress
+            pending.notes += notes
             pending.finishes += finishes
             pending.releases += releases
             pending.withdrawals += withdrawals
@@ -326,6 +340,7 @@ class Ledger(threading.Thread):
             pending.registration = pending.registration or taken.registration
             pending.logs[:0] = batch.logs
             pending.progress[:0] = batch.progress
+            pending.notes[:0] = batch.notes
             pending.finishes[:0] = batch.finishes
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals

@@ -149,6 +149,7 @@ def _finish(work: Work, event: JobEvent, **fields: Any) -> Finish:
         event=event,
         gpu_seconds=max(0.0, seconds) * len(work.job.line.grant.gpus),
         gpu_busy_seconds=work.busy_seconds,
+        peak_gpu_memory_mib=work.peak_gpu_mib,
         pid=work.pid,
         **fields,
     )

@@ -72,6 +72,7 @@ class RunnerPool(BasePool):
             run_times=self.run_times,
             cpus=self._settings.cpus,
             memory_mib=self._settings.memory_mib,
+            headroom_mib=self._settings.gpu_headroom_mib,
         )
         self.runners: Runners | None = None
         self._ends_at_once = False

@@ -52,6 +52,7 @@ class Work:
     began_at: datetime | None = None  # the same in wall time
     pid: int | None = None
     busy_seconds: float | None = None  # of its GPUs so far, by samples; None: the driver does not tell
+    peak_gpu_mib: int | None = None  # most that its processes used of its GPUs' memory, by samples; None: never seen
     soft_signalled: bool = False
     timed_out: bool = False
     cancelled: bool = False  # somebody asked to end it

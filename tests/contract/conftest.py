@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, NodeState
 from orchestrator.domain.ids import uuid7
 from orchestrator.domain.job import Job, JobEvent, JobKind, LeaseMode, NewJob, Resources
 from orchestrator.domain.lease import Claim, ClaimedJob, ClaimOutcome, Finish, LeaseGrant, LedgerBatch, LedgerOutcome
-from orchestrator.ports import GpuRecord, NodeRecord, Submitted
+from orchestrator.ports import NodeRecord, Submitted
 from orchestrator.storage.admission import SqlAdmissionStore
 from orchestrator.storage.cluster import SqlClusterStore
 from orchestrator.storage.engine import Database, open_database

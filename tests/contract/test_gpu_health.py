@@ -1,5 +1,7 @@
 """What is remembered of GPUs, on both databases."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.domain.cluster import GpuAction, GpuHealth, GpuOrder, GpuSample, GpuStanding
@@ -32,6 +34,19 @@ def test_a_change_of_health_is_kept_with_an_event_and_nothing_else_is_written(st
         (GpuHealth.QUARANTINED, 1, "XID 79"),
         (GpuHealth.HEALTHY, 0, None),
     ]
+
+
+def test_a_warning_is_kept_with_an_event_when_it_comes_and_when_it_goes(stores: Stores) -> None:
+    """It takes the GPU from nobody."""
+    stores.register("a", 1)
+    hot = replace(HEALTHY, warning="slowed down by heat")
+    for standing in (hot, hot, HEALTHY, HEALTHY, hot):
+        stores.cluster.note_gpu_standings("a", {"a-0": standing})
+
+    assert [stores.cluster.count_events(kind) for kind in ("gpu_warned", "gpu_warning_over")] == [2, 1]
+    assert stores.cluster.gpu_standings("a") == {"a-0": hot}
+    assert stores.cluster.nodes()[0].gpus[0].warning == "slowed down by heat"
+    assert stores.claim(stores.submit().seq, "a-0").granted
 
 
 def test_a_quarantine_by_hand_is_in_force_before_the_host_hears_of_it(stores: Stores) -> None:

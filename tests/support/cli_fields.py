@@ -13,6 +13,7 @@ _JOB = _words(
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
+    " peak_gpu_memory_mib"
     " gpu_busy_seconds"
 )
 USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")
@@ -21,7 +22,8 @@ _TOKEN = _words(
 )
 _GPU = _words(
     "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
-    " driver_version temperature_celsius power_watts mig_profile parent_uuid"
+    " driver_version temperature_celsius power_watts mig_profile parent_uuid numa links live headroom_mib foreign_mib"
+    " foreign_by clean warning holders"
 )
 _LETTER = _words("id queue failure_class reason at")
 _ORDERED = _words("id changed state problem detail")

@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, NodeState
 from orchestrator.domain.job import JobEvent, LeaseMode, Resources
 from orchestrator.domain.lease import Claim, Finish, LeaseGrant, LedgerBatch, LogChunk
-from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 
 TTL = timedelta(seconds=60)

@@ -75,6 +75,47 @@ def test_memory_that_does_not_come_back_keeps_it_in_quarantine() -> None:
     assert world.read(ONE) is GpuHealth.HEALTHY
 
 
+def warnings(world: World, *readings: tuple[float, GpuSample]) -> list[str | None]:
+    """Return what the first GPU is warned of after each reading; it is leased all the while."""
+    told = []
+    for after, sample in readings:
+        assert world.read(sample, after=after) is GpuHealth.HEALTHY
+        told.append(world.keeper.standings()[UUID].warning)
+    assert world.keeper.failed() == {}
+    return told
+
+
+def test_a_gpu_that_is_slowed_down_for_a_while_is_warned_of_and_leased_all_the_same() -> None:
+    """A moment of heat is none; the warning ends when there was none of it for as long as a doubt lasts."""
+    heat, both = (replace(ONE, slowed_by=slowed_by) for slowed_by in (("heat",), ("heat", "power")))
+    brief = [(1.0, heat), (5.0, ONE), (31.0, heat)]
+    long = [(9.0, heat), (2.0, heat), (5.0, ONE), (1.0, heat), (10.0, both), (11.0, both), (29.0, ONE), (2.0, ONE)]
+    hot, worse = "slowed down by heat", "slowed down by heat and power"
+
+    assert warnings(World(), *brief, *long) == [None] * 4 + [hot] * 3 + [None, worse, worse, None]
+
+
+def test_many_memory_errors_that_were_corrected_in_a_day_are_warned_of() -> None:
+    def at(count: int | None) -> GpuSample:
+        return replace(ONE, ecc_corrected=count)
+
+    day = ((1, at(50)), (10, at(1050)), (10, at(1051)), (10, at(None)), (10, at(3)), (86_400, at(2000)))
+    told = warnings(World(), *day)
+    assert told == [None, None, "corrected more than 1000 memory errors within a day", None, None, None]
+
+
+def test_an_error_that_memory_could_not_correct_makes_it_suspect_and_ends_nothing() -> None:
+    """The same count again is the same error, and what there was before this worker came is none."""
+    world = World()
+    bad = replace(ONE, ecc_uncorrected=5)
+    assert world.read(replace(ONE, ecc_uncorrected=3)) is GpuHealth.HEALTHY
+    assert world.read(bad) is GpuHealth.SUSPECT
+    assert world.keeper.standings()[UUID].reason == "2 memory errors that it could not correct"
+    assert world.keeper.failed() == {}
+    assert [world.read(bad, after=seconds) for seconds in (1, 29, 2)] == [GpuHealth.SUSPECT] * 2 + [GpuHealth.HEALTHY]
+    assert world.read(replace(ONE, ecc_uncorrected=0)) is GpuHealth.HEALTHY, "its driver was loaded anew"
+
+
 def test_one_that_is_gone_is_lost_and_suspect_when_it_comes_back() -> None:
     world = World()
     world.read(ONE)

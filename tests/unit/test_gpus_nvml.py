@@ -41,6 +41,10 @@ class Card:
     mig: Any = Code(pynvml.NVML_ERROR_NOT_SUPPORTED)
     instances: tuple["Card | None", ...] = ()
     handle: Any = None
+    reasons: Any = 0
+    errors: Any = (0, 0)  # memory errors, corrected and not
+    linked: Any = frozenset()  # to these cards
+    nodes: Any = Code(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Double:
     events: Any = ()  # what the driver has to report: (uuid, XID), or a ``Code`` where it cannot
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2", "nvmlEventType")):
+        if name.startswith(("NVML_", "NVMLError", "nvmlMemory_v2", "nvmlEventType", "nvmlClocksThrottleReason")):
             return getattr(pynvml, name)
         raise AttributeError(name)
 
@@ -105,6 +109,23 @@ class Double:
 
     def nvmlDeviceGetRemappedRows(self, card: Card) -> Any:
         return self._answer(card.remapped)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, card: Card) -> Any:
+        return self._answer(card.reasons)
+
+    def nvmlDeviceGetTotalEccErrors(self, card: Card, kind: int, counter: int) -> Any:
+        assert counter == pynvml.NVML_VOLATILE_ECC
+        kinds = (pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)
+        return self._answer(card.errors)[kinds.index(kind)]
+
+    def nvmlDeviceGetP2PStatus(self, card: Card, other: Card, what: int) -> Any:
+        assert what == pynvml.NVML_P2P_CAPS_INDEX_NVLINK
+        is_linked = other.uuid in self._answer(card.linked)
+        return pynvml.NVML_P2P_STATUS_OK if is_linked else pynvml.NVML_P2P_STATUS_NOT_SUPPORTED
+
+    def nvmlDeviceGetMemoryAffinity(self, card: Card, words: int, scope: int) -> Any:
+        assert scope == pynvml.NVML_AFFINITY_SCOPE_NODE
+        return [sum(1 << node % 64 for node in self._answer(card.nodes) if node // 64 == n) for n in range(words)]
 
     def nvmlEventSetCreate(self) -> list[str]:
         self._answer(self.events)
@@ -163,7 +184,42 @@ def test_a_card_is_read() -> None:
         utilization_percent=41,
         temperature_celsius=55,
         power_watts=123,
+        ecc_uncorrected=0,
+        ecc_corrected=0,
     )
+
+
+def test_what_slows_a_card_down_and_its_memory_errors_are_read() -> None:
+    """Idle clocks and the power cap are a card's everyday life."""
+    reasons = {
+        pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonSwPowerCap: (),
+        pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: ("heat",),
+        pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: ("heat",),
+        pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: ("power",),
+        pynvml.nvmlClocksThrottleReasonAll: ("heat", "power"),
+    }
+    for mask, slowed_by in reasons.items():
+        assert only(Double([Card("GPU-a", reasons=mask)])).slowed_by == slowed_by
+    sample = only(Double([Card("GPU-a", errors=(70, 2))]))
+    assert (sample.ecc_corrected, sample.ecc_uncorrected) == (70, 2)
+    untold = only(Double([Card("GPU-a", errors=Code(pynvml.NVML_ERROR_NOT_SUPPORTED))]))
+    assert (untold.ecc_corrected, untold.ecc_uncorrected) == (None, None)
+
+
+def test_how_cards_are_joined_is_read() -> None:
+    """Links go both ways; a card that cannot be asked, or is near to no node or several, is joined to nothing."""
+    sick = Card("GPU-d", linked=Code(pynvml.NVML_ERROR_GPU_IS_LOST), nodes=Code(pynvml.NVML_ERROR_UNKNOWN))
+    cards = [Card("GPU-a", linked={"GPU-c"}, nodes=[0]), Card("GPU-b", nodes=[0, 1]), Card("GPU-c", nodes=[65]), sick]
+    split = Card("GPU-e", mig=[1, 1], instances=(Card("MIG-1", "NVIDIA H100 MIG 1g.10gb"),), nodes=[0])
+    gpus = [sample.gpu for sample in NvmlDriver(Double([sick, *cards[:3], split])).sample()]
+
+    assert {gpu.uuid: (gpu.links, gpu.numa) for gpu in gpus} == {
+        "GPU-a": (("GPU-c",), 0),
+        "GPU-b": ((), None),
+        "GPU-c": (("GPU-a",), 65),
+        "GPU-d": ((), None),
+        "MIG-1": ((), None),
+    }
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION])

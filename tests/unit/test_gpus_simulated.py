@@ -24,13 +24,20 @@ def samples(draw: st.DrawFn) -> tuple[GpuSample, ...]:
     uuids = draw(st.lists(texts, unique=True, max_size=4))
     return tuple(
         GpuSample(
-            gpu=Gpu(uuid, index, draw(texts), draw(counts), draw(texts)),
+            gpu=Gpu(
+                *(uuid, index, draw(texts), draw(counts), draw(texts)),
+                numa=draw(optional),
+                links=tuple(draw(st.lists(texts, max_size=3))),
+            ),
             used_mib=draw(counts),
             health=draw(st.sampled_from(GpuHealth)),
             processes=tuple(draw(st.lists(st.builds(GpuProcess, counts, counts), max_size=3))),
             utilization_percent=draw(optional),
             temperature_celsius=draw(optional),
             power_watts=draw(optional),
+            ecc_uncorrected=draw(optional),
+            ecc_corrected=draw(optional),
+            slowed_by=tuple(draw(st.lists(texts, max_size=2))),
         )
         for index, uuid in enumerate(uuids)
     )

@@ -1,4 +1,4 @@
-"""Verbs about hosts, GPUs and queues."""
+"""Verbs about hosts and queues."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -9,9 +9,9 @@ from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.profile import open_client
 
-GPU_COLUMNS: Final = (
-    *("NODE", "GPU", "MODEL", "HEALTH", "LEASE", "USED MIB", "RESERVED", "TOTAL"),
-    *("UTIL", "TEMP", "POWER", "MIG", "UUID"),
+NODE_COLUMNS: Final = (
+    *("NAME", "STATE", "LIVE", "PID", "GPUS", "FREE", "ILL", "JOBS", "CPU SLOTS", "CPUS", "MEM", "LABELS", "QUEUES"),
+    "HEARD OF",
 )
 
 
@@ -25,7 +25,7 @@ def nodes(as_json: bool) -> None:
         show.as_json(found)
         return
     show.table(
-        ["NAME", "STATE", "LIVE", "PID", "GPUS", "FREE", "CPU SLOTS", "CPUS", "MEM", "LABELS", "QUEUES", "HEARD OF"],
+        NODE_COLUMNS,
         (
             [
                 node["name"],
@@ -33,7 +33,9 @@ def nodes(as_json: bool) -> None:
                 "yes" if node["live"] else "no",
                 node["pid"],
                 len(node["gpus"]),
-                sum(1 for gpu in node["gpus"] if gpu["lease"] is None and not gpu["reserved_mib"]),
+                sum(map(_is_free, node["gpus"])),
+                sum(1 for gpu in node["gpus"] if gpu["health"] != "healthy"),
+                len({job for gpu in node["gpus"] for holder in gpu["holders"] for job in holder["jobs"][:1]}),
                 node["cpu_slots"],
                 node["cpus"],
                 f"{node['memory_mib'] / 1024:.0f}G",
@@ -43,70 +45,8 @@ def nodes(as_json: bool) -> None:
             ]
             for node in found
         ),
-        can_go=("LABELS", "CPU SLOTS", "PID", "MEM", "CPUS"),
+        can_go=("LABELS", "CPU SLOTS", "PID", "MEM", "CPUS", "ILL"),
     )
-
-
-@click.group(invoke_without_command=True)
-@JSON
-@click.pass_context
-def gpus(context: click.Context, as_json: bool) -> None:
-    """List the GPUs of all hosts, or change what may be leased of one."""
-    if context.invoked_subcommand is not None:
-        return
-    with open_client() as client:
-        _show_gpus(client.gpus(), as_json=as_json)
-
-
-def _order(name: str, words: str) -> click.Command:
-    @click.command(name, help=words)
-    @click.argument("uuid", metavar="GPU")
-    @JSON
-    def order(uuid: str, as_json: bool) -> None:
-        with open_client() as client:
-            found = client.order_gpu(uuid, name)
-        if as_json:
-            show.as_json(found)
-        else:
-            _show_gpus([found], as_json=False)
-
-    return order
-
-
-gpus.add_command(_order("quarantine", "Lease a GPU to nobody until it is released; what runs there goes on."))
-gpus.add_command(_order("release", "End a quarantine: the GPU is healthy with the next good reading."))
-gpus.add_command(_order("reset", "End a quarantine and forget the GPU's strikes."))
-
-
-def _show_gpus(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        show.as_json(found)
-        return
-    show.table(
-        GPU_COLUMNS,
-        (
-            [
-                gpu["node"],
-                gpu["index"],
-                gpu["model"],
-                gpu["health"],
-                gpu["lease"],
-                gpu["used_mib"],
-                gpu["reserved_mib"],
-                gpu["memory_mib"],
-                gpu["utilization_percent"],
-                gpu["temperature_celsius"],
-                gpu["power_watts"],
-                gpu["mig_profile"],
-                gpu["uuid"],
-            ]
-            for gpu in found
-        ),
-        can_go=("RESERVED", "UTIL", "MIG", "POWER", "TEMP"),
-    )
-    for gpu in found:
-        if gpu["health_reason"] and gpu["health"] != "healthy":
-            click.echo(f"GPU {gpu['uuid']}: {show.harmless(gpu['health_reason'])}", err=True)
 
 
 @click.command()
@@ -121,7 +61,12 @@ def queues(as_json: bool) -> None:
     show_queues(found)
 
 
-COMMANDS = [nodes, gpus, queues]
+COMMANDS = [nodes, queues]
+
+
+def _is_free(gpu: Mapping[str, Any]) -> bool:
+    """Whether a job could have the whole GPU now."""
+    return gpu["health"] == "healthy" and gpu["clean"] and not gpu["holders"]
 
 
 def show_queues(found: Sequence[Mapping[str, Any]]) -> None:

@@ -191,7 +191,7 @@ def grant_a_gpu_that_is_taken(world: World) -> None:
     "gpu-capacity",
     rewritten(
         statements, "TAKE_SHARED", ("reserved_mib = reserved_mib + :mib", "reserved_mib = :mib"),
-        (" AND reserved_mib + :mib <= memory_mib", ""),
+        (" AND reserved_mib + foreign_mib + headroom_mib + :mib <= memory_mib", ""),
     ),
     *BOTH,
 )  # fmt: skip

@@ -9,12 +9,12 @@ import pytest
 
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
-from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, NodeState
 from orchestrator.domain.job import Job, JobState, LeaseMode, Resources
 from orchestrator.domain.lease import Claim, LeaseGrant, LedgerBatch
 from orchestrator.domain.request import CommandRequest
 from orchestrator.errors import UnknownQueue, UnsatisfiableRequest
-from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.lead import Leader
 from orchestrator.services.refill import Refill

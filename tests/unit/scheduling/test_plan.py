@@ -5,6 +5,7 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -243,13 +244,39 @@ def test_a_peer_that_is_too_small_keeps_nothing() -> None:
 QUEUES = ("gpu", "night", "cpu")
 
 
+def test_what_is_used_without_a_lease_is_no_room_and_is_said() -> None:
+    """A share gets what is left beside it, a whole GPU has to be clean; the others are used meanwhile."""
+    used = replace(gpu("a", 0), foreign_mib=600, clean=False)
+    alone = replace(host("a", 0), gpus=(used,))
+    made = decide([alone], [job(1, 1), job(2, 1, mib=400), job(3, 1, mib=100)])
+
+    assert [(one.seq, one.gpus) for one in made.admissions] == [(2, ("a-0",))]
+    words = {refusal.seq: refusal.words for refusal in made.refusals}
+    assert words[1] == "it asks for a GPU; free: 0 of 1 on a; in use without a lease: 1 on a"
+    assert words[3].endswith("at most 0 MiB of one are free, on a; up to 600 MiB of one are in use without a lease")
+    beside = replace(alone, gpus=(used, gpu("a", 1)))
+    assert [one.gpus for one in decide([beside], [job(1, 1)]).admissions] == [("a-1",)]
+
+
+def test_headroom_is_not_lent_out_in_shares() -> None:
+    card = replace(gpu("a", 0), headroom_mib=100)
+    made = decide([replace(host("a", 0), gpus=(card,))], [job(1, 1, mib=900), job(2, 1, mib=1000)])
+
+    assert [one.seq for one in made.admissions] == [1]
+    assert [(one.seq, one.reason) for one in made.refusals] == [(2, WaitReason.TOO_LARGE)]
+    whole = decide([replace(host("a", 0), gpus=(card,))], [job(1, 1)])
+    assert [one.gpus for one in whole.admissions] == [("a-0",)]
+
+
 @st.composite
 def gpus(draw: st.DrawFn, node: str) -> tuple[GpuView, ...]:
     cards = []
     for index in range(draw(st.integers(0, 5))):
         exclusive = draw(st.booleans())
         reserved = 0 if exclusive else draw(st.sampled_from([0, 0, 200, 900]))
-        cards.append(gpu(node, index, reserved=reserved, exclusive=exclusive, healthy=draw(st.integers(0, 4)) > 0))
+        card = gpu(node, index, reserved=reserved, exclusive=exclusive, healthy=draw(st.integers(0, 4)) > 0)
+        foreign, headroom = draw(st.sampled_from([0, 0, 0, 50, 400])), draw(st.sampled_from([0, 0, 100]))
+        cards.append(replace(card, foreign_mib=foreign, clean=foreign < 100, headroom_mib=headroom))
     return tuple(cards)
 
 
@@ -317,11 +344,12 @@ def test_no_gpu_is_promised_beyond_what_it_has(given_snapshot: Snapshot) -> None
             else:
                 shared[uuid] += resources.gpu_memory_mib
     assert all(
-        count == 1 and not cards[uuid].exclusive and not cards[uuid].reserved_mib for uuid, count in whole.items()
+        count == 1 and not cards[uuid].exclusive and not cards[uuid].reserved_mib and cards[uuid].clean
+        for uuid, count in whole.items()
     )
     assert all(
-        cards[uuid].reserved_mib + mib <= cards[uuid].memory_mib and not cards[uuid].exclusive
-        for uuid, mib in shared.items()
+        card.reserved_mib + card.foreign_mib + mib <= card.memory_mib - card.headroom_mib and not card.exclusive
+        for card, mib in ((cards[uuid], mib) for uuid, mib in shared.items())
     )
     assert not whole.keys() & shared.keys()
     assert all(cards[uuid].healthy for uuid in (*whole, *shared))
@@ -387,8 +415,9 @@ def test_a_job_that_fits_an_idle_untouched_cluster_is_admitted(given_snapshot: S
     """The first in order, when it could ever run and everything is idle, is always admitted."""
     if not given_snapshot.candidates:
         return
+    untouched: dict[str, Any] = {"exclusive": False, "reserved_mib": 0, "foreign_mib": 0, "clean": True}
     hosts = tuple(
-        replace(view, cpu_jobs=0, gpus=tuple(replace(card, exclusive=False, reserved_mib=0) for card in view.gpus))
+        replace(view, cpu_jobs=0, gpus=tuple(replace(card, **untouched) for card in view.gpus))
         for view in given_snapshot.hosts
     )
     made = plan(replace(given_snapshot, hosts=hosts, admitted=()), NOW, Policy())

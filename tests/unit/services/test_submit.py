@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.domain.cluster import Gpu, GpuHealth, NodeState
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, NodeState
 from orchestrator.domain.job import JobState, Resources
 from orchestrator.domain.request import CommandRequest, TaskRequest
 from orchestrator.errors import (
@@ -16,7 +16,7 @@ from orchestrator.errors import (
     UnknownTask,
     UnsatisfiableRequest,
 )
-from orchestrator.ports import GpuRecord, NodeRecord
+from orchestrator.ports import NodeRecord
 from orchestrator.scheduling.plan import keeper
 from orchestrator.scheduling.snapshot import Candidate, GpuView, HostView, QueueView, Snapshot
 from orchestrator.services.cancel import CancelService

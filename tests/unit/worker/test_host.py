@@ -1,10 +1,13 @@
 """The host's account of GPUs and lines."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuOrder, GpuSample
+from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
 from orchestrator.worker.host import Host, Line, Shape, WaitingJob
 from orchestrator.worker.run_times import RunTimes
@@ -153,6 +156,29 @@ def test_an_unhealthy_gpu_is_not_granted(health: GpuHealth) -> None:
 
     assert chosen(host) == {}
     assert host.free_gpus() == 0
+
+
+def test_what_is_used_without_a_lease_is_not_granted() -> None:
+    """A share gets what is left beside it, and a GPU that others use much of is not granted as a whole."""
+    host = make_host(1)
+    host.update_gpus([replace(sample(0), foreign=ForeignUse(600, (), clean=False))])
+    for job in (waiting(1), waiting(2, mib=500), waiting(3, mib=400)):
+        host.add_waiting(job)
+
+    assert set(chosen(host)) == {3}
+    assert host.free_gpus() == 0
+    host.close(next(iter(host.lines.values())))
+    host.update_gpus([replace(sample(0), foreign=ForeignUse(600, (), clean=True))])
+    assert set(chosen(host)) == {1}
+
+
+def test_headroom_is_not_lent_out_in_shares() -> None:
+    host = Host(cpu_slots=1, run_times=RunTimes(look_ahead_seconds=0.5, most_ahead=64), headroom_mib=100)
+    host.update_gpus([sample(0)])
+    for job in (waiting(1, mib=500), waiting(2, mib=401), waiting(3, mib=400)):
+        host.add_waiting(job)
+
+    assert set(chosen(host)) == {1, 3}
 
 
 jobs = st.lists(

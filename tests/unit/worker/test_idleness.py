@@ -1,6 +1,7 @@
 """Which jobs hear that their GPUs do nothing, and when."""
 
-from orchestrator.worker.idleness import Holder, IdlePolicy, IdleWatch, Verdict
+from orchestrator.domain.gpu_memory import Verdict
+from orchestrator.worker.idleness import Holder, IdlePolicy, IdleWatch
 
 POLICY = IdlePolicy(warn_seconds=10, end_seconds=30)
 JOB = Holder("job", ("G0", "G1"), begun_at=100)
