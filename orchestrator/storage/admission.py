@@ -16,6 +16,7 @@ from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, H
 from orchestrator.storage import canvases, healing, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
+from orchestrator.storage.pool_members import model_views
 from orchestrator.storage.queue_views import queue_views
 from orchestrator.storage.rows import entry_from, links_from, load
 
@@ -125,15 +126,18 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
     ]
     candidates.sort(key=lambda row: (row.rank, row.job_seq))
     admitted: Sequence[Any] = database.run(connection, sweeps.ADMITTED, {"node": node}).all() if candidates else ()
+    waiting = tuple(_candidates(candidates))
+    wants_model = any(one.resources.wants is not None and one.resources.wants.model is not None for one in waiting)
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
             AdmittedView(seq, queue, Resources(gpus, memory, wants_from(wants)), node, count)
             for seq, count, queue, gpus, memory, wants, node in admitted
         ),
-        candidates=tuple(_candidates(candidates)),
+        candidates=waiting,
         queues=queues,
         safe_mode=safe_mode,
+        models=model_views(database, connection, bound_seconds=HEARTBEAT_BOUND) if wants_model else (),
     )
 
 

@@ -24,7 +24,7 @@ from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
 from orchestrator.domain.wants import LONGEST_WANTS
-from orchestrator.storage import leader_tables  # noqa: F401 - whoever has these has all tables
+from orchestrator.storage import leader_tables, pool_tables  # noqa: F401 - whoever has these has all tables
 from orchestrator.storage.columns import DOCUMENT as _Document
 from orchestrator.storage.columns import INNODB as _INNODB
 from orchestrator.storage.columns import INSTANT as _Instant
