@@ -11,7 +11,7 @@ from orchestrator.domain.pool import LOAD_QUEUE, Pool, PoolChange, PoolRequest, 
 from orchestrator.domain.request import TaskRequest
 from orchestrator.domain.request_wants import AlternativeRequest
 from orchestrator.domain.wants import Alternative, Wants
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import InvalidRequest, StreamUnavailable
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Plan, WaitReason
 from orchestrator.scheduling.pools import Decision, Demand, failed, reconcile
@@ -97,6 +97,8 @@ class PoolSweep:
 
     def _carry_out(self, decision: Decision, now: datetime, epoch: int) -> int:
         runtime, pool = self._runtime, decision.pool
+        if decision.leave:
+            self._tell_workers()
         for job_id in decision.cancel:  # each has a row, or its load would be over
             self._cancels.cancel(job_id, by=LEADER, reason=f"pool {pool.name} does not need it any more")
         if decision.start:
@@ -112,6 +114,12 @@ class PoolSweep:
                 return 0
             logger.info("pool %s gets %d more runners", pool.name, decision.start)
         return decision.start + len(decision.leave)
+
+    def _tell_workers(self) -> None:
+        try:
+            self._runtime.wake.publish("leave")
+        except StreamUnavailable as error:
+            logger.info("runners hear that they are to leave with their next renewal: %s", error)
 
     def _demand(self, pool: Pool) -> Demand:
         jobs = sum(_is_for(candidate, pool) for candidate in self._waiting)

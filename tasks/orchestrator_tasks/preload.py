@@ -1,7 +1,7 @@
 """The task that loads the example models into the runners of worker pools.
 
-A loader of your own is a task like this one: it puts the model into ``orchestrator.model_cache`` under the name that it is
-given, where the tasks that use it find it. A pool names it: ``orch pool start NAME --task your.loader``.
+A loader of your own is a task like this one: it puts the model into ``orchestrator.model_cache`` under the name that it
+is given, where the tasks that use it find it. A pool names it: ``orch pool start NAME --task your.loader``.
 """
 
 from typing import Any

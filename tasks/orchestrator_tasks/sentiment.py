@@ -1,4 +1,4 @@
-"""A logistic regression over words, trained by gradient descent on a few sentences: small, real, and in plain Python."""
+"""A logistic regression over words, trained by gradient descent on a few sentences, in plain Python."""
 
 import itertools
 import math

@@ -1,0 +1,40 @@
+"""A user's app with a model that takes a while to load, and tasks that use it."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from orchestrator import current, model_cache
+from orchestrator.install import install
+from orchestrator.worker.gpu_task import GPUTask
+
+app = install(Celery("pools_app", include=["orchestrator_tasks.command"]))
+
+
+@app.task(base=GPUTask, name="p.load", gpus=1)
+def load(model: str, seconds: float = 0.0, broken: str | None = None) -> dict[str, Any]:
+    """Load a model; not while the file ``broken`` is there."""
+    if broken is not None and Path(broken).exists():
+        raise RuntimeError(f"the weights of {model} cannot be read")
+    with model_cache.use(model, lambda: _load(model, seconds), size_mib=10):
+        return {"pid": os.getpid()}
+
+
+@app.task(base=GPUTask, name="p.ask", gpus=1)
+def ask(seconds: float = 0.0) -> dict[str, Any]:
+    """Use the model, and say who did."""
+    context = current()
+    model = context.model or "none"
+    was_loaded = model in model_cache.loaded()
+    with model_cache.use(model, lambda: _load(model, 0.0), size_mib=10) as loaded:
+        time.sleep(seconds)
+        told = {"pid": os.getpid(), "model": loaded["name"], "was_loaded": was_loaded}
+    return told | {"gpus": list(context.gpus), "token": context.fencing_token}
+
+
+def _load(model: str, seconds: float) -> dict[str, Any]:
+    time.sleep(seconds)
+    return {"name": model}
