@@ -56,9 +56,8 @@ def open_runtime(settings: Settings) -> Runtime:
     leadership = SqlLeadership(database)
 
     def close() -> None:
-        client.close()
-        leadership.close()
-        database.close()
+        for part in (client, leadership, database):
+            part.close()
 
     return Runtime(
         settings=settings,

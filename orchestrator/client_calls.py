@@ -77,6 +77,28 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Return a page of leases without a job, newest first; see ``GET /leases``."""
         return self._document("GET", "/leases", params={k: v for k, v in filters.items() if v is not None})
 
+    def start_pool(self, pool: Mapping[str, Any]) -> DocumentT:
+        """Start a worker pool: the options of ``POST /pools``."""
+        return self._document("POST", "/pools", repeatable=True, json=dict(pool))
+
+    def pools(self) -> ListT:
+        """Return the worker pools."""
+        return self._list("GET", "/pools", of="pools")
+
+    def pool(self, name: str) -> DocumentT:
+        """Return a worker pool with its runners and loads."""
+        return self._document("GET", f"/pools/{_name_path(name)}")
+
+    def order_pool(self, name: str, order: str, changes: Mapping[str, Any] | None = None) -> DocumentT:
+        """``scale``, ``preload``, ``swap``, ``drain`` or ``stop`` a pool."""
+        path = f"/pools/{_name_path(name)}/{_name_path(order)}"
+        more = {} if order in ("drain", "stop") else {"json": dict(changes or {})}
+        return self._document("POST", path, repeatable=True, **more)
+
+    def remove_pool(self, name: str) -> DocumentT:
+        """Forget a worker pool that has stopped."""
+        return self._document("DELETE", f"/pools/{_name_path(name)}")
+
     def order_gpu(self, uuid: str, action: str) -> DocumentT:
         """Quarantine, release or reset a GPU and return it."""
         return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")

@@ -15,6 +15,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "cluster": ("nodes", "queues"),
     "gpus": ("gpus",),
     "leases": ("lease", "leases"),
+    "pools": ("pool",),
     "usage": ("usage",),
     "dlq": ("dlq",),
     "drains": ("drain", "undrain"),

@@ -53,7 +53,9 @@ class GPUTask(Task):
     tenant: ClassVar[str] = "default"
 
 
-_OPTIONAL: Final = ("gpu_memory", "gpu_type", "min_memory", "mig", "constraints", "cpus", "memory", "model", "grace", "key")
+_OPTIONAL: Final = (
+    "gpu_memory", "gpu_type", "min_memory", "mig", "constraints", "cpus", "memory", "model", "grace", "key",
+)  # fmt: skip
 
 
 def job_options(task: Any, properties: dict[str, Any]) -> dict[str, Any]:

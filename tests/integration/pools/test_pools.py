@@ -42,6 +42,7 @@ def test_a_swap_under_load_loses_no_request(pools: Pools) -> None:
     swapped = False
     for number in count():
         asked.append(pools.ask("chat", 0.02))
+        pools.cluster.wait_for_end(asked[-20:-19])  # no more than about twenty wait at once
         standing = pools.standing("chat")
         models = {runner.model for runner in standing.runners if runner.ended_at is None}
         if number == 20:
@@ -115,7 +116,7 @@ def test_a_pool_grows_with_what_waits_and_shrinks_when_idle_or_when_others_wait(
     """Up to its most; beyond its least, runners go when nothing is asked, at once if somebody waits for their GPUs."""
     pools.worker("a", gpus=3)
     pools.cluster.beat()
-    pools.start("chat", model="m", least=1, most=3, idle_seconds=600.0)
+    pools.start("chat", model="m", least=1, most=3, idle_seconds=600.0, arguments={"seconds": 1.0})
     pools.wait_for_runners("chat", 1)
     asked = [pools.ask("chat", 0.4) for _ in range(30)]
     pools.wait_for_runners("chat", 3)
