@@ -2,7 +2,7 @@
 
 import os
 import time
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from celery import Celery
@@ -22,8 +22,12 @@ RECEIPTS = "BENCH_POOLS_RECEIPTS"
 def note_receipt(request: Any, **_: Any) -> None:
     """Write down when the worker received a task; called in the worker itself."""
     received = time.time()
-    with Path(os.environ[RECEIPTS]).open("a") as file:
-        file.write(f"{request.id} {received}\n")
+    os.write(_receipts(), f"{request.id} {received}\n".encode())
+
+
+@cache
+def _receipts() -> int:
+    return os.open(os.environ[RECEIPTS], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 @app.task(base=GPUTask, name="bench.load", gpus=1)

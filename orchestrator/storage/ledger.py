@@ -168,8 +168,9 @@ class SqlLedgerStore:
         return {row.seq: self._claimed_job(row, asked[won[row.seq]], models) for row in rows}
 
     def _models(self, connection: Connection, claims: Sequence[Claim]) -> Mapping[str, str]:
-        """Return what is meant by the models that are wanted: of a pool's name, what that pool loads."""
-        wants = [claim.resources.wants for claim in claims if claim.resources.wants is not None]
+        """Return what is meant by the models that are to be loaded: of a pool's name, what that pool loads."""
+        cold = (claim for claim in claims if claim.grant is not None)
+        wants = [claim.resources.wants for claim in cold if claim.resources.wants is not None]
         wanted = {one.model: one.model for one in wants if one.model is not None}
         return wanted | model_names(self._database, connection, sorted(wanted)) if wanted else wanted
 
@@ -198,7 +199,7 @@ class SqlLedgerStore:
             checkpoint=row.checkpoint,
             traceparent=row.traceparent,
             ready_at=instant(row.ready_at) if row.traceparent is not None else None,
-            model=None if wants is None or wants.model is None else models[wants.model],
+            model=None if wants is None or wants.model is None else models.get(wants.model, wants.model),
         )
 
     def _explain(self, connection: Connection, seqs: list[int]) -> dict[int, Refusal]:

@@ -23,6 +23,7 @@ class PoolKeeper:
 
     def __init__(self, host: Host, lines: Lines) -> None:
         self._host, self._lines = host, lines
+        self._told: dict[int, PoolUse] = {}  # what was last written down, by lease
 
     def note_finish(self, work: Work, finish: Finish, ledger: Ledger) -> None:
         """A job of some line has ended, and is out of it: a runner that has loaded its model is to join its pool."""
@@ -36,7 +37,7 @@ class PoolKeeper:
         wants = claimed.resources.wants
         if line.pool.member is not None:
             self._note_run(line, None if finish.event is JobEvent.GIVE_BACK else seconds)
-            ledger.add(uses=self.uses([line]))
+            ledger.add(uses=self._news([line]))
         elif finish.event is JobEvent.SUCCEED and wants is not None and wants.pool is not None:
             line.pool.joining = True
             join = PoolJoin(finish.lease_id, wants.pool, wants.generation, claimed.id, seconds or 0.0)
@@ -66,13 +67,22 @@ class PoolKeeper:
             if leave is Leave.NOW:
                 self._lines.stop(line)
 
-    def uses(self, lines: Iterable[Line]) -> list[PoolUse]:
-        """Return what the runners of those lines do that are pools'."""
-        return [
-            PoolUse(line.lease_id, len(line.jobs), line.pool.jobs_done, line.pool.run_seconds)
-            for line in lines
-            if line.pool is not None and line.pool.member is not None and line.lease_id is not None
-        ]
+    def flush(self, ledger: Ledger) -> None:
+        """Have written down what runners do and was not written with a finish: what they have begun."""
+        uses = self._news(self._host.lines.values())
+        if uses:
+            ledger.add(uses=uses)
+
+    def _news(self, lines: Iterable[Line]) -> list[PoolUse]:
+        news = []
+        for line in lines:
+            if line.pool is None or line.pool.member is None or line.lease_id is None:
+                continue
+            use = PoolUse(line.lease_id, len(line.jobs), line.pool.jobs_done, line.pool.run_seconds)
+            if use != self._told.get(line.lease_id, PoolUse(line.lease_id, 0, 0, None)):
+                self._told[line.lease_id] = use
+                news.append(use)
+        return news
 
     def _note_run(self, line: Line, seconds: float | None) -> None:
         place = line.pool
