@@ -1,9 +1,9 @@
 """What a worker pool costs a job, and what it saves: ``make bench-pools``.
 
-One worker with a simulated GPU. Jobs that do nothing are submitted one by one; of each, the time from its receipt by the
-worker (Celery's own signal ``task_received``) to the first line of the task is taken: through the runner of a pool, and
-cold, when a runner has to be started for it. In between lie the claim, committed durably, and the way to the runner. On
-MariaDB, which commits to disk, and on the embedded SQLite. Writes ``bench/results/pools.json``.
+One worker with a simulated GPU. Jobs that do nothing are submitted one by one; of each, the time from its receipt by
+the worker (Celery's own signal ``task_received``) to the first line of the task is taken: through the runner of a pool,
+and cold, when a runner has to be started for it. In between lie the claim, committed durably, and the way to the
+runner. On MariaDB, which commits to disk, and on the embedded SQLite. Writes ``bench/results/pools.json``.
 """
 
 import argparse
