@@ -8,7 +8,7 @@ from orchestrator.domain.job import JobState
 from orchestrator.domain.pool import Leave, PoolState
 from orchestrator.ports import JobFilter
 from orchestrator.services.why import explain
-from tests.integration.pools.conftest import Pools, serving
+from tests.integration.pools.conftest import QUEUES, Pools, serving
 from tests.support.waiting import wait_for
 
 
@@ -195,3 +195,18 @@ def test_a_worker_that_stops_in_order_gives_its_runners_up(pools: Pools) -> None
     assert first.stop() == 0
     standing = pools.wait("chat", lambda seen: [one.node for one in seen.runners if one.ended_at is None] == ["b"])
     assert pools.cluster.wait_for_end([pools.ask("chat")])[0].result["token"] == standing.runners[-1].lease_id
+
+
+def test_the_example_pool_answers(pools: Pools) -> None:
+    """As docs/pools.md shows it: the loader and the task that come with the product."""
+    pools.cluster.worker("a", gpus=1, queues=QUEUES)
+    pools.cluster.beat()
+    pools.start("sentiment", task="orchestrator.preload")
+    (lease,) = serving(pools.wait_for_runners("sentiment", 1))
+    texts = ("what a wonderful day", "a terrible, boring film")
+    asked = [pools.cluster.task("examples.classify", text, model="sentiment", gpus=1) for text in texts]
+    answers = [job.result for job in pools.cluster.wait_for_end(asked)]
+
+    assert [answer["label"] for answer in answers] == ["positive", "negative"]
+    assert {answer["was_loaded"] for answer in answers} == {True}
+    assert {pools.cluster.runtime.jobs.attempts(job)[0].lease_id for job in asked} == {lease}
