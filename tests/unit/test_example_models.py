@@ -5,7 +5,6 @@ import pytest
 from orchestrator_tasks import models
 from orchestrator_tasks.sentiment import BLAME, PRAISE, Sentiment, features
 
-
 #: Of words that it has learned, in sentences that it has not seen.
 UNSEEN = {
     "a wonderful book": True,
