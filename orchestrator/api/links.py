@@ -19,7 +19,7 @@ ORIGINS: Final = {
         _Origin("/jobs/submit", "post", "201", "/id"),
         _Origin("/jobs", "get", "200", "/jobs/0/id"),
     ),
-    "/dlq/{job_id}": (_Origin("/dlq", "get", "200", "/letters/0/id"),),
+    "/dlq/{job_id}": (_Origin("/dlq", "get", "200", "/dead_letters/0/id"),),
     "/queues/{name}": (_Origin("/queues", "get", "200", "/queues/0/name"),),
     "/nodes/{name}": (_Origin("/nodes", "get", "200", "/nodes/0/name"),),
     "/leases/{token}": (_Origin("/leases", "post", "201", "/token"),),

@@ -13,7 +13,8 @@ from orchestrator.storage.sql import Sql
 #: The first of a line's jobs is the one that runs; those behind it have been claimed ahead.
 HOLDERS: Final = Sql(
     "SELECT g.gpu_uuid, l.id AS lease_id, l.memory_mib, j.id AS job_id,"
-    " COALESCE(j.tenant, h.tenant, p.tenant) AS tenant, h.holder, r.pool FROM orchestrator_leases l JOIN orchestrator_lease_gpus g ON g.lease_id = l.id"
+    " COALESCE(j.tenant, h.tenant, p.tenant) AS tenant, h.holder, r.pool"
+    " FROM orchestrator_leases l JOIN orchestrator_lease_gpus g ON g.lease_id = l.id"
     " LEFT JOIN orchestrator_attempts a ON a.lease_id = l.id AND a.ended_at IS NULL"
     " LEFT JOIN orchestrator_jobs j ON j.seq = a.job_seq"
     " LEFT JOIN orchestrator_lease_holders h ON h.lease_id = l.id"

@@ -1,7 +1,9 @@
 """A user's app with a model that takes a while to load, and tasks that use it."""
 
 import os
+import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from orchestrator.install import install
 from orchestrator.worker.gpu_task import GPUTask
 
 app = install(Celery("pools_app", include=["orchestrator_tasks.command"]))
+app.conf.beat_schedule = {"tick": {"task": "p.tick", "schedule": timedelta(seconds=2)}}
 
 
 @app.task(base=GPUTask, name="p.load", gpus=1)
@@ -33,6 +36,18 @@ def ask(seconds: float = 0.0) -> dict[str, Any]:
         time.sleep(seconds)
         told = {"pid": os.getpid(), "model": loaded["name"], "was_loaded": was_loaded}
     return told | {"gpus": list(context.gpus), "token": context.fencing_token}
+
+
+@app.task(base=GPUTask, name="p.tick", gpus=0)
+def tick() -> str:
+    """Do what a schedule asks for."""
+    return "tock"
+
+
+@app.task(base=GPUTask, name="p.die", gpus=1)
+def die() -> None:
+    """Take the runner along."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _load(model: str, seconds: float) -> dict[str, Any]:
