@@ -312,6 +312,7 @@ policy = Table(
     Column("version", Integer, nullable=False),
     Column("safe_mode", SmallInteger, nullable=False),
     Column("pool_idle_s", Float, nullable=False),
+    Column("max_gpu_fraction", Float, nullable=False),  # of each GPU's memory, that is lent out in shares
     Column("changed_by", String(128), nullable=False),
     Column("changed_at", _Instant, nullable=False),
     CheckConstraint("id = 1", name="one_row"),

@@ -108,6 +108,7 @@ class _GpuUse:
     reserved_mib: int = 0
     lent: bool = False  # to somebody without a job
     lent_mib: int = 0
+    headroom_mib: int = 0  # not lent out in shares
     foreign_mib: int = 0  # in use without a lease
     place: Place = _NOWHERE
     clean: bool = True  # so little of that that it can be granted as a whole
@@ -168,7 +169,8 @@ class Host:
         """Follow what the driver reports; a GPU that is gone or unhealthy is not granted again."""
         seen = {sample.gpu.uuid: sample for sample in samples}
         for uuid, sample in seen.items():
-            use = self._gpus.setdefault(uuid, _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False))
+            fresh = _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False, headroom_mib=self._headroom_mib)
+            use = self._gpus.setdefault(uuid, fresh)
             use.memory_mib, use.index = sample.gpu.memory_mib, sample.gpu.index
             use.model, use.mig_profile = sample.gpu.model, sample.gpu.mig_profile
             use.place = Place(uuid, sample.gpu.numa, frozenset(sample.gpu.links))
@@ -182,6 +184,7 @@ class Host:
         for uuid, use in self._gpus.items():
             order = orders.get(uuid, _NO_ORDER)
             use.lent, use.lent_mib = order.lent, order.lent_mib
+            use.headroom_mib = max(self._headroom_mib, order.headroom_mib)
 
     def memory_of(self, gpus: Iterable[str]) -> int | None:
         """Return the memory of these GPUs in MiB, all together; None for no GPU."""
@@ -334,8 +337,8 @@ class Host:
             and wants.accepts_gpu(use.model, use.memory_mib, use.mig_profile)
         ]
         if resources.gpu_memory_mib is not None:
-            need = resources.gpu_memory_mib + self._headroom_mib
-            fits = [(use.free_mib, uuid) for uuid, use in usable if use.free_mib >= need]
+            need = resources.gpu_memory_mib
+            fits = [(use.free_mib, uuid) for uuid, use in usable if use.free_mib >= need + use.headroom_mib]
             return (min(fits)[1],) if fits else None  # the fullest that fits keeps the others whole
         whole = sorted((use.index, uuid) for uuid, use in usable if use.idle)
         if len(whole) < resources.gpus:

@@ -28,7 +28,7 @@ _GPU = _words(
 _LETTER = _words("id queue failure_class reason at")
 _ORDERED = _words("id changed state problem detail")
 _QUEUE = _words("name paused paused_by most_running time_limit version jobs")
-_POLICY = _words("safe_mode pool_idle_seconds version changed_by changed_at")
+_POLICY = _words("safe_mode pool_idle_seconds max_gpu_memory_fraction version changed_by changed_at")
 _SCHEMA = frozenset({"version", "head", "database"})
 
 _POOL = _words(
