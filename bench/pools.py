@@ -3,10 +3,13 @@
 One worker with a simulated GPU. Jobs that do nothing are submitted one by one; of each, the time from its receipt by
 the worker (Celery's own signal ``task_received``) to the first line of the task is taken: through the runner of a pool,
 and cold, when a runner has to be started for it. In between lie the claim, committed durably, and the way to the
-runner. On MariaDB, which commits to disk, and on the embedded SQLite. Writes ``bench/results/pools.json``.
+runner. Then many jobs at once, so that the runner is never without the next one: of these, the time between the last
+line of a job and the first line of the next. On MariaDB, which commits to disk, and on the embedded SQLite. Writes
+``bench/results/pools.json``.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -34,6 +37,7 @@ from tests.support.waiting import wait_for  # noqa: E402
 RESULTS = ROOT / "bench" / "results" / "pools.json"
 WARM_JOBS = 400
 COLD_JOBS = 15
+BUSY_JOBS = 1500
 BOUND_MS = 2.0
 LIMIT_SECONDS = 30.0
 
@@ -49,7 +53,7 @@ def run_one(cluster: Cluster, receipts: Path, **options: Any) -> float:
     if job.state is not JobState.SUCCEEDED:
         raise RuntimeError(job.error)
     received = next(line for line in receipts.read_text().splitlines() if line.startswith(job_id)).split()[1]
-    return 1000 * (float(job.result) - float(received))
+    return 1000 * (float(job.result[0]) - float(received))
 
 
 def measure(cluster: Cluster, *, warm: int, cold: int) -> dict[str, Any]:
@@ -69,7 +73,16 @@ def measure(cluster: Cluster, *, warm: int, cold: int) -> dict[str, Any]:
     for _ in range(20):
         run_one(cluster, receipts, model="noop")
     warm_ms = [run_one(cluster, receipts, model="noop") for _ in range(warm)]
-    return {"warm": summary(warm_ms), "cold": summary(cold_ms)}
+    return {"warm": summary(warm_ms), "cold": summary(cold_ms), "busy_gap": summary(run_many(cluster, BUSY_JOBS))}
+
+
+def run_many(cluster: Cluster, count: int) -> list[float]:
+    """Run jobs as fast as the pool's runner takes them and return the milliseconds between each and the next."""
+    request = TaskRequest(task="bench.enter", gpus=1, model="noop")
+    ids = [job_id for _ in range(0, count, 100) for job_id in cluster.submit(*[request] * 100)]
+    ended = cluster.wait_for_end(ids, within_seconds=LIMIT_SECONDS * 4)
+    spans = sorted(tuple(job.result) for job in ended)
+    return [1000 * (later[0] - earlier[1]) for earlier, later in itertools.pairwise(spans)]
 
 
 def summary(samples: Sequence[float]) -> dict[str, float]:

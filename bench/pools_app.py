@@ -38,8 +38,8 @@ def load(model: str) -> None:
 
 
 @app.task(base=GPUTask, name="bench.enter", gpus=1)
-def enter() -> float:
-    """Return the instant at which the task was entered."""
+def enter() -> tuple[float, float]:
+    """Return the instants at which the task was entered and left."""
     entered = time.time()
     with model_cache.use(current().model or "none", object, size_mib=0):
-        return entered
+        return entered, time.time()
