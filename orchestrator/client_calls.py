@@ -123,6 +123,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Try up to 500 dead letters again; the answer says which, and whether there are more."""
         return self._document("POST", "/dlq/retry", json={k: v for k, v in filters.items() if v is not None})
 
+    def purge_dead_letters(self, **filters: Any) -> DocumentT:
+        """Dismiss up to 500 dead letters; the answer says which, and whether there are more."""
+        return self._document("POST", "/dlq/purge", json={k: v for k, v in filters.items() if v is not None})
+
     def purge_dead_letter(self, job_id: str) -> DocumentT:
         """Dismiss a dead letter."""
         return self._document("DELETE", f"/dlq/{_path(job_id)}")
@@ -169,6 +173,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
     def set_policy(self, changes: Mapping[str, Any]) -> DocumentT:
         """Change what holds for the whole installation."""
         return self._document("PATCH", "/policy", repeatable=True, json=dict(changes))
+
+    def tenants(self) -> ListT:
+        """Return the tenants that have jobs or tokens."""
+        return self._list("GET", "/tenants", of="tenants")
 
     def cluster(self) -> DocumentT:
         """Return what the installation is made of."""

@@ -16,6 +16,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "gpus": ("gpus",),
     "leases": ("lease", "leases"),
     "pools": ("pool",),
+    "tenants": ("tenants",),
     "usage": ("usage",),
     "dlq": ("dlq",),
     "drains": ("drain", "undrain"),

@@ -346,6 +346,11 @@ class Retried(BaseModel):
     retried: bool
 
 
+class PurgedMany(BaseModel):
+    purged: list[str]
+    more: bool
+
+
 class RetriedMany(BaseModel):
     retried: list[str]
     more: bool

@@ -21,6 +21,7 @@ from orchestrator.api import (
     pools,
     problems,
     queues,
+    tenants,
     usage,
 )
 from orchestrator.api.dependencies import Services
@@ -41,6 +42,7 @@ _GUARDED: Final[tuple[Any, ...]] = (
     cluster,
     nodes,
     queues,
+    tenants,
     policy,
     control,
     usage,

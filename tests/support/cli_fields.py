@@ -42,6 +42,7 @@ FIELDS = {
         _POOL,
     ),
     "pool rm": frozenset({"name"}),
+    "tenants": frozenset({"name", "jobs", "tokens"}),
     "submit": frozenset({"id", "state", "created"}),
     "run": _JOB | {"attempts"},
     "leases": _words(

@@ -90,11 +90,13 @@ ROWS: Final = (
     Row("PATCH", "/queues/{name}", Role.OPERATOR, absent=True, body={}),
     Row("GET", "/policy", Role.VIEWER),
     Row("PATCH", "/policy", Role.ADMIN, body={}),
+    Row("GET", "/tenants", Role.VIEWER),
     Row("GET", "/cluster", Role.VIEWER),
     Row("GET", "/usage", Role.VIEWER),
     Row("GET", "/dlq", Role.VIEWER, every_tenant=True),
     Row("GET", "/dlq/{job_id}", Role.VIEWER, every_tenant=True, absent=True),
     Row("POST", "/dlq/retry", Role.OPERATOR, body={}),
+    Row("POST", "/dlq/purge", Role.OPERATOR, body={}),
     Row("POST", "/dlq/{job_id}/retry", Role.OPERATOR, absent=True),
     Row("DELETE", "/dlq/{job_id}", Role.OPERATOR, absent=True),
     Row("GET", "/metrics", Role.VIEWER, every_tenant=True),
@@ -248,3 +250,15 @@ def test_only_operators_are_told_where_the_servers_are(world: World) -> None:
     shown = {name: world.ask(name, Row("GET", "/cluster", Role.VIEWER)).json()["redis"] is not None for name in CALLERS}
 
     assert {name for name, told in shown.items() if told} == {"operator", "admin"}
+
+
+def test_tenants_are_listed_to_who_may_know_of_them(world: World) -> None:
+    """With what they have: jobs by state, and tokens in force."""
+    told = {
+        kind: {one["name"]: one for one in world.ask("GET", "/tenants", kind).json()["tenants"]} for kind in CALLERS
+    }
+    assert set(told["admin"]) >= {OWN, OTHER}
+    assert told["admin"][OWN]["jobs"]["pending"] + told["admin"][OWN]["jobs"].get("queued", 0) > 0
+    assert told["admin"][OTHER]["tokens"] == 2
+    assert set(told["submitter-of-own"]) == set(told["viewer-of-own"]) == {OWN}
+    assert set(told["viewer-of-other"]) == {OTHER}
