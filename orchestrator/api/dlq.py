@@ -67,7 +67,7 @@ def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
 
 @routes.post("/purge", responses=answers.answers(answers.PurgedMany))
 def purge_all(given: Given, caller: Operator, body: RetryBody) -> Any:
-    """Dismiss a page of dead letters, all at once, and say whether there are more; their jobs are kept as they ended."""
+    """Dismiss a page of dead letters and say whether there are more; their jobs are kept as they ended."""
     wanted = DeadLetterFilter(body.queue, body.failure_class, limit=MOST_LETTERS)
     purged = given.runtime.letters.purge_all(wanted, by=caller.name)
     return {"purged": list(purged), "more": len(purged) == MOST_LETTERS}

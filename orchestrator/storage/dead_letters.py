@@ -36,7 +36,8 @@ WAS_REVIVED: Final = Sql(
     " AND EXISTS (SELECT 1 FROM orchestrator_events b WHERE b.job_seq = j.seq AND b.kind = 'bury')"
 )
 LOCK_LETTERS: Final = Sql(
-    "SELECT job_seq, job_id FROM orchestrator_dead_letters WHERE job_id IN :ids ORDER BY job_seq DESC {for_update}", "ids"
+    "SELECT job_seq, job_id FROM orchestrator_dead_letters WHERE job_id IN :ids ORDER BY job_seq DESC {for_update}",
+    "ids",
 )
 DELETE_LETTERS: Final = Sql("DELETE FROM orchestrator_dead_letters WHERE job_seq IN :seqs", "seqs")
 DELETE_LETTER: Final = Sql("DELETE FROM orchestrator_dead_letters WHERE job_seq = :seq")

@@ -254,11 +254,10 @@ def test_only_operators_are_told_where_the_servers_are(world: World) -> None:
 
 def test_tenants_are_listed_to_who_may_know_of_them(world: World) -> None:
     """With what they have: jobs by state, and tokens in force."""
-    told = {
-        kind: {one["name"]: one for one in world.ask("GET", "/tenants", kind).json()["tenants"]} for kind in CALLERS
-    }
+    row = Row("GET", "/tenants", Role.VIEWER)
+    told = {who: {one["name"]: one for one in world.ask(who, row).json()["tenants"]} for who in CALLERS}
     assert set(told["admin"]) >= {OWN, OTHER}
-    assert told["admin"][OWN]["jobs"]["pending"] + told["admin"][OWN]["jobs"].get("queued", 0) > 0
+    assert sum(told["admin"][OWN]["jobs"].values()) > 0
     assert told["admin"][OTHER]["tokens"] == 2
     assert set(told["submitter-of-own"]) == set(told["viewer-of-own"]) == {OWN}
     assert set(told["viewer-of-other"]) == {OTHER}
