@@ -35,10 +35,10 @@ run: $(VENV)/run.stamp ## Start the embedded stack, run the example jobs on it, 
 test: $(VENV)/dev.stamp ## Run everything: lint and all tests (installs Debian's redis-server and mariadb-server when missing)
 	@tests/install-debian-packages
 	@$(MAKE) --no-print-directory lint
-	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-quick: $(VENV)/dev.stamp ## Run the unit, contract and short integration tests on SQLite and the embedded Redis
-	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m quick $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m quick $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)
