@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test test-quick test-gpu explore conformance smoke chaos chaos-matrix lint format openapi fuzz bench-quick bench-plain bench-followers clean
+.PHONY: help run test test-quick test-gpu explore conformance smoke chaos chaos-matrix lint format openapi fuzz bench-quick bench-plain bench-followers bench-pools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,10 +35,10 @@ run: $(VENV)/run.stamp ## Start the embedded stack, run the example jobs on it, 
 test: $(VENV)/dev.stamp ## Run everything: lint and all tests (installs Debian's redis-server and mariadb-server when missing)
 	@tests/install-debian-packages
 	@$(MAKE) --no-print-directory lint
-	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-quick: $(VENV)/dev.stamp ## Run the unit, contract and short integration tests on SQLite and the embedded Redis
-	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m quick $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m quick $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)
@@ -86,6 +86,10 @@ bench-plain: $(VENV)/dev.stamp ## Measure plain Celery tasks over both transport
 bench-followers: $(VENV)/dev.stamp ## Measure submits while 1,000 streams are open (needs Debian's redis-server and mariadb-server)
 	@tests/install-debian-packages
 	@$(BIN)/python -m bench.followers
+
+bench-pools: $(VENV)/dev.stamp ## Measure what a job costs in a worker pool, and cold (needs Debian's redis-server and mariadb-server)
+	@tests/install-debian-packages
+	@$(BIN)/python -m bench.pools
 
 conformance: $(VENV)/dev.stamp ## Run Celery's and kombu's own tests on redis:// and redis-streams:// and compare (about an hour)
 	@tests/install-debian-packages

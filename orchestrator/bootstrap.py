@@ -23,6 +23,7 @@ from orchestrator.storage.job_times import SqlJobTimes
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
+from orchestrator.storage.pools import SqlPoolStore
 from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
@@ -55,9 +56,8 @@ def open_runtime(settings: Settings) -> Runtime:
     leadership = SqlLeadership(database)
 
     def close() -> None:
-        client.close()
-        leadership.close()
-        database.close()
+        for part in (client, leadership, database):
+            part.close()
 
     return Runtime(
         settings=settings,
@@ -78,6 +78,7 @@ def open_runtime(settings: Settings) -> Runtime:
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
         leases=SqlAdHocLeases(database),
+        pools=SqlPoolStore(database),
         publisher=RedisStreamPublisher(client),
         streams=RedisStreamGauge(client),
         wake=_ListeningWake(client, settings.redis),

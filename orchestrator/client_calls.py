@@ -77,6 +77,28 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Return a page of leases without a job, newest first; see ``GET /leases``."""
         return self._document("GET", "/leases", params={k: v for k, v in filters.items() if v is not None})
 
+    def start_pool(self, pool: Mapping[str, Any]) -> DocumentT:
+        """Start a worker pool: the options of ``POST /pools``."""
+        return self._document("POST", "/pools", repeatable=True, json=dict(pool))
+
+    def pools(self) -> ListT:
+        """Return the worker pools."""
+        return self._list("GET", "/pools", of="pools")
+
+    def pool(self, name: str) -> DocumentT:
+        """Return a worker pool with its runners and loads."""
+        return self._document("GET", f"/pools/{_name_path(name)}")
+
+    def order_pool(self, name: str, order: str, changes: Mapping[str, Any] | None = None) -> DocumentT:
+        """``scale``, ``preload``, ``swap``, ``drain`` or ``stop`` a pool."""
+        path = f"/pools/{_name_path(name)}/{_name_path(order)}"
+        more = {} if order in ("drain", "stop") else {"json": dict(changes or {})}
+        return self._document("POST", path, repeatable=True, **more)
+
+    def remove_pool(self, name: str) -> DocumentT:
+        """Forget a worker pool that has stopped."""
+        return self._document("DELETE", f"/pools/{_name_path(name)}")
+
     def order_gpu(self, uuid: str, action: str) -> DocumentT:
         """Quarantine, release or reset a GPU and return it."""
         return self._document("POST", f"/gpus/{_path(uuid)}/{action}", repeatable=action == "quarantine")
@@ -100,6 +122,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
     def retry_dead_letters(self, **filters: Any) -> DocumentT:
         """Try up to 500 dead letters again; the answer says which, and whether there are more."""
         return self._document("POST", "/dlq/retry", json={k: v for k, v in filters.items() if v is not None})
+
+    def purge_dead_letters(self, **filters: Any) -> DocumentT:
+        """Dismiss up to 500 dead letters; the answer says which, and whether there are more."""
+        return self._document("POST", "/dlq/purge", json={k: v for k, v in filters.items() if v is not None})
 
     def purge_dead_letter(self, job_id: str) -> DocumentT:
         """Dismiss a dead letter."""
@@ -147,6 +173,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
     def set_policy(self, changes: Mapping[str, Any]) -> DocumentT:
         """Change what holds for the whole installation."""
         return self._document("PATCH", "/policy", repeatable=True, json=dict(changes))
+
+    def tenants(self) -> ListT:
+        """Return the tenants that have jobs or tokens."""
+        return self._list("GET", "/tenants", of="tenants")
 
     def cluster(self) -> DocumentT:
         """Return what the installation is made of."""

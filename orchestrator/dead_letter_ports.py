@@ -59,6 +59,10 @@ class DeadLetterStore(Protocol):
         """Dismiss one: its job stays a dead letter until it is pruned. Raises ``UnknownDeadLetter``."""
         ...
 
+    def purge_all(self, wanted: DeadLetterFilter, *, by: str) -> Sequence[str]:
+        """Dismiss those that the filter lets through, in one transaction, and return their jobs' ids."""
+        ...
+
     def bury(self, job_id: str, *, by: str, reason: str) -> bool:
         """Make a job that is queued a dead letter; False if it is not queued (any more)."""
         ...

@@ -26,6 +26,7 @@ class JobContext:
     gpus: tuple[str, ...]  # uuids
     send: Callable[[Mapping[str, Any]], None]
     last_checkpoint: str | None = None  # what an earlier attempt told to go on from
+    model: str | None = None  # that the job wants; of a worker pool, what that has loaded
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Report how far the job has come; the worker stores the latest report about once a second."""

@@ -12,6 +12,7 @@ from orchestrator.event_ports import EventStore
 from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.lease_ports import AdHocLeases
 from orchestrator.metric_ports import JobTimes, StreamGauge
+from orchestrator.pool_ports import PoolStore
 from orchestrator.ports import (
     AdmissionStore,
     ClusterStore,
@@ -46,6 +47,7 @@ class Runtime:
     access: AccessStore
     times: JobTimes
     leases: AdHocLeases
+    pools: PoolStore
     publisher: StreamPublisher
     streams: StreamGauge
     wake: Wake

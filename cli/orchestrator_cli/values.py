@@ -1,5 +1,6 @@
 """Durations and sizes as people write them on a command line."""
 
+import json
 import math
 import re
 from typing import Any, Final
@@ -60,6 +61,22 @@ class Assignment(click.ParamType[tuple[str, str]]):
         if not equals or not name:
             self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
         return name, content
+
+
+class JsonAssignment(click.ParamType[tuple[str, Any]]):
+    """``NAME=VALUE``, where the value is JSON, or else text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Return name and value."""
+        if isinstance(value, tuple):
+            return value
+        name, text = Assignment().convert(value, param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
 
 
 class RetryClass(click.ParamType[tuple[str, int | None]]):

@@ -15,6 +15,8 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "cluster": ("nodes", "queues"),
     "gpus": ("gpus",),
     "leases": ("lease", "leases"),
+    "pools": ("pool",),
+    "tenants": ("tenants",),
     "usage": ("usage",),
     "dlq": ("dlq",),
     "drains": ("drain", "undrain"),

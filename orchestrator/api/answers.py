@@ -286,6 +286,7 @@ class PausedQueue(Queue):
 class Policy(BaseModel):
     safe_mode: bool
     pool_idle_seconds: float
+    max_gpu_memory_fraction: float
     version: int
     changed_by: str | None
     changed_at: AwareDatetime | None
@@ -343,6 +344,11 @@ class DeadLetters(BaseModel):
 class Retried(BaseModel):
     id: str
     retried: bool
+
+
+class PurgedMany(BaseModel):
+    purged: list[str]
+    more: bool
 
 
 class RetriedMany(BaseModel):

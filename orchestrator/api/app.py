@@ -1,6 +1,6 @@
 """The FastAPI application."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Depends, FastAPI
 
@@ -18,8 +18,10 @@ from orchestrator.api import (
     leases,
     nodes,
     policy,
+    pools,
     problems,
     queues,
+    tenants,
     usage,
 )
 from orchestrator.api.dependencies import Services
@@ -30,6 +32,26 @@ from orchestrator.api.rates import Rates
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
 from orchestrator.services.tokens import TokenService
+
+#: In this order: of two paths that fit a request, the first is meant.
+_GUARDED: Final[tuple[Any, ...]] = (
+    canvases,
+    job_control,
+    jobs,
+    events,
+    cluster,
+    nodes,
+    queues,
+    tenants,
+    policy,
+    control,
+    usage,
+    gpus,
+    leases,
+    pools,
+    access,
+    dlq,
+)
 
 
 def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
@@ -65,19 +87,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     guarded: dict[str, Any] = {"responses": problems.responses(400, 401, 403, 404, 408, 413, 422, 429, 503)}
     app.state.services = services
     app.include_router(cluster.health_routes)
-    app.include_router(canvases.routes, **guarded)
-    app.include_router(job_control.routes, **guarded)
-    app.include_router(jobs.routes, **guarded)
-    app.include_router(events.routes, **guarded)
-    app.include_router(cluster.routes, **guarded)
-    app.include_router(nodes.routes, **guarded)
-    app.include_router(queues.routes, **guarded)
-    app.include_router(policy.routes, **guarded)
-    app.include_router(control.routes, **guarded)
-    app.include_router(usage.routes, **guarded)
-    app.include_router(gpus.routes, **guarded)
-    app.include_router(leases.routes, **guarded)
-    app.include_router(access.routes, **guarded)
-    app.include_router(dlq.routes, **guarded)
+    for module in _GUARDED:
+        app.include_router(module.routes, **guarded)
     app.openapi = described(app)  # type: ignore[method-assign]
     return app

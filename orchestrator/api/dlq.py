@@ -65,6 +65,14 @@ def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     return {"retried": retried, "more": len(found) == MOST_LETTERS}
 
 
+@routes.post("/purge", responses=answers.answers(answers.PurgedMany))
+def purge_all(given: Given, caller: Operator, body: RetryBody) -> Any:
+    """Dismiss a page of dead letters and say whether there are more; their jobs are kept as they ended."""
+    wanted = DeadLetterFilter(body.queue, body.failure_class, limit=MOST_LETTERS)
+    purged = given.runtime.letters.purge_all(wanted, by=caller.name)
+    return {"purged": list(purged), "more": len(purged) == MOST_LETTERS}
+
+
 @routes.get("/{job_id}", dependencies=SEES_ALL, responses=answers.answers(answers.DeadLetter))
 def show(given: Given, job_id: JobId) -> Any:
     """Tell of one dead letter."""

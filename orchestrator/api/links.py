@@ -19,10 +19,14 @@ ORIGINS: Final = {
         _Origin("/jobs/submit", "post", "201", "/id"),
         _Origin("/jobs", "get", "200", "/jobs/0/id"),
     ),
-    "/dlq/{job_id}": (_Origin("/dlq", "get", "200", "/letters/0/id"),),
+    "/dlq/{job_id}": (_Origin("/dlq", "get", "200", "/dead_letters/0/id"),),
     "/queues/{name}": (_Origin("/queues", "get", "200", "/queues/0/name"),),
     "/nodes/{name}": (_Origin("/nodes", "get", "200", "/nodes/0/name"),),
     "/leases/{token}": (_Origin("/leases", "post", "201", "/token"),),
+    "/pools/{name}": (
+        _Origin("/pools", "post", "201", "/name"),
+        _Origin("/pools", "get", "200", "/pools/0/name"),
+    ),
     "/gpus/{uuid}": (_Origin("/gpus", "get", "200", "/gpus/0/uuid"),),
     "/control/sweeps/{name}": (_Origin("/control/sweeps", "get", "200", "/sweeps/0/name"),),
 }

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from orchestrator.api.health_metrics import Family, memory_families, server_families, stream_families, timed
 from orchestrator.api.job_metrics import EndedJobs
 from orchestrator.api.leader_metrics import leader_families
+from orchestrator.api.pool_metrics import pool_families
 from orchestrator.domain.job import JobState
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import NodeRecord
@@ -110,6 +111,7 @@ def _state_families(runtime: Runtime, nodes: Sequence[NodeRecord], queues: Itera
     expired = runtime.cluster.count_events("lease_expired")
     yield CounterMetricFamily("gpu_orchestrator_lease_expired", "Leases that ended by expiry", value=expired)
     yield from leader_families(runtime)
+    yield from pool_families(runtime.pools.standings()[1])
 
 
 def _node_families(nodes: Sequence[NodeRecord]) -> Iterable[Family]:

@@ -25,6 +25,9 @@ class PolicyBody(BaseModel):
     pool_idle_seconds: Annotated[float, Field(ge=0, le=LONGEST_SECONDS)] = Field(
         default=600.0, description="A pool that nobody used for so long gives its GPUs back."
     )
+    max_gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Of each GPU's memory, that is lent out in shares."
+    )
 
 
 @routes.get("", responses=answers.answers(answers.Policy))
@@ -53,6 +56,7 @@ def _answer(policy: Policy, response: Response) -> dict[str, Any]:
     return {
         "safe_mode": policy.values.safe_mode,
         "pool_idle_seconds": policy.values.pool_idle_seconds,
+        "max_gpu_memory_fraction": policy.values.max_gpu_memory_fraction,
         "version": policy.version,
         "changed_by": policy.changed_by,
         "changed_at": policy.changed_at.isoformat() if policy.changed_at and policy.version else None,

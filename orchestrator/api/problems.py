@@ -28,6 +28,7 @@ from orchestrator.errors import (
     UnknownSweep,
     UnsatisfiableRequest,
 )
+from orchestrator.pool_errors import UnknownPool
 
 TYPE: Final = "urn:gpu-orchestrator:problem:"
 MEDIA_TYPE: Final = "application/problem+json"
@@ -57,6 +58,7 @@ _STATUS: Final = (
     (UnknownSweep, 404),
     (UnknownGpu, 404),
     (UnknownLease, 404),
+    (UnknownPool, 404),
     (PayloadTooLarge, 413),
     (TooSlow, 408),
     (UnsatisfiableRequest, 422),

@@ -26,7 +26,7 @@ Text = Annotated[str, Field(max_length=4096)]
 
 #: Fields that mean something only with the other kind of job.
 _OF_COMMANDS: Final = ("env", "secrets", "cwd")
-_OF_TASKS: Final = ("args", "kwargs")
+_OF_TASKS: Final = ("args", "kwargs", "model")
 
 
 class AlternativeBody(BaseModel):
@@ -55,6 +55,9 @@ class SubmitBody(BaseModel):
     task: Text | None = Field(default=None, description="Name of a Celery task.")
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    model: Text | None = Field(
+        default=None, description="Run the task in a worker pool of this name, or with this model, if there is one."
+    )
     name: Text | None = None
     queue: Text | None = None
     gpus: int | None = Field(default=None, description="Whole GPUs of one host.")
@@ -121,7 +124,7 @@ class SubmitBody(BaseModel):
             "submitted_by": caller.name,
         }
         if self.task is not None:
-            return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, **common)
+            return TaskRequest(task=self.task, args=tuple(self.args), kwargs=self.kwargs, model=self.model, **common)
         return CommandRequest(
             argv=tuple(self.argv or ()), environment=self.env, secrets=tuple(self.secrets), cwd=self.cwd, **common
         )

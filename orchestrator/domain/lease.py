@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.domain.job import Document, FailureClass, JobEvent, JobKind, LeaseMode, Resources
+from orchestrator.domain.pool import Leave
 from orchestrator.domain.retry import RetryOn
 
 
@@ -74,6 +75,7 @@ class ClaimedJob:
     checkpoint: str | None = None  # from where an earlier attempt said that this one can go on
     traceparent: str | None = None  # the trace that it was submitted in
     ready_at: datetime | None = None  # since when it could have started
+    model: str | None = None  # that it wants; of a pool, what that has loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,38 @@ class JobNote:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolJoin:
+    """A lease whose runner has loaded a model for a pool: it outlives the job that did it."""
+
+    lease_id: int
+    pool: str
+    generation: int
+    job_id: str
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMember:
+    """A lease that is a pool's."""
+
+    lease_id: int
+    pool: str
+    model: str
+    tenant: str | None  # whose jobs run under it; None: everybody's
+    load_seconds: float | None  # what loading the model took
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """What a runner of a pool does: all of it each time, so that a repeat changes nothing."""
+
+    lease_id: int
+    running: int  # jobs in its line
+    jobs_done: int
+    run_seconds: float | None  # what its latest jobs took, on average
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerBatch:
     """Everything that a worker commits at once: one transaction, in the order of the fields."""
 
@@ -153,7 +187,9 @@ class LedgerBatch:
     finishes: tuple[Finish, ...] = ()
     releases: tuple[int, ...] = ()  # lease ids
     withdrawals: tuple[int, ...] = ()  # seqs of queued jobs that this host hands back: pending again
+    joins: tuple[PoolJoin, ...] = ()
     claims: tuple[Claim, ...] = ()
+    uses: tuple[PoolUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +198,7 @@ class LedgerOutcome:
 
     claims: tuple[ClaimOutcome, ...] = ()
     stale: tuple[Finish, ...] = ()  # finishes refused: the token was no longer the job's
+    members: tuple[PoolMember, ...] = ()  # of the joins, those that took effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +207,4 @@ class Renewal:
 
     live: frozenset[int] = field(default_factory=frozenset)
     cancel_requested: tuple[int, ...] = ()  # job seqs
+    leaving: tuple[tuple[int, Leave], ...] = ()  # leases whose runners are to leave their pools

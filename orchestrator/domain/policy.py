@@ -26,6 +26,7 @@ class Values:
 
     safe_mode: bool = False  # no job starts; what runs goes on
     pool_idle_seconds: float = 600.0  # a pool that nobody used for so long gives its GPUs back
+    max_gpu_memory_fraction: float = 1.0  # of each GPU's memory, that is lent out in shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ def values_after(values: Values, changes: Mapping[str, object]) -> Values:
     idle = changes.get("pool_idle_seconds", 0.0)
     if not (_is_number(idle) and 0 <= idle <= LONGEST_SECONDS):  # type: ignore[operator]
         faults.append(f"pool_idle_seconds: must be 0 to {LONGEST_SECONDS:g}")
+    fraction = changes.get("max_gpu_memory_fraction", 1.0)
+    if not (_is_number(fraction) and 0 < fraction <= 1):  # type: ignore[operator]
+        faults.append("max_gpu_memory_fraction: must be above 0 and at most 1")
     if faults:
         raise InvalidPolicy(faults)
     return replace(values, **changes)  # type: ignore[arg-type]
@@ -80,3 +84,14 @@ def _unknown(changes: Mapping[str, object], kind: type) -> list[str]:
 def _is_number(value: object, *, whole: bool = False) -> bool:
     kinds = int if whole else (int, float)
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def headroom_mib(own_mib: int, memory_mib: int, fraction: float | None) -> int:
+    """Return what of a GPU's memory is not lent out in shares: what its host keeps, or more as the policy says.
+
+    Args:
+        own_mib: What its host keeps.
+        memory_mib: Of the GPU.
+        fraction: ``max_gpu_memory_fraction``; None: nobody has set it.
+    """
+    return own_mib if fraction is None else max(own_mib, memory_mib - int(memory_mib * fraction))

@@ -8,7 +8,7 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -17,6 +17,7 @@ from orchestrator.domain.redaction import show_arguments, show_command, show_key
 from orchestrator.domain.request_checks import Checks
 from orchestrator.domain.request_retries import MOST_ATTEMPTS, check_retry_on, most_attempts, retry_on_of
 from orchestrator.domain.request_wants import AlternativeRequest, check_wants, gpus_of, wants_of
+from orchestrator.domain.wants import Wants
 from orchestrator.errors import InvalidJob, PayloadTooLarge
 
 #: The Celery task that carries command jobs.
@@ -85,6 +86,8 @@ class TaskRequest(Options):
     parent_id: str | None = None
     group_id: str | None = None
     needs: tuple[str, ...] = ()  # what it waits for in its canvas, by id
+    model: str | None = None  # run it in a worker pool that has this model, if there is one
+    pool: tuple[str, int] | None = None  # it loads the model of this pool's generation; only the leader asks for that
 
 
 Request: TypeAlias = CommandRequest | TaskRequest
@@ -136,7 +139,7 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         queue=request.queue or limits.default_queue,
         payload=payload,
         headers=_entry_headers(request),
-        resources=Resources(gpus_of(request), request.gpu_memory_mib, wants_of(request)),
+        resources=_resources(request),
         tenant=request.tenant,
         submitted_by=request.submitted_by,
         priority=min(DEFAULT_PRIORITY, limits.max_priority) if request.priority is None else request.priority,
@@ -152,6 +155,17 @@ def _build(request: Request, id: str, payload: Document, limits: Limits) -> NewJ
         traceparent=request.traceparent,
         **({} if isinstance(request, CommandRequest) else _canvas_ids(request)),
     )
+
+
+def _resources(request: Request) -> Resources:
+    wants, gpus = wants_of(request), gpus_of(request)
+    if isinstance(request, TaskRequest) and request.model is not None:
+        wants = replace(wants or Wants(), model=request.model)
+        gpus = 1 if request.gpus is None else gpus
+    elif isinstance(request, TaskRequest) and request.pool is not None:
+        name, generation = request.pool
+        wants = replace(wants or Wants(), pool=name, generation=generation)
+    return Resources(gpus, request.gpu_memory_mib, wants)
 
 
 def _canvas_ids(request: TaskRequest) -> dict[str, Any]:
@@ -205,6 +219,7 @@ def _check_task(checks: Checks, request: TaskRequest) -> None:
         checks.optional_text(name, getattr(request, name), longest=LONGEST_TASK_ID)
     for task_id in request.needs:
         checks.text("needs", task_id, longest=LONGEST_TASK_ID)
+    checks.optional_word("model", request.model, longest=128)
 
 
 def _is_below(path: str, roots: tuple[str, ...]) -> bool:

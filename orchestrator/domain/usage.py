@@ -42,6 +42,15 @@ class AttemptUse:
 
 
 @dataclass(frozen=True, slots=True)
+class HolderUse:
+    """Who held a lease without a job."""
+
+    lease_id: int
+    tenant: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseUse:
     """One lease: what it held, how long, and for whom."""
 
@@ -51,6 +60,7 @@ class LeaseUse:
     ended_at: datetime | None  # None: it is held
     shares: tuple[tuple[str, float], ...]  # GPU uuid -> part of the GPU, 1.0 for all of it
     attempts: tuple[AttemptUse, ...]
+    holder: HolderUse | None = None  # of a lease without a job
 
 
 @dataclass(slots=True)
@@ -81,7 +91,7 @@ def fold_usage(
     total = Usage("total")
     for lease in leases:
         for part in _parts(lease, since, until):
-            if tenant is not None and (part.attempt is None or part.attempt.tenant != tenant):
+            if tenant is not None and part.tenant != tenant:
                 continue
             for usage in (sums.setdefault(_key(part, by), Usage(_key(part, by))), total):
                 usage.leased += part.seconds
@@ -108,7 +118,15 @@ class _Part:
 
     @property
     def is_wasted(self) -> bool:
-        return self.attempt is None or self.attempt.outcome not in (None, _SUCCEEDED)
+        if self.attempt is None:
+            return self.lease.holder is None
+        return self.attempt.outcome not in (None, _SUCCEEDED)
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose it was; None: nobody's."""
+        held = self.attempt or self.lease.holder
+        return None if held is None else held.tenant
 
 
 def _parts(lease: LeaseUse, since: datetime, until: datetime) -> Iterator[_Part]:
@@ -142,7 +160,14 @@ def _key(part: _Part, by: UsageKey) -> str:
         return part.gpu
     if by is UsageKey.NODE:
         return part.lease.node
-    return NOBODY if part.attempt is None else _attempt_key(part.attempt, by)
+    if part.attempt is not None:
+        return _attempt_key(part.attempt, by)
+    return NOBODY if part.lease.holder is None else _holder_key(part.lease.holder, by)
+
+
+def _holder_key(holder: HolderUse, by: UsageKey) -> str:
+    words = {UsageKey.TENANT: holder.tenant, UsageKey.USER: holder.user, UsageKey.JOB: f"lease:{holder.lease_id}"}
+    return words.get(by, NOBODY)
 
 
 def _attempt_key(attempt: AttemptUse, by: UsageKey) -> str:

@@ -40,6 +40,9 @@ class Wants:
     cpus: int = 0  # of the host, counted against what it offers
     host_memory_mib: int = 0  # likewise
     alternatives: tuple[Alternative, ...] = ()  # other GPUs that would do, in order of preference
+    model: str | None = None  # that its runner should have loaded: the name of a pool, or what pools have loaded
+    pool: str | None = None  # that its runner is to join: it loads the model of this pool
+    generation: int = 0  # of that pool
 
     def for_alternative(self, other: Alternative) -> "Wants":
         """Return the conditions for an alternative: its own on GPUs, these on the host."""
@@ -99,6 +102,9 @@ def wants_from(text: str | None) -> Wants | None:
             cpus=int(document.get("cpus", 0)),
             host_memory_mib=int(document.get("memory_mib", 0)),
             alternatives=tuple(_alternative(other) for other in document.get("alternatives", ())),
+            model=document.get("model"),
+            pool=document.get("pool"),
+            generation=int(document.get("generation", 0)),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"malformed conditions: {error!r}") from error
@@ -115,6 +121,10 @@ def wants_document(wants: Wants | None) -> dict[str, Any]:
         document["cpus"] = wants.cpus
     if wants.host_memory_mib:
         document["memory_mib"] = wants.host_memory_mib
+    if wants.model is not None:
+        document["model"] = wants.model
+    if wants.pool is not None:
+        document |= {"pool": wants.pool, "generation": wants.generation}
     if wants.alternatives:
         document["alternatives"] = [
             {"gpus": other.gpus}

@@ -16,10 +16,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final, TypeAlias
 
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import describe_wants
 from orchestrator.scheduling.hosts import Host
+from orchestrator.scheduling.models import Models
 from orchestrator.scheduling.ordering import in_order
 from orchestrator.scheduling.placement import Capacity
 from orchestrator.scheduling.snapshot import Candidate, HostView, Snapshot
@@ -36,6 +38,7 @@ class WaitReason(StrEnum):
     TOO_LARGE = "too_large"  # for every host that takes jobs of the queue, as it is now
     GPUS_BUSY = "gpus_busy"
     CPUS_BUSY = "cpus_busy"
+    MODEL_BUSY = "model_busy"  # the runners with its model are, and will be free sooner than another has loaded it
     BEHIND = "behind"  # another job waits ahead for the same
     LATER = "later"  # the pass has admitted as much as it may
 
@@ -85,6 +88,11 @@ def plan(snapshot: Snapshot, now: datetime, policy: Policy) -> Plan:
     return _Pass(snapshot, policy).run()
 
 
+_Alike: TypeAlias = tuple[str, Resources, str | None]
+#: Of a job for which no runner has the model that it wants, or that wants none.
+_NO_RUNNER: Final = (WaitReason.LATER, "")
+
+
 @dataclass(slots=True)
 class _Miss:
     """The first job of a queue and size that was not admitted; later ones fail alike."""
@@ -101,8 +109,10 @@ class _Pass:
         self._most = {queue.name: queue.most_running for queue in snapshot.queues}
         self._room = {queue.name: queue.room for queue in snapshot.queues if queue.room is not None}
         self._capacity = Capacity(snapshot.hosts)
-        self._capacity.settle(snapshot.admitted)
-        self._misses: dict[tuple[str, Resources], _Miss] = {}
+        accepting = (host.node for host in snapshot.hosts if host.accepts)
+        self._models = Models(snapshot.models, snapshot.admitted, accepting)
+        self._capacity.settle(jobs for jobs in snapshot.admitted if not self._models.settles(jobs))
+        self._misses: dict[_Alike, _Miss] = {}
         self._heads: dict[str, int] = {}  # queue -> seq of the job that GPUs are kept for
         self._admissions: list[Admission] = []
         self._refusals: list[Refusal] = []
@@ -114,42 +124,69 @@ class _Pass:
 
     def _decide(self, candidate: Candidate) -> None:
         queue, resources, seq = candidate.queue, candidate.resources, candidate.seq
-        miss = self._misses.get((queue, resources))
+        alike = _alike(candidate)
+        miss = self._misses.get(alike)
         if miss is not None:
             self._refuse_alike(seq, miss)
             return
         if len(self._admissions) >= self._policy.most_admissions:
             self._refusals.append(Refusal(seq, WaitReason.LATER, "the next scheduling pass looks at it again"))
             return
-        obstacle = self._obstacle(queue, resources)
+        obstacle = self._standing_orders(queue) or self._with_model(candidate)
         if obstacle is None:
-            placed = self._capacity.place(queue, resources) or self._capacity.place_ahead(queue, resources)
-            if placed is not None:
-                self._admissions.append(Admission(seq, placed.node, placed.gpus))
-                if queue in self._room:
-                    self._room[queue] -= 1
-                return
-            obstacle = self._busy(queue, resources)
-            if resources.gpus and queue not in self._heads:
-                self._keep_for_head(candidate)
-        self._misses[queue, resources] = _Miss(seq, *obstacle)
+            return
+        if obstacle is _NO_RUNNER:
+            obstacle = self._obstacle(queue, resources)
+            if obstacle is None:
+                placed = self._capacity.place(queue, resources) or self._capacity.place_ahead(queue, resources)
+                if placed is not None:
+                    self._admit(queue, Admission(seq, placed.node, placed.gpus))
+                    return
+                obstacle = self._busy(queue, resources)
+                if resources.gpus and queue not in self._heads:
+                    self._keep_for_head(candidate)
+        self._misses[alike] = _Miss(seq, *obstacle)
         self._refusals.append(Refusal(seq, *obstacle))
 
+    def _admit(self, queue: str, admission: Admission) -> None:
+        self._admissions.append(admission)
+        if queue in self._room:
+            self._room[queue] -= 1
+
+    def _with_model(self, candidate: Candidate) -> tuple[WaitReason, str] | None:
+        """Admit a job where its model is loaded, or say that it waits for that; ``_NO_RUNNER`` if it does neither."""
+        wants = candidate.resources.wants
+        if wants is None or wants.model is None:
+            return _NO_RUNNER
+        node = self._models.place(wants.model, candidate.tenant, candidate.queue)
+        if node is not None:
+            self._admit(candidate.queue, Admission(candidate.seq, node))
+            return None
+        wait = self._models.wait_is_shorter(wants.model, candidate.tenant, candidate.queue)
+        if wait is None:
+            return _NO_RUNNER
+        words = f"the runners with {wants.model} are busy for about {wait[0]:.1f} s; a load takes {wait[1]:.1f} s"
+        return WaitReason.MODEL_BUSY, words
+
     def _refuse_alike(self, seq: int, miss: _Miss) -> None:
-        if miss.reason in (WaitReason.GPUS_BUSY, WaitReason.CPUS_BUSY, WaitReason.BEHIND):
+        if miss.reason in (WaitReason.GPUS_BUSY, WaitReason.CPUS_BUSY, WaitReason.MODEL_BUSY, WaitReason.BEHIND):
             words = f"job number {miss.seq} is ahead and asks for as much: {miss.words}"
             self._refusals.append(Refusal(seq, WaitReason.BEHIND, words))
         else:
             self._refusals.append(Refusal(seq, miss.reason, miss.words))
 
-    def _obstacle(self, queue: str, resources: Resources) -> tuple[WaitReason, str] | None:
-        """Return why no job of this queue and size can start however idle the hosts are."""
+    def _standing_orders(self, queue: str) -> tuple[WaitReason, str] | None:
+        """Return why no job of this queue may start, whatever it asks for."""
         if self._snapshot.safe_mode:
             return WaitReason.SAFE_MODE, "the installation is in safe mode: nothing starts"
         if queue in self._paused:
             return WaitReason.QUEUE_PAUSED, f"queue {queue} is paused"
         if self._room.get(queue, 1) <= 0:
             return WaitReason.QUEUE_FULL, f"queue {queue} runs at most {self._most[queue]} jobs at once"
+        return None
+
+    def _obstacle(self, queue: str, resources: Resources) -> tuple[WaitReason, str] | None:
+        """Return why no job of this queue and size can start however idle the hosts are."""
         consumers = self._capacity.consumers(queue)
         if not consumers:
             away = sorted(host.node for host in self._snapshot.hosts if queue in host.queues)
@@ -181,6 +218,13 @@ class _Pass:
         if host is not None:
             self._capacity.keep(host, resources)
             self._capacity.close_ahead(host)
+
+
+def _alike(candidate: Candidate) -> _Alike:
+    """Return what decides where a job can go; a pool may serve one tenant alone."""
+    wants = candidate.resources.wants
+    tenant = candidate.tenant if wants is not None and wants.model is not None else None
+    return candidate.queue, candidate.resources, tenant
 
 
 def keeper(seq: int, nodes: Iterable[str]) -> str:

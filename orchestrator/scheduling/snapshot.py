@@ -81,6 +81,25 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelView:
+    """The runners of one worker pool that have its model loaded, on one host that takes jobs."""
+
+    node: str
+    pool: str
+    model: str
+    tenant: str | None  # whose jobs they run; None: everybody's
+    runners: int
+    running: int  # jobs in their lines
+    load_seconds: float | None  # what loading the model took
+    run_seconds: float | None  # what their latest jobs took, on average
+    queues: frozenset[str]  # that their host's worker consumes
+
+    def serves(self, model: str, tenant: str, queue: str) -> bool:
+        """Tell whether a job of the tenant that wants this model, and waits in the queue, can run there."""
+        return model in (self.pool, self.model) and self.tenant in (None, tenant) and queue in self.queues
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything a plan may look at; ``candidates`` come in the order of ``ordering_key``."""
 
@@ -89,3 +108,4 @@ class Snapshot:
     candidates: tuple[Candidate, ...]
     queues: tuple[QueueView, ...]
     safe_mode: bool = False  # nothing starts
+    models: tuple[ModelView, ...] = ()  # on all hosts, also of a snapshot for one

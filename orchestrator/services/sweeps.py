@@ -14,6 +14,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Policy, plan
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.services.lease_watch import LeaseWatch
+from orchestrator.services.pools import PoolSweep
 from orchestrator.services.publish import publish_admitted
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Sweeps:
         settings = runtime.settings
         self._watch = LeaseWatch(ttl_seconds=settings.lease_ttl, longest_gap_seconds=settings.lease_ttl / 3)
         self._windows: dict[str, int] = {}
+        self._pools = PoolSweep(runtime)
 
     def table(self) -> tuple[Sweep, ...]:
         """Return every sweep, most urgent first."""
@@ -66,6 +68,7 @@ class Sweeps:
             Sweep("expire_leases", interval, LEASES_BATCH, self.expire_leases),
             Sweep("release_due", interval, RELEASE_BATCH, self.release_due),
             Sweep("admit", interval, ADMIT_BATCH, self.admit),
+            Sweep("pools", interval, UNBOUNDED, self._pools.run),
             Sweep("heal_streams", 2 * interval, UNBOUNDED, self.heal_streams),
             Sweep("publish_due", interval, ENTRIES_BATCH, self.publish_due),
             Sweep("lose_nodes", 5 * interval, UNBOUNDED, self.lose_nodes),
@@ -86,8 +89,10 @@ class Sweeps:
         snapshot = runtime.admission.snapshot(limit=ADMIT_BATCH)
         self._set_windows(snapshot, epoch)
         if not snapshot.candidates:
+            self._pools.note(snapshot, None)
             return 0
         made = plan(snapshot, runtime.clock.now(), Policy(most_admissions=ADMIT_BATCH))
+        self._pools.note(snapshot, made)
         if not made.admissions:
             return 0
         placements = [(admission.seq, admission.node) for admission in made.admissions]

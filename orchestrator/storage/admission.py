@@ -16,11 +16,13 @@ from orchestrator.scheduling.snapshot import AdmittedView, Candidate, GpuView, H
 from orchestrator.storage import canvases, healing, statements, sweeps, tables
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit
+from orchestrator.storage.pool_members import model_views
 from orchestrator.storage.queue_views import queue_views
-from orchestrator.storage.rows import entry_from, links_from, load
+from orchestrator.storage.rows import FRACTION, entry_from, headroom_from, links_from, load
 
 #: A host whose heartbeat is older than this many seconds is given nothing.
 HEARTBEAT_BOUND: Final = 15.0
+_BY_PLACE: Final = (tables.gpus.c.node, tables.gpus.c.gpu_index)
 
 
 class SqlAdmissionStore:
@@ -125,15 +127,18 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
     ]
     candidates.sort(key=lambda row: (row.rank, row.job_seq))
     admitted: Sequence[Any] = database.run(connection, sweeps.ADMITTED, {"node": node}).all() if candidates else ()
+    waiting = tuple(_candidates(candidates))
+    wants_model = any(one.resources.wants is not None and one.resources.wants.model is not None for one in waiting)
     return Snapshot(
         hosts=hosts,
         admitted=tuple(
             AdmittedView(seq, queue, Resources(gpus, memory, wants_from(wants)), node, count)
             for seq, count, queue, gpus, memory, wants, node in admitted
         ),
-        candidates=tuple(_candidates(candidates)),
+        candidates=waiting,
         queues=queues,
         safe_mode=safe_mode,
+        models=model_views(database, connection, bound_seconds=HEARTBEAT_BOUND) if wants_model else (),
     )
 
 
@@ -149,7 +154,7 @@ def _candidates(rows: Iterable[Any]) -> Iterator[Candidate]:
 def _hosts(database: Database, connection: Connection, node: str | None) -> tuple[HostView, ...]:
     nodes = database.run(connection, sweeps.HOSTS, {"node": node, "bound": HEARTBEAT_BOUND}).all()
     cards = defaultdict(list)
-    for row in connection.execute(select(tables.gpus).order_by(tables.gpus.c.node, tables.gpus.c.gpu_index)):
+    for row in connection.execute(select(tables.gpus, FRACTION).order_by(*_BY_PLACE)):
         if node is None or row.node == node:
             cards[row.node].append(
                 GpuView(
@@ -163,7 +168,7 @@ def _hosts(database: Database, connection: Connection, node: str | None) -> tupl
                     mig_profile=row.mig_profile,
                     foreign_mib=row.foreign_mib,
                     clean=bool(row.clean),
-                    headroom_mib=row.headroom_mib,
+                    headroom_mib=headroom_from(row),
                     numa=row.numa,
                     links=links_from(row.links),
                 )

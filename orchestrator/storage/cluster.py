@@ -27,7 +27,7 @@ from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import Row, dump, links_from, load, required_instant, storable
+from orchestrator.storage.rows import FRACTION, Row, dump, headroom_from, links_from, load, required_instant, storable
 from orchestrator.storage.sql import Sql
 
 NODES: Final = Sql(
@@ -135,8 +135,8 @@ class SqlClusterStore:
 
         def find(connection: Connection) -> Sequence[NodeRecord]:
             cards = defaultdict(list)
-            for row in connection.execute(select(tables.gpus).order_by(tables.gpus.c.gpu_index)).mappings():
-                cards[row["node"]].append(_gpu_record(row))
+            for row in connection.execute(select(tables.gpus, FRACTION).order_by(tables.gpus.c.gpu_index)):
+                cards[row.node].append(_gpu_record(row._mapping, headroom_from(row)))
             rows = self._database.run(connection, NODES, {"bound": HEARTBEAT_BOUND}).mappings().all()
             return [_node_record(row, tuple(cards[row["name"]])) for row in rows]
 
@@ -251,7 +251,7 @@ def _sample_row(node: str, sample: GpuSample) -> dict[str, Any]:
     }
 
 
-def _gpu_record(row: Row) -> GpuRecord:
+def _gpu_record(row: Row, headroom_mib: int) -> GpuRecord:
     return GpuRecord(
         gpu=Gpu(
             uuid=row["uuid"],
@@ -277,7 +277,7 @@ def _gpu_record(row: Row) -> GpuRecord:
         foreign=ForeignUse(
             row["foreign_mib"], tuple(row["foreign_by"].split("; ")) if row["foreign_by"] else (), bool(row["clean"])
         ),
-        headroom_mib=row["headroom_mib"],
+        headroom_mib=headroom_mib,
         warning=row["warning"],
     )
 

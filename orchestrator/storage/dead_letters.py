@@ -35,6 +35,11 @@ WAS_REVIVED: Final = Sql(
     " WHERE j.id = :id AND e.kind = 'revive'"
     " AND EXISTS (SELECT 1 FROM orchestrator_events b WHERE b.job_seq = j.seq AND b.kind = 'bury')"
 )
+LOCK_LETTERS: Final = Sql(
+    "SELECT job_seq, job_id FROM orchestrator_dead_letters WHERE job_id IN :ids ORDER BY job_seq DESC {for_update}",
+    "ids",
+)
+DELETE_LETTERS: Final = Sql("DELETE FROM orchestrator_dead_letters WHERE job_seq IN :seqs", "seqs")
 DELETE_LETTER: Final = Sql("DELETE FROM orchestrator_dead_letters WHERE job_seq = :seq")
 COPIED: Final = Sql("UPDATE orchestrator_dead_letters SET copied = 1 WHERE job_seq IN :seqs", "seqs")
 
@@ -98,6 +103,21 @@ class SqlDeadLetterStore:
             self._database.run(connection, statements.EVENT, event)
 
         self._database.transaction(purge)
+
+    def purge_all(self, wanted: DeadLetterFilter, *, by: str) -> Sequence[str]:
+        """Dismiss a page of dead letters; see the port."""
+        found = [letter.job_id for letter in self.list_letters(wanted)]
+
+        def purge(connection: Connection) -> Sequence[str]:
+            letters = self._database.run(connection, LOCK_LETTERS, {"ids": found}).all()
+            if letters:
+                self._database.run(connection, DELETE_LETTERS, {"seqs": [letter.job_seq for letter in letters]})
+                data = dump({"by": by})
+                events = [{"kind": "purge", "seq": letter.job_seq, "data": data} for letter in letters]
+                self._database.run(connection, statements.EVENT, events)
+            return [letter.job_id for letter in letters]
+
+        return self._database.transaction(purge) if found else []
 
     def bury(self, job_id: str, *, by: str, reason: str) -> bool:
         """Make an admitted job a dead letter; see the port."""

@@ -50,6 +50,10 @@ _SQLITE_SESSION: Final = (
 )
 
 
+#: Of a connection's own notes: nothing has been done with it since it committed.
+_COMMITTED: Final = "committed"
+
+
 class Database:
     """One database and its pool of connections; safe to use from several threads."""
 
@@ -72,6 +76,7 @@ class Database:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             result = unit(connection)
             connection.commit()
+            connection.info[_COMMITTED] = True
             return result
 
         return self._with_retries(attempt)
@@ -138,7 +143,7 @@ def open_database(url: str, *, answer_seconds: int = 10) -> Database:
     else:
         options["connect_args"] = {"connect_timeout": 3, "read_timeout": answer_seconds, "write_timeout": 10}
         # No ping before each use: a connection that died fails its first statement, and the unit of work is run again.
-        options |= {"pool_recycle": 1800, "pool_size": 8, "max_overflow": 32}
+        options |= {"pool_recycle": 1800, "pool_size": 8, "max_overflow": 32, "pool_reset_on_return": None}
     try:
         engine = create_engine(parsed, **options)
     except (NoSuchModuleError, ImportError) as error:
@@ -146,6 +151,7 @@ def open_database(url: str, *, answer_seconds: int = 10) -> Database:
     _prepare_sessions(engine, _SQLITE_SESSION if backend == "sqlite" else _MARIADB_SESSION, sqlite=backend == "sqlite")
     if backend != "sqlite":
         _check_server(engine)
+        _roll_back_what_is_open(engine)
     _forget_when_forked(engine)
     return Database(engine)
 
@@ -176,6 +182,15 @@ def _prepare_sessions(engine: Engine, statements: Sequence[str], *, sqlite: bool
         for statement in statements:
             cursor.execute(statement)
         cursor.close()
+
+
+def _roll_back_what_is_open(engine: Engine) -> None:
+    """Spare a connection that comes back after a commit the rollback that every other one gets: a round trip each."""
+
+    @event.listens_for(engine, "reset")
+    def reset(connection: Any, record: Any, _state: Any) -> None:
+        if not record.info.pop(_COMMITTED, False):
+            connection.rollback()
 
 
 def _forget_when_forked(engine: Engine) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from orchestrator.domain.cluster import GpuAction, GpuHealth, GpuOrder, GpuStanding
+from orchestrator.domain.policy import headroom_mib
 from orchestrator.errors import UnknownGpu
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import Row, dump, storable
@@ -16,7 +17,8 @@ _LENT: Final = (
     " JOIN orchestrator_lease_gpus c ON c.lease_id = l.id WHERE c.gpu_uuid = orchestrator_gpus.uuid"
 )
 _COLUMNS: Final = (
-    "uuid, node, health, strikes, health_reason, warning, held, releases, resets,"
+    "uuid, node, memory_mib, (SELECT max_gpu_fraction FROM orchestrator_policy) AS max_fraction,"  # noqa: S608 - above
+    " health, strikes, health_reason, warning, held, releases, resets,"
     f" (SELECT COUNT(*) {_LENT} AND l.mode = 'exclusive') AS lent,"
     f" (SELECT COALESCE(SUM(l.memory_mib), 0) {_LENT} AND l.mode = 'shared') AS lent_mib"
 )
@@ -104,7 +106,8 @@ def order(database: Database, connection: Connection, uuid: str, action: GpuActi
 
 
 def _standing(row: Row) -> GpuStanding:
-    order = GpuOrder(bool(row["held"]), row["releases"], row["resets"], bool(row["lent"]), int(row["lent_mib"]))
+    kept = headroom_mib(0, row["memory_mib"], row["max_fraction"])
+    order = GpuOrder(bool(row["held"]), row["releases"], row["resets"], bool(row["lent"]), int(row["lent_mib"]), kept)
     return GpuStanding(GpuHealth(row["health"]), row["strikes"], row["health_reason"], order, row["warning"])
 
 

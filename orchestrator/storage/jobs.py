@@ -93,6 +93,17 @@ class SqlJobStore:
         counts = {JobState(state): number for state, number in self._database.read(lambda c: c.execute(query).all())}
         return {state: counts.get(state, 0) for state in JobState}
 
+    def count_by_tenant(self, *, tenant: str | None = None) -> Mapping[str, Mapping[JobState, int]]:
+        """Count the jobs of tenants by state."""
+        columns = tables.jobs.c
+        query = select(columns.tenant, columns.state, func.count()).group_by(columns.tenant, columns.state)
+        if tenant is not None:
+            query = query.where(columns.tenant == tenant)
+        found: dict[str, dict[JobState, int]] = {}
+        for name, state, number in self._database.read(lambda c: c.execute(query.order_by(columns.tenant)).all()):
+            found.setdefault(name, {})[JobState(state)] = number
+        return found
+
     def attempts(self, job_id: str) -> Sequence[Attempt]:
         """Return a job's attempts, oldest first."""
         rows = self._database.read(

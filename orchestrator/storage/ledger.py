@@ -31,6 +31,7 @@ from orchestrator.storage.engine import Database
 from orchestrator.storage.granting import take_gpus
 from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.placing import admit, withdraw
+from orchestrator.storage.pool_members import join_pools, leaving, model_names, note_uses
 from orchestrator.storage.rows import dump, instant, load, retry_on_from, storable
 
 
@@ -54,7 +55,11 @@ class SqlLedgerStore:
                 self._release(connection, node, batch.releases)
             if batch.withdrawals:
                 withdraw(self._database, connection, batch.withdrawals, node=node)
-            return LedgerOutcome(self._claim(connection, node, claims, ttl), stale)
+            members = join_pools(self._database, connection, node, batch.joins) if batch.joins else ()
+            granted = self._claim(connection, node, claims, ttl)
+            if batch.uses:
+                note_uses(self._database, connection, batch.uses)
+            return LedgerOutcome(granted, stale, members)
 
         return self._database.transaction(apply)
 
@@ -71,7 +76,7 @@ class SqlLedgerStore:
             if extended != len(ids):
                 live = self._live_leases(connection, node, ids)
             requested = run(connection, statements.CANCEL_REQUESTED, {"ids": ids}).scalars().all()
-            return Renewal(live, tuple(requested))
+            return Renewal(live, tuple(requested), leaving(self._database, connection, ids))
 
         return self._database.transaction(extend)
 
@@ -159,9 +164,18 @@ class SqlLedgerStore:
             run(connection, statements.INSERT_ATTEMPTS, {"seqs": begun})
             run(connection, statements.CLAIM_EVENTS, {"seqs": begun})
         rows = run(connection, statements.CLAIMED, {"seqs": seqs}).all()
-        return {row.seq: self._claimed_job(row, asked[won[row.seq]]) for row in rows}
+        models = self._models(connection, claims)
+        return {row.seq: self._claimed_job(row, asked[won[row.seq]], models) for row in rows}
 
-    def _claimed_job(self, row: Any, resources: Resources) -> ClaimedJob:
+    def _models(self, connection: Connection, claims: Sequence[Claim]) -> Mapping[str, str]:
+        """Return what is meant by the models that are to be loaded: of a pool's name, what that pool loads."""
+        cold = (claim for claim in claims if claim.grant is not None)
+        wants = [claim.resources.wants for claim in cold if claim.resources.wants is not None]
+        wanted = {one.model: one.model for one in wants if one.model is not None}
+        return wanted | model_names(self._database, connection, sorted(wanted)) if wanted else wanted
+
+    def _claimed_job(self, row: Any, resources: Resources, models: Mapping[str, str]) -> ClaimedJob:
+        wants = resources.wants
         return ClaimedJob(
             seq=row.seq,
             id=row.id,
@@ -185,6 +199,7 @@ class SqlLedgerStore:
             checkpoint=row.checkpoint,
             traceparent=row.traceparent,
             ready_at=instant(row.ready_at) if row.traceparent is not None else None,
+            model=None if wants is None or wants.model is None else models.get(wants.model, wants.model),
         )
 
     def _explain(self, connection: Connection, seqs: list[int]) -> dict[int, Refusal]:

@@ -40,21 +40,19 @@ ON_THE_WAY: Final = Sql(
     "SELECT job_seq FROM orchestrator_ready WHERE publish_at IS NOT NULL AND (:queue IS NULL OR queue = :queue)"
     " AND job_seq > :after ORDER BY job_seq LIMIT :limit"
 )
-POLICY: Final = Sql(
-    "SELECT version, safe_mode, pool_idle_s, changed_by, changed_at FROM orchestrator_policy WHERE id = 1"
-)
+_POLICY: Final = "version, safe_mode, pool_idle_s, max_gpu_fraction, changed_by, changed_at"
+POLICY: Final = Sql(f"SELECT {_POLICY} FROM orchestrator_policy WHERE id = 1")  # noqa: S608 - a constant
 POLICY_FOR_UPDATE: Final = Sql(
-    "SELECT version, safe_mode, pool_idle_s, changed_by, changed_at FROM orchestrator_policy WHERE id = 1 {for_update}"
+    f"SELECT {_POLICY} FROM orchestrator_policy WHERE id = 1 {{for_update}}"  # noqa: S608 - a constant
 )
+_FIRST: Final = "VALUES (1, 0, :safe_mode, :pool_idle_seconds, :max_gpu_memory_fraction, :by, {now})"
 FIRST_POLICY: Final = Sql(
-    "INSERT INTO orchestrator_policy (id, version, safe_mode, pool_idle_s, changed_by, changed_at)"
-    " VALUES (1, 0, :safe_mode, :pool_idle_seconds, :by, {now}) ON CONFLICT DO NOTHING",
-    mysql="INSERT IGNORE INTO orchestrator_policy (id, version, safe_mode, pool_idle_s, changed_by, changed_at)"
-    " VALUES (1, 0, :safe_mode, :pool_idle_seconds, :by, {now})",
+    f"INSERT INTO orchestrator_policy (id, {_POLICY}) {_FIRST} ON CONFLICT DO NOTHING",
+    mysql=f"INSERT IGNORE INTO orchestrator_policy (id, {_POLICY}) {_FIRST}",
 )
 SET_POLICY: Final = Sql(
     "UPDATE orchestrator_policy SET version = version + 1, safe_mode = :safe_mode, pool_idle_s = :pool_idle_seconds,"
-    " changed_by = :by, changed_at = {now} WHERE id = 1"
+    " max_gpu_fraction = :max_gpu_memory_fraction, changed_by = :by, changed_at = {now} WHERE id = 1"
 )
 
 
@@ -172,5 +170,5 @@ def _queue(row: Any) -> QueueOrders:
 def _policy(row: Any) -> Policy:
     if row is None:
         return Policy()
-    values = Values(bool(row.safe_mode), row.pool_idle_s)
+    values = Values(bool(row.safe_mode), row.pool_idle_s, row.max_gpu_fraction)
     return Policy(values, row.version, row.changed_by if row.version else None, instant(row.changed_at))

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, select
 
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass, Job, JobKind, JobState, NewJob, Resources
+from orchestrator.domain.policy import headroom_mib
 from orchestrator.domain.retry import RetryOn
 from orchestrator.domain.wants import wants_from, wants_text
+from orchestrator.storage import tables
 
 Row: TypeAlias = Mapping[str, Any] | RowMapping
 
@@ -187,6 +189,15 @@ def entry_from(row: Row) -> JobEntry:
         header["wants"] = row["wants"]
     headers = load(row["headers"]) or {}
     return JobEntry(row["id"], row["seq"], row["task"], row["queue"], row["node"], headers | {"orchestrator": header})
+
+
+#: Beside the columns of GPUs: how much of them the policy lets shares have.
+FRACTION: Final = select(tables.policy.c.max_gpu_fraction).scalar_subquery().label("max_fraction")
+
+
+def headroom_from(row: Any) -> int:
+    """Return what of a GPU's memory is not lent out in shares, by its host or by the policy."""
+    return headroom_mib(row.headroom_mib, row.memory_mib, row.max_fraction)
 
 
 def links_from(stored: str | None) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ TAKE_EXCLUSIVE: Final = Sql(
 TAKE_SHARED: Final = Sql(
     "UPDATE orchestrator_gpus SET reserved_mib = reserved_mib + :mib, last_lease_id = :lease_id, turn = turn + 1"
     " WHERE uuid IN :uuids AND node = :node AND health = 'healthy' AND exclusive_lease_id IS NULL"
-    " AND reserved_mib + foreign_mib + headroom_mib + :mib <= memory_mib AND last_lease_id < :lease_id",
+    " AND reserved_mib + foreign_mib + headroom_mib + :mib <= memory_mib AND reserved_mib + foreign_mib + :mib"
+    " <= memory_mib * COALESCE((SELECT max_gpu_fraction FROM orchestrator_policy), 1) AND last_lease_id < :lease_id",
     "uuids",
 )
 INSERT_LEASE_GPUS: Final = Sql(

@@ -24,7 +24,7 @@ from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
 from orchestrator.domain.wants import LONGEST_WANTS
-from orchestrator.storage import leader_tables  # noqa: F401 - whoever has these has all tables
+from orchestrator.storage import leader_tables, pool_tables  # noqa: F401 - whoever has these has all tables
 from orchestrator.storage.columns import DOCUMENT as _Document
 from orchestrator.storage.columns import INNODB as _INNODB
 from orchestrator.storage.columns import INSTANT as _Instant
@@ -312,6 +312,7 @@ policy = Table(
     Column("version", Integer, nullable=False),
     Column("safe_mode", SmallInteger, nullable=False),
     Column("pool_idle_s", Float, nullable=False),
+    Column("max_gpu_fraction", Float, nullable=False),  # of each GPU's memory, that is lent out in shares
     Column("changed_by", String(128), nullable=False),
     Column("changed_at", _Instant, nullable=False),
     CheckConstraint("id = 1", name="one_row"),

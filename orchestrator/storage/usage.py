@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from orchestrator.domain.job import LeaseMode
-from orchestrator.domain.usage import AttemptUse, LeaseUse
+from orchestrator.domain.usage import AttemptUse, HolderUse, LeaseUse
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import instant, required_instant, stored_instant
 from orchestrator.storage.sql import Sql
@@ -17,9 +17,10 @@ BATCH: Final = 1000
 NOW: Final = Sql("SELECT {now} AS now")
 #: Only leases of GPUs: who asks for none uses none.
 LEASES: Final = Sql(
-    "SELECT id, node, mode, memory_mib, granted_at, ended_at FROM orchestrator_leases l WHERE id > :after"
+    "SELECT l.id, l.node, l.mode, l.memory_mib, l.granted_at, l.ended_at, h.tenant, h.holder"
+    " FROM orchestrator_leases l LEFT JOIN orchestrator_lease_holders h ON h.lease_id = l.id WHERE l.id > :after"
     " AND granted_at < :until AND (ended_at IS NULL OR ended_at > :since)"
-    " AND EXISTS (SELECT 1 FROM orchestrator_lease_gpus g WHERE g.lease_id = l.id) ORDER BY id LIMIT :limit"
+    " AND EXISTS (SELECT 1 FROM orchestrator_lease_gpus g WHERE g.lease_id = l.id) ORDER BY l.id LIMIT :limit"
 )
 CARDS: Final = Sql(
     "SELECT h.lease_id, h.gpu_uuid, g.memory_mib FROM orchestrator_lease_gpus h"
@@ -75,6 +76,7 @@ class SqlUsageStore:
                 ended_at=instant(row.ended_at),
                 shares=tuple((card.gpu_uuid, _share(row, card.memory_mib)) for card in cards[row.id]),
                 attempts=tuple(attempts[row.id]),
+                holder=None if row.holder is None else HolderUse(row.id, row.tenant, row.holder),
             )
             for row in leases
         ]

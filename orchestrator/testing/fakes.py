@@ -14,6 +14,7 @@ from orchestrator.config import Settings
 from orchestrator.dead_letter_ports import DeadLetter
 from orchestrator.domain.cluster import GpuHolder
 from orchestrator.domain.entry import JobEntry
+from orchestrator.domain.pool import PoolStanding
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.errors import (
     StoreUnavailable,
@@ -263,6 +264,17 @@ class MemoryLetters:
         self.waiting = [letter for letter in self.waiting if letter.seq not in seqs]
 
 
+class MemoryPools:
+    """``PoolStore`` as long as there is no pool."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    def standings(self, *, tenant: str | None = None) -> tuple[datetime, Sequence[PoolStanding]]:
+        """Return the clock and nothing."""
+        return self._clock.now(), ()
+
+
 class MemoryUsage:
     """``UsageStore`` over a list."""
 
@@ -342,6 +354,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),
         leases=cast("Any", None),  # nothing over the fakes grants any
+        pools=cast("Any", MemoryPools(clock)),
         publisher=streams,
         streams=streams,
         wake=wake,

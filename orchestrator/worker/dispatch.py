@@ -28,7 +28,7 @@ from orchestrator.domain.lease import (
     Refusal,
     Renewal,
 )
-from orchestrator.errors import InvalidEntry, StreamUnavailable
+from orchestrator.errors import InvalidEntry
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
@@ -41,6 +41,7 @@ from orchestrator.worker.lines import Lines
 from orchestrator.worker.outcomes import abandoned, finish_of_end, finish_of_report, give_back
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.pool import RunnerPool
+from orchestrator.worker.pool_keeper import PoolKeeper
 from orchestrator.worker.processes import RunnerProcess
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.reports import Reports
@@ -94,6 +95,7 @@ class Dispatcher:
         self.care = GpuCare(pool, self._settings, runtime.clock)
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
+        self.keeper = PoolKeeper(pool.host, self.lines)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
         self.refiller: Refiller
         self.untold: Untold
@@ -113,7 +115,7 @@ class Dispatcher:
             waiting = requests.waiting_job(request, next(self._keys))
         except InvalidEntry as error:
             logger.error("%s", error)
-            self._bury_entry(request, str(error))
+            requests.bury(request, str(error), self._runtime.publisher)
             return
         if waiting.seq in self._held:
             logger.info("job %s was delivered twice; the second entry is dropped", request.id)
@@ -123,16 +125,6 @@ class Dispatcher:
         self._host.add_waiting(waiting)
         self._dirty = True
 
-    def _bury_entry(self, request: Any, reason: str) -> None:
-        try:
-            self._runtime.publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, reason)
-        except StreamUnavailable as error:
-            logger.error(
-                "entry %s stays unacknowledged, the dead-letter stream does not take it: %s", request.id, error
-            )
-            return
-        requests.drop(request)
-
     def tick(self) -> None:
         """Put waiting jobs into lines and release empty lines; called before the event loop waits."""
         if not self._dirty:
@@ -140,7 +132,7 @@ class Dispatcher:
         self._dirty = False
         if self.accepting:
             self._claim()
-        closed = self.lines.close_empty()
+        closed = self.lines.close_empty(keep_pools=self.accepting)
         if closed:
             self.ledger.add(releases=[line.lease_id for line in closed if line.lease_id is not None])
             if self.accepting:
@@ -150,8 +142,11 @@ class Dispatcher:
 
     def wanted(self) -> int:
         """Return how many more entries this host could use now."""
-        capacity = self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead()
-        return max(0, capacity - self._host.waiting_count) if self.accepting else 0
+        return max(0, self._capacity() - self._host.waiting_count) if self.accepting else 0
+
+    def _capacity(self) -> int:
+        host = self._host
+        return host.free_gpus() + host.free_pool_lines() + host.free_cpu_slots() + self.pace.look_ahead()
 
     def _refill(self) -> None:
         """Ask for more jobs, many at a time: each asking costs a look at the whole host."""
@@ -161,8 +156,7 @@ class Dispatcher:
 
     def credit(self) -> int:
         """Return how many entries may be delivered: some more than fit, so that a large job hides no small one."""
-        room = max(LEAST_HELD, self._host.free_gpus() + self._host.free_cpu_slots() + self.pace.look_ahead())
-        return max(0, room - self._host.waiting_count) if self.accepting else 0
+        return max(0, max(LEAST_HELD, self._capacity()) - self._host.waiting_count) if self.accepting else 0
 
     def cancel(self, job_id: str) -> None:
         """Somebody asked to end this job; the database has refused or marked it already."""
@@ -177,14 +171,12 @@ class Dispatcher:
     def _claim(self) -> None:
         claims = []
         for line, jobs in self._host.choose():
-            key = next(self._keys)
-            seqs = tuple(job.seq for job in jobs)
-            if line.lease_id is None:
-                line.claiming = True
-                claims.append(Claim(key, seqs, line.shape.resources, grant=line.grant))
-            else:
-                claims.append(Claim(key, seqs, line.shape.resources, lease_id=line.lease_id))
-            self._claims[key] = (line, jobs)
+            line.claiming = line.lease_id is None
+            for resources, alike in requests.by_resources(jobs).items():
+                key = next(self._keys)
+                grant = line.grant if line.lease_id is None else None
+                claims.append(Claim(key, tuple(job.seq for job in alike), resources, grant, line.lease_id))
+                self._claims[key] = (line, alike)
         if claims:
             self.ledger.add(claims=claims)
 
@@ -197,6 +189,8 @@ class Dispatcher:
             self._finished(finish, stale=(finish.job_seq, finish.attempt) in stale)
         for seq in batch.withdrawals:
             self._settle(seq, requests.drop)
+        if batch.joins:
+            self.keeper.on_joined(batch.joins, outcome.members)
         for claim in outcome.claims:
             self._claimed(asked_at, claim)
         if batch.finishes:
@@ -213,6 +207,8 @@ class Dispatcher:
         self.lines.extend_trust(asked_at, renewal.live)
         for lease_id in set(asked) - renewal.live:
             self.lines.lose(lease_id)
+        self.keeper.on_leaving(renewal.leaving)
+        self._dirty = self._dirty or bool(renewal.leaving)
         wanted = set(renewal.cancel_requested)
         for held in [held for seq, held in self._held.items() if seq in wanted]:
             self.cancel(held.request.id)
@@ -351,6 +347,7 @@ class Dispatcher:
         self._settling[finish.job_seq, finish.attempt] = (work, report)
         self._host.take_out(work.job.line, finish.job_seq)
         self.ledger.add(finishes=[finish])
+        self.keeper.note_finish(work, finish, self.ledger)
         self._dirty = True
 
     # On timers
@@ -358,6 +355,7 @@ class Dispatcher:
     def flush(self) -> None:
         """Hand over output and progress."""
         self._reports.flush(self.ledger, self.lines.works())
+        self.keeper.flush(self.ledger)
 
     def look_after(self) -> None:
         """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""
@@ -383,7 +381,7 @@ class Dispatcher:
 
     def begin_warm_shutdown(self, hub: Any) -> None:
         """Take nothing more, give back what has not started, and let the rest end."""
-        self.duty.ending = True
+        self.duty.ending = self._dirty = True
         self.hand_back_waiting()
         self.lines.stall_all()
 

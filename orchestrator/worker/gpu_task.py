@@ -43,6 +43,8 @@ class GPUTask(Task):
     memory: ClassVar[int | str | None] = None
     #: Other GPUs that would do, in order of preference, as ``[{"gpus": 2, "gpu_type": "A100"}]``.
     alternatives: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    #: Run in a worker pool that has this model loaded, if there is one: the pool's name, or the model's.
+    model: ClassVar[str | None] = None
     #: Attempts in all when it raises; Celery's own ``retry`` counts apart.
     max_attempts: ClassVar[int] = 1
     #: After which failures it is tried again, and how often, as ``{"oom": 2}``; None: after any.
@@ -51,7 +53,9 @@ class GPUTask(Task):
     tenant: ClassVar[str] = "default"
 
 
-_OPTIONAL: Final = ("gpu_memory", "gpu_type", "min_memory", "mig", "constraints", "cpus", "memory", "grace", "key")
+_OPTIONAL: Final = (
+    "gpu_memory", "gpu_type", "min_memory", "mig", "constraints", "cpus", "memory", "model", "grace", "key",
+)  # fmt: skip
 
 
 def job_options(task: Any, properties: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +77,7 @@ def request_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
         "cpus": wanted["cpus"],
         "memory_mib": parse_mebibytes(wanted["memory"]),
         "alternatives": tuple(alternative(other) for other in wanted["alternatives"]),
+        "model": wanted["model"],
         "grace_seconds": wanted["grace"],
         "max_attempts": wanted["max_attempts"],
         "retry_on": wanted["retry_on"],

@@ -13,7 +13,8 @@ from typing import Final
 
 from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
-from orchestrator.domain.lease import LeaseGrant
+from orchestrator.domain.lease import LeaseGrant, PoolMember
+from orchestrator.domain.pool import Leave
 from orchestrator.domain.wants import Wants
 from orchestrator.scheduling.topology import Place, choose
 from orchestrator.worker.run_times import RunTimes
@@ -43,6 +44,23 @@ class WaitingJob:
 
 
 @dataclass(eq=False, slots=True)
+class PoolPlace:
+    """What a line has to do with a worker pool: its runner is loading the pool's model, or has it."""
+
+    member: PoolMember | None = None  # None while it loads, and until the database has confirmed that it is one
+    leave: Leave | None = None  # it takes no further job
+    jobs_done: int = 0
+    run_seconds: float | None = None  # moving average
+    tasks: dict[int, str] = field(default_factory=dict)  # of the jobs in the line, by seq
+    joining: bool = False  # the model is loaded, and the database has not yet said whether it is a member
+
+    @property
+    def stays(self) -> bool:
+        """Its lease is kept without a job."""
+        return self.joining or (self.member is not None and self.leave is None)
+
+
+@dataclass(eq=False, slots=True)
 class Line:
     """One runner's GPUs and the jobs claimed, or being claimed, for it."""
 
@@ -56,6 +74,24 @@ class Line:
     closed: bool = False  # takes no further job
     retiring: bool = False  # its runner is to be replaced: takes no further job either
     trusted_until: float = 0.0  # monotonic
+    pool: PoolPlace | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """It may be given another job."""
+        return not (self.closed or self.retiring or self.claiming)
+
+    def serves(self, shape: Shape) -> bool:
+        """Its runner has the model that jobs of this shape want, and may run them."""
+        member = self.pool.member if self.pool is not None and self.pool.leave is None else None
+        wants = shape.resources.wants
+        return (
+            member is not None
+            and wants is not None
+            and wants.model in (member.pool, member.model)
+            and member.tenant in (None, shape.tenant)
+            and shape.kind is JobKind.TASK
+        )
 
 
 _NOWHERE: Final = Place("")
@@ -72,6 +108,7 @@ class _GpuUse:
     reserved_mib: int = 0
     lent: bool = False  # to somebody without a job
     lent_mib: int = 0
+    headroom_mib: int = 0  # not lent out in shares
     foreign_mib: int = 0  # in use without a lease
     place: Place = _NOWHERE
     clean: bool = True  # so little of that that it can be granted as a whole
@@ -132,7 +169,8 @@ class Host:
         """Follow what the driver reports; a GPU that is gone or unhealthy is not granted again."""
         seen = {sample.gpu.uuid: sample for sample in samples}
         for uuid, sample in seen.items():
-            use = self._gpus.setdefault(uuid, _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False))
+            fresh = _GpuUse(sample.gpu.memory_mib, sample.gpu.index, usable=False, headroom_mib=self._headroom_mib)
+            use = self._gpus.setdefault(uuid, fresh)
             use.memory_mib, use.index = sample.gpu.memory_mib, sample.gpu.index
             use.model, use.mig_profile = sample.gpu.model, sample.gpu.mig_profile
             use.place = Place(uuid, sample.gpu.numa, frozenset(sample.gpu.links))
@@ -146,6 +184,7 @@ class Host:
         for uuid, use in self._gpus.items():
             order = orders.get(uuid, _NO_ORDER)
             use.lent, use.lent_mib = order.lent, order.lent_mib
+            use.headroom_mib = max(self._headroom_mib, order.headroom_mib)
 
     def memory_of(self, gpus: Iterable[str]) -> int | None:
         """Return the memory of these GPUs in MiB, all together; None for no GPU."""
@@ -155,6 +194,14 @@ class Host:
     def free_gpus(self) -> int:
         """Count the GPUs that an exclusive lease could take now."""
         return sum(1 for use in self._gpus.values() if use.usable and use.idle)
+
+    def free_pool_lines(self) -> int:
+        """Count the runners of pools that have nothing to do."""
+        return sum(
+            1
+            for line in self._lines.values()
+            if line.pool and line.pool.member and not line.jobs and line.is_open and not line.pool.leave
+        )
 
     def free_cpu_slots(self) -> int:
         """Count the CPU-only jobs that could start now."""
@@ -194,9 +241,12 @@ class Host:
         may_extend = True
         while order:
             _priority, _arrival, number, shape = heapq.heappop(order)
-            line = self._open(shape) or (self._extendable(shape) if may_extend else None)
+            loaded = [line for line in self._lines.values() if line.serves(shape)] if _wants_model(shape) else []
+            line = self._with_model(shape, loaded) if loaded else None
+            if line is None and (not loaded or self._costs_more_than_load(shape, loaded)):
+                line = self._open(shape) or (self._extendable(shape) if may_extend else None)
+                may_extend = may_extend and (line is not None or not shape.resources.gpus)
             if line is None:
-                may_extend = may_extend and not shape.resources.gpus
                 continue
             jobs = self._waiting[shape]
             job = jobs.popleft()
@@ -204,6 +254,8 @@ class Host:
             self._keep(shape, jobs)
             line.jobs.append(job.seq)
             line.ahead_seconds += self._run_times.mean(shape.task)
+            if line.pool is not None:
+                line.pool.tasks[job.seq] = shape.task
             additions.setdefault(line.key, []).append(job)
             if jobs:
                 heapq.heappush(order, (-shape.priority, jobs[0].arrival, number, shape))
@@ -212,7 +264,8 @@ class Host:
     def take_out(self, line: Line, seq: int) -> None:
         """A job of the line ended, was refused, or was given back."""
         line.jobs.remove(seq)
-        line.ahead_seconds = max(0.0, line.ahead_seconds - self._run_times.mean(line.shape.task)) if line.jobs else 0.0
+        task = line.shape.task if line.pool is None else line.pool.tasks.pop(seq, line.shape.task)
+        line.ahead_seconds = max(0.0, line.ahead_seconds - self._run_times.mean(task)) if line.jobs else 0.0
 
     def close(self, line: Line) -> None:
         """The line's lease is released: its GPUs are free again."""
@@ -258,6 +311,8 @@ class Host:
             else:
                 use.reserved_mib += grant.memory_mib or 0
         line = Line(next(self._keys), grant, shape)
+        if shape.resources.wants is not None and shape.resources.wants.pool is not None:
+            line.pool = PoolPlace()
         self._lines[line.key] = line
         return line
 
@@ -282,8 +337,8 @@ class Host:
             and wants.accepts_gpu(use.model, use.memory_mib, use.mig_profile)
         ]
         if resources.gpu_memory_mib is not None:
-            need = resources.gpu_memory_mib + self._headroom_mib
-            fits = [(use.free_mib, uuid) for uuid, use in usable if use.free_mib >= need]
+            need = resources.gpu_memory_mib
+            fits = [(use.free_mib, uuid) for uuid, use in usable if use.free_mib >= need + use.headroom_mib]
             return (min(fits)[1],) if fits else None  # the fullest that fits keeps the others whole
         whole = sorted((use.index, uuid) for uuid, use in usable if use.idle)
         if len(whole) < resources.gpus:
@@ -291,18 +346,35 @@ class Host:
         return choose([self._gpus[uuid].place for _index, uuid in whole], resources.gpus)
 
     def _extendable(self, shape: Shape) -> Line | None:
-        ahead = self._run_times.jobs_ahead(shape.task)
-        if not ahead or shape.kind is not JobKind.TASK:
-            return None
-        limit = self._run_times.look_ahead_seconds
-        lines = [
+        lines = (
             line
             for line in self._lines.values()
-            if not (line.closed or line.retiring or line.claiming)
+            if line.pool is None
             and line.shape.resources == shape.resources
             and line.shape.tenant == shape.tenant
             and line.shape.kind is JobKind.TASK
-            and len(line.jobs) <= ahead
-            and line.ahead_seconds <= limit
+        )
+        return self._shortest(shape, lines) if shape.kind is JobKind.TASK else None
+
+    def _shortest(self, shape: Shape, lines: Iterable[Line]) -> Line | None:
+        """Return the line that one more job waits in the least; None if it would wait for too long in any."""
+        ahead, limit = self._run_times.jobs_ahead(shape.task), self._run_times.look_ahead_seconds
+        found = [
+            line for line in lines if ahead and line.is_open and len(line.jobs) <= ahead and line.ahead_seconds <= limit
         ]
-        return min(lines, key=lambda line: (len(line.jobs), line.key), default=None)
+        return min(found, key=lambda line: (len(line.jobs), line.key), default=None)
+
+    def _with_model(self, shape: Shape, loaded: list[Line]) -> Line | None:
+        """Return a line whose runner has the model and can take the job now; an idle one if there is one."""
+        idle = next((line for line in loaded if not line.jobs and line.is_open), None)
+        return idle or self._shortest(shape, loaded)
+
+    def _costs_more_than_load(self, shape: Shape, loaded: list[Line]) -> bool:
+        """Tell whether waiting for runners that have the model takes longer than to have another load it."""
+        loads = [line.pool.member.load_seconds or 0.0 for line in loaded if line.pool and line.pool.member]
+        queued = len(self._waiting[shape]) * self._run_times.mean(shape.task)
+        return (sum(line.ahead_seconds for line in loaded) + queued) / len(loaded) > max(loads)
+
+
+def _wants_model(shape: Shape) -> bool:
+    return shape.resources.wants is not None and shape.resources.wants.model is not None

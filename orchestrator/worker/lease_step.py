@@ -256,6 +256,8 @@ class LeaseStep(bootsteps.StartStopStep):
             hub.call_soon(dispatcher.cancel, data["job_id"])
         elif kind == "drain" and data.get("node") == self._runtime.settings.node:
             hub.call_soon(self._heartbeat, dispatcher)  # its answer says what the host may do
+        elif kind == "leave":
+            hub.call_soon(self._renew, dispatcher)  # its answer says which runners are to leave their pools
 
     def _on_revoked(self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
         """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""

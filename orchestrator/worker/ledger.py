@@ -23,6 +23,8 @@ from orchestrator.domain.lease import (
     LedgerBatch,
     LedgerOutcome,
     LogChunk,
+    PoolJoin,
+    PoolUse,
     ProgressReport,
     Renewal,
 )
@@ -91,7 +93,9 @@ class _Pending:
     finishes: list[Finish] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
     withdrawals: list[int] = field(default_factory=list)
+    joins: list[PoolJoin] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    uses: dict[int, PoolUse] = field(default_factory=dict)  # by lease
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
     heartbeat: _Heartbeat | None = None
@@ -99,7 +103,8 @@ class _Pending:
 
     def any_rows(self) -> bool:
         said = self.logs or self.progress or self.notes
-        return bool(said or self.finishes or self.releases or self.withdrawals or self.claims)
+        asked = self.finishes or self.releases or self.withdrawals or self.joins or self.claims
+        return bool(said or asked or self.uses)
 
     def anything(self) -> bool:
         others = (self.registration, self.renewals, self.heartbeat)
@@ -119,8 +124,15 @@ class _Pending:
             batch,
             releases=tuple(_cut(self.releases, LARGEST_BATCH)),
             withdrawals=tuple(_cut(self.withdrawals, LARGEST_BATCH)),
+            joins=tuple(_cut(self.joins, LARGEST_BATCH)),
             claims=tuple(_cut_claims(self.claims)),
+            uses=tuple(self._take_uses()),
         )
+
+    def _take_uses(self) -> list[PoolUse]:
+        taken = list(self.uses.values())
+        self.uses.clear()
+        return taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +212,9 @@ class Ledger(threading.Thread):
         finishes: Sequence[Finish] = (),
         releases: Sequence[int] = (),
         withdrawals: Sequence[int] = (),
+        joins: Sequence[PoolJoin] = (),
         claims: Sequence[Claim] = (),
+        uses: Sequence[PoolUse] = (),
     ) -> None:
         """Have rows committed with the next batch."""
         with self._changed:
@@ -211,7 +225,9 @@ class Ledger(threading.Thread):
             pending.finishes += finishes
             pending.releases += releases
             pending.withdrawals += withdrawals
+            pending.joins += joins
             pending.claims += claims
+            pending.uses |= {use.lease_id: use for use in uses}
             self._changed.notify()
 
     def renew(self, lease_ids: Sequence[int]) -> None:
@@ -344,6 +360,8 @@ class Ledger(threading.Thread):
             pending.finishes[:0] = batch.finishes
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals
+            pending.joins[:0] = batch.joins
+            pending.uses = {use.lease_id: use for use in batch.uses} | pending.uses
             pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
             pending.cancels[:0] = taken.cancels
 

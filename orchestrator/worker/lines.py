@@ -48,7 +48,7 @@ class Lines:
         return Work(
             id=claimed.id,
             task=claimed.task,
-            message=None if is_command(claimed) else _task_message(claimed, line.lease_id, request, context),
+            message=None if is_command(claimed) else _task_message(claimed, line, request, context),
             callbacks=callbacks,
             time_limit=claimed.time_limit_seconds,
             soft_time_limit=claimed.soft_time_limit_seconds,
@@ -101,18 +101,40 @@ class Lines:
             if self._runner_of.get(line.key) is runner:
                 line.retiring = True
 
-    def close_empty(self) -> list[Line]:
-        """Close the lines without jobs and return them; their leases are to be released."""
+    def close_empty(self, *, keep_pools: bool) -> list[Line]:
+        """Close the lines without jobs and return them; their leases are to be released.
+
+        ``keep_pools``: those of worker pools stay, as long as their runners do.
+        """
         empty = [line for line in self._pool.host.lines.values() if not line.jobs and not line.claiming]
+        empty = [line for line in empty if not (keep_pools and self._is_kept(line))]
         for line in empty:
             runner = self._runner_of.get(line.key)
-            if runner is not None and runner.command and not runner.gone:
+            if runner is not None and (runner.command or line.pool is not None) and not runner.gone:
+                if not (runner.command or runner.ending) and self._pool.runners is not None:
+                    self._pool.runners.end(runner, grace_seconds=1)
                 continue  # the device is free only when its process tree is
             self._runner_of.pop(line.key, None)
             self._pool.host.close(line)
             if runner is not None and not runner.ending and self._pool.runners is not None:
                 self._pool.runners.guardian.set_deadlines({runner.id: math.inf})
         return [line for line in empty if line.closed]
+
+    def stop(self, line: Line) -> None:
+        """End what a line's runner does: the jobs run again elsewhere, without having used an attempt."""
+        runner, runners = self._runner_of.get(line.key), self._pool.runners
+        if runner is None or runners is None:
+            return
+        self._stall(runner)
+        if runner.front is not None and runner.front.job is not None:
+            runner.front.stopped = True
+            runners.end(runner, grace_seconds=runner.front.job.claimed.grace_seconds)
+
+    def _is_kept(self, line: Line) -> bool:
+        """It is a pool's, or about to be, and its runner lives."""
+        runner = self._runner_of.get(line.key)
+        lives = runner is not None and not (runner.ending or runner.retiring)
+        return lives and line.pool is not None and line.pool.stays
 
     def stall_slow(self) -> None:
         """Take back what waits behind jobs that run longer than the look-ahead."""
@@ -157,6 +179,11 @@ class Lines:
         if is_command(job.claimed):
             runners.evict(key.gpus, keep=None)
             return runners.start(replace(self._command_spec(work, job, key), deadline=line.trusted_until), key)
+        if line.pool is not None:  # a fresh one, which has nothing loaded yet
+            runners.evict(key.gpus, keep=None)
+            runner = self._pool.start_task_runner(key, token=job.lease_id)
+            runner.kept = True
+            return runner
         runners.evict(key.gpus, keep=key)
         return runners.find_idle(key) or self._pool.start_task_runner(key, token=job.lease_id)
 
@@ -193,7 +220,9 @@ class Lines:
         return RunnerKey(grant.gpus, job.claimed.tenant, grant.mode is LeaseMode.EXCLUSIVE, memory)
 
 
-def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any], context: str | None) -> Message:
+def _task_message(claimed: ClaimedJob, line: Line, request: dict[str, Any], context: str | None) -> Message:
+    member = line.pool.member if line.pool is not None else None
+    model = claimed.model if member is None else member.model
     payload = claimed.payload
     headers = payload.get("headers") or {}
     # What is None in a request, Celery's Context in the runner has as None anyway: half of every message.
@@ -202,8 +231,9 @@ def _task_message(claimed: ClaimedJob, lease_id: int, request: dict[str, Any], c
         "op": "run",
         "id": claimed.id,
         "task": payload.get("task") or claimed.task,
-        "job": {"attempt": claimed.attempt, "token": lease_id, "final": list(final_classes(claimed))}
-        | ({} if claimed.checkpoint is None else {"checkpoint": claimed.checkpoint}),
+        "job": {"attempt": claimed.attempt, "token": line.lease_id, "final": list(final_classes(claimed))}
+        | ({} if claimed.checkpoint is None else {"checkpoint": claimed.checkpoint})
+        | ({} if model is None else {"model": model}),
         "request": slim | headers if context is None else slim | headers | {traces.HEADER: context},
         "args": payload.get("args") or [],
         "kwargs": payload.get("kwargs") or {},

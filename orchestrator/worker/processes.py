@@ -57,6 +57,7 @@ class RunnerProcess:
         self.line: deque[Work] = deque()
         self.idle_since = 0.0
         self.jobs_done = 0
+        self.kept = False  # by a worker pool: idle or not, it ends with its lease
         self.retiring = False  # to end when its line is empty: it has served enough, or has grown too large
         self.ending = False  # told to end, or ended
         self.gone = False  # with everything it started

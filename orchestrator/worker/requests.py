@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery.worker import state as worker_state
@@ -9,8 +10,9 @@ from celery.worker import state as worker_state
 from orchestrator.domain.job import JobEvent, JobKind, Resources
 from orchestrator.domain.lease import Finish, Refusal
 from orchestrator.domain.wants import wants_from
-from orchestrator.errors import InvalidEntry
+from orchestrator.errors import InvalidEntry, StreamUnavailable
 from orchestrator.observe.logs import about
+from orchestrator.ports import StreamPublisher
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Shape, WaitingJob
 from orchestrator.worker.remote_error import remote_error
@@ -43,6 +45,24 @@ def waiting_job(request: Any, arrival: int) -> WaitingJob:
         return WaitingJob(int(header["seq"]), request.id, shape, arrival)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidEntry(f"malformed job header of {request.id}: {error!r}") from error
+
+
+def by_resources(jobs: Iterable[WaitingJob]) -> Mapping[Resources, list[WaitingJob]]:
+    """Group jobs by what they ask for, which is what a claim repeats; those of one pool's runner may differ."""
+    groups: dict[Resources, list[WaitingJob]] = {}
+    for job in jobs:
+        groups.setdefault(job.shape.resources, []).append(job)
+    return groups
+
+
+def bury(request: Any, reason: str, publisher: StreamPublisher) -> None:
+    """Put a malformed entry into its dead-letter stream, and acknowledge it once it is there."""
+    try:
+        publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, reason)
+    except StreamUnavailable as error:
+        logger.error("entry %s stays unacknowledged, the dead-letter stream does not take it: %s", request.id, error)
+        return
+    drop(request)
 
 
 def drop(request: Any) -> None:

@@ -121,7 +121,8 @@ def _enter_job(message: dict[str, Any], job: dict[str, Any], channel: socket.soc
         frames.send(channel, dict(report))
 
     gpus = visible_gpus(os.environ)
-    context = JobContext(message["id"], job["attempt"], job["token"], gpus, send, job.get("checkpoint"))
+    told = (job.get("checkpoint"), job.get("model"))
+    context = JobContext(message["id"], job["attempt"], job["token"], gpus, send, *told)
     job_context.enter(context)
     resubmission.expect(message["id"])
     return capture_results_of(message["id"], final=frozenset(job["final"]) if "final" in job else None)

@@ -129,7 +129,8 @@ class Runners:
     def find_idle(self, key: RunnerKey) -> RunnerProcess | None:
         """Return a warm runner without work."""
         for runner in self._runners.values():
-            if runner.key == key and not runner.line and not (runner.ending or runner.retiring or runner.command):
+            taken = runner.ending or runner.retiring or runner.command or runner.kept
+            if runner.key == key and not (runner.line or taken):
                 return runner
         return None
 
@@ -137,7 +138,8 @@ class Runners:
         """End idle runners that hold any of these GPUs: they go to somebody else."""
         wanted = set(gpus)
         for runner in list(self._runners.values()):
-            if wanted.intersection(runner.key.gpus) and runner.key != keep and not runner.line and not runner.ending:
+            in_use = runner.line or runner.ending or runner.kept
+            if wanted.intersection(runner.key.gpus) and runner.key != keep and not in_use:
                 self.end(runner, grace_seconds=0)
 
     def give(self, runner: RunnerProcess, work: Work) -> None:
@@ -189,8 +191,11 @@ class Runners:
             work = runner.front
             if work is not None and work.begun_at is not None:
                 self._keep_limits(runner, work, now - work.begun_at)
-            elif work is None and not runner.ending and now - runner.idle_since > self._bounds.idle_seconds:
+            elif work is None and self._is_unused(runner, now):
                 self.end(runner, grace_seconds=1)
+
+    def _is_unused(self, runner: RunnerProcess, now: float) -> bool:
+        return not (runner.ending or runner.kept) and now - runner.idle_since > self._bounds.idle_seconds
 
     def _keep_limits(self, runner: RunnerProcess, work: Work, seconds: float) -> None:
         if work.time_limit and seconds > work.time_limit and not work.timed_out:

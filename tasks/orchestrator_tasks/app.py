@@ -4,4 +4,9 @@ from celery import Celery
 
 from orchestrator.install import install
 
-app = install(Celery("orchestrator_tasks", include=["orchestrator_tasks.command", "orchestrator_tasks.examples"]))
+app = install(
+    Celery(
+        "orchestrator_tasks",
+        include=[f"orchestrator_tasks.{module}" for module in ("command", "examples", "inference", "preload")],
+    )
+)

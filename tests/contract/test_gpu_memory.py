@@ -8,6 +8,8 @@ from orchestrator.domain.cluster import GpuHolder, GpuSample
 from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.domain.job import JobEvent, LeaseMode, Resources
 from orchestrator.domain.lease import Claim, JobNote, LeaseGrant, Refusal
+from orchestrator.errors import InvalidPolicy
+from orchestrator.storage.queue_control import SqlPolicyStore
 from tests.contract.conftest import MEMORY_MIB, Stores
 
 MOST = MEMORY_MIB // 2
@@ -107,3 +109,29 @@ def test_who_has_a_gpu_is_told_by_its_leases(stores: Stores) -> None:
     stores.finish(second, line.lease_id, JobEvent.SUCCEED)
     stores.commit(releases=(line.lease_id,))
     assert "a-0" not in stores.cluster.gpu_holders()
+
+
+def test_the_policy_keeps_a_part_of_every_gpu_from_shares(one_gpu: Stores) -> None:
+    """Plans, workers and claims keep to it; what is leased as a whole is all of it."""
+    policy = SqlPolicyStore(one_gpu.database)
+    policy.change({"max_gpu_memory_fraction": 0.75}, by="me", version=None)
+    (record,) = one_gpu.cluster.nodes()[0].gpus
+    (host,) = one_gpu.admission.snapshot(limit=1).hosts
+    kept = MEMORY_MIB // 4
+    assert (record.headroom_mib, host.gpus[0].headroom_mib) == (kept, kept)
+    (standing,) = one_gpu.cluster.gpu_standings("a").values()
+    assert standing.order.headroom_mib == kept
+
+    large, small, rest = (MEMORY_MIB * 8 // 10, MEMORY_MIB // 2, MEMORY_MIB // 4)
+    for mib, granted in ((large, False), (small, True), (rest + 1, False), (rest, True), (1, False)):
+        job = one_gpu.submit(resources=Resources(1, mib))
+        assert (one_gpu.claim(job.seq, "a-0", mib=mib).lease_id is not None) is granted, mib
+    with pytest.raises(InvalidPolicy):
+        policy.change({"max_gpu_memory_fraction": 0}, by="me", version=None)
+    policy.change({"max_gpu_memory_fraction": 1.0}, by="me", version=None)
+    assert one_gpu.cluster.nodes()[0].gpus[0].headroom_mib == 0
+
+
+def test_the_policy_does_not_touch_whole_gpus(one_gpu: Stores) -> None:
+    SqlPolicyStore(one_gpu.database).change({"max_gpu_memory_fraction": 0.1}, by="me", version=None)
+    assert one_gpu.claim(one_gpu.submit().seq, "a-0").lease_id is not None

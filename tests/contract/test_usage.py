@@ -4,8 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.domain.job import JobEvent, Resources
-from orchestrator.domain.usage import UsageKey, fold_usage
+from orchestrator.domain.job import JobEvent, LeaseMode, Resources
+from orchestrator.domain.lease import LeaseGrant
+from orchestrator.domain.usage import HolderUse, UsageKey, fold_usage
+from orchestrator.lease_ports import Holder
+from orchestrator.storage.adhoc import SqlAdHocLeases
 from orchestrator.storage.usage import SqlUsageStore
 from tests.contract.conftest import Stores
 
@@ -36,6 +39,16 @@ def test_leases_with_what_ran_under_them(stores: Stores) -> None:
     rows, total = fold_usage([done, live], by=UsageKey.TENANT, since=now - DAY, until=now + timedelta(seconds=100))
     assert rows[0].key == "blue"
     assert total.attempts == 2
+
+
+def test_leases_without_a_job_name_their_holder(stores: Stores) -> None:
+    stores.register("a", 1)
+    holder = Holder("shell", "red", "ada", "hash", None)
+    grant = LeaseGrant(("a-0",), LeaseMode.EXCLUSIVE, None)
+    lease = SqlAdHocLeases(stores.database).grant("a", grant, holder, ttl=timedelta(minutes=1))
+    assert lease is not None
+    (use,) = SqlUsageStore(stores.database).leases(since=lease.granted_at, until=lease.granted_at + timedelta(hours=1))
+    assert (use.holder, use.attempts, use.shares) == (HolderUse(lease.id, "red", "ada"), (), (("a-0", 1.0),))
 
 
 def test_how_busy_a_failed_attempt_was_is_kept_too(stores: Stores) -> None:

@@ -28,10 +28,21 @@ _GPU = _words(
 _LETTER = _words("id queue failure_class reason at")
 _ORDERED = _words("id changed state problem detail")
 _QUEUE = _words("name paused paused_by most_running time_limit version jobs")
-_POLICY = _words("safe_mode pool_idle_seconds version changed_by changed_at")
+_POLICY = _words("safe_mode pool_idle_seconds max_gpu_memory_fraction version changed_by changed_at")
 _SCHEMA = frozenset({"version", "head", "database"})
 
+_POOL = _words(
+    "name model task arguments state reason min max wanted ready gpus gpu_memory_mib wants idle_seconds load_seconds"
+    " loaded_in_seconds pinned tenant priority failures retry_at changed_by created_at version runners loads"
+)
+
 FIELDS = {
+    **dict.fromkeys(
+        ("pool start", "pool ls", "pool status", "pool scale", "pool preload", "pool swap", "pool drain", "pool stop"),
+        _POOL,
+    ),
+    "pool rm": frozenset({"name"}),
+    "tenants": frozenset({"name", "jobs", "tokens"}),
     "submit": frozenset({"id", "state", "created"}),
     "run": _JOB | {"attempts"},
     "leases": _words(

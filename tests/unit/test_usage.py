@@ -1,12 +1,13 @@
 """Accounting: every second of every lease is somebody's, once."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.usage import NOBODY, AttemptUse, LeaseUse, Usage, UsageKey, fold_usage
+from orchestrator.domain.usage import NOBODY, AttemptUse, HolderUse, LeaseUse, Usage, UsageKey, fold_usage
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -41,6 +42,16 @@ def test_a_lease_is_divided_among_its_attempts_by_how_long_they_ran() -> None:
 
 def test_a_share_counts_as_its_part() -> None:
     assert sums(lease(0, 10, attempt("a1", 0, 10), share=0.25))["a1"].leased == 2.5
+
+
+def test_a_lease_without_a_job_is_its_holders() -> None:
+    """Wasted is nothing of it, and it is counted for its tenant."""
+    held = replace(lease(0, 10, gpus="01"), holder=HolderUse(7, "red", "ada"))
+    keys = {by: next(iter(sums(held, by=by))) for by in (UsageKey.TENANT, UsageKey.USER, UsageKey.JOB, UsageKey.QUEUE)}
+    assert list(keys.values()) == ["red", "ada", "lease:7", NOBODY]
+    (row,), total = fold_usage([held], by=UsageKey.USER, since=at(0), until=at(100), tenant="red")
+    assert (row.leased, row.wasted, row.attempts, total.leased) == (20, 0, 0, 20)
+    assert fold_usage([held], by=UsageKey.USER, since=at(0), until=at(100), tenant="blue")[1].leased == 0
 
 
 def test_what_did_not_succeed_is_wasted_and_what_runs_is_not() -> None:

@@ -97,8 +97,10 @@ def purge(
         which = _which(queue, failure_class) if everything else " ".join(jobs)
         click.confirm(f"Dismiss {which}?", abort=True, err=True)
     with open_client() as client:
-        chosen = [*_every_id(client, queue, failure_class)] if everything else jobs
-        done = [client.purge_dead_letter(job) for job in chosen]
+        if everything:
+            done = [{"id": job, "purged": True} for job in _purge_all(client, queue, failure_class)]
+        else:
+            done = [client.purge_dead_letter(job) for job in jobs]
     _tell(done, as_json, lambda _: "is dismissed")
 
 
@@ -125,13 +127,11 @@ def _retry_all(client: Client, queue: str | None, failure_class: str | None) -> 
             return
 
 
-def _every_id(client: Client, queue: str | None, failure_class: str | None) -> Iterator[str]:
-    before = None
+def _purge_all(client: Client, queue: str | None, failure_class: str | None) -> Iterator[str]:
     while True:
-        page = client.dead_letters(queue=queue, failure_class=failure_class, limit=PAGE, before=before)
-        yield from (letter["id"] for letter in page["dead_letters"])
-        before = page["next"]
-        if before is None:
+        found = client.purge_dead_letters(queue=queue, failure_class=failure_class)
+        yield from found["purged"]
+        if not found["more"]:
             return
 
 

@@ -99,7 +99,7 @@ def policy(context: click.Context, as_json: bool) -> None:
 @click.argument("assignments", type=Assignment(), nargs=-1, required=True, metavar="NAME=VALUE...")
 @JSON
 def set_policy(assignments: Sequence[tuple[str, str]], as_json: bool) -> None:
-    """Change values: safe_mode=on keeps every job from starting, pool_idle_seconds=600."""
+    """Change values: safe_mode=on keeps every job from starting, pool_idle_seconds=600, max_gpu_memory_fraction=0.9."""
     with open_client() as client:
         found = client.set_policy({name: _value(name, text) for name, text in assignments})
     _tell_policy(found, as_json)

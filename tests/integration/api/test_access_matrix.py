@@ -74,6 +74,15 @@ ROWS: Final = (
     Row("POST", "/leases/{token}/heartbeat", Role.SUBMITTER, absent=True),
     Row("POST", "/leases/{token}/release", Role.SUBMITTER, absent=True),
     Row("GET", "/leases", Role.VIEWER),
+    Row("POST", "/pools", Role.OPERATOR, body={"name": "chat"}),
+    Row("GET", "/pools", Role.VIEWER),
+    Row("GET", "/pools/{name}", Role.VIEWER, absent=True),
+    Row("POST", "/pools/{name}/scale", Role.OPERATOR, absent=True, body={}),
+    Row("POST", "/pools/{name}/preload", Role.OPERATOR, absent=True, body={}),
+    Row("POST", "/pools/{name}/swap", Role.OPERATOR, absent=True, body={"model": "other"}),
+    Row("POST", "/pools/{name}/drain", Role.OPERATOR, absent=True),
+    Row("POST", "/pools/{name}/stop", Role.OPERATOR, absent=True),
+    Row("DELETE", "/pools/{name}", Role.OPERATOR, absent=True),
     Row("GET", "/queues", Role.VIEWER),
     Row("GET", "/queues/{name}", Role.VIEWER, absent=True),
     Row("POST", "/queues/{name}/pause", Role.OPERATOR, absent=True),
@@ -81,11 +90,13 @@ ROWS: Final = (
     Row("PATCH", "/queues/{name}", Role.OPERATOR, absent=True, body={}),
     Row("GET", "/policy", Role.VIEWER),
     Row("PATCH", "/policy", Role.ADMIN, body={}),
+    Row("GET", "/tenants", Role.VIEWER),
     Row("GET", "/cluster", Role.VIEWER),
     Row("GET", "/usage", Role.VIEWER),
     Row("GET", "/dlq", Role.VIEWER, every_tenant=True),
     Row("GET", "/dlq/{job_id}", Role.VIEWER, every_tenant=True, absent=True),
     Row("POST", "/dlq/retry", Role.OPERATOR, body={}),
+    Row("POST", "/dlq/purge", Role.OPERATOR, body={}),
     Row("POST", "/dlq/{job_id}/retry", Role.OPERATOR, absent=True),
     Row("DELETE", "/dlq/{job_id}", Role.OPERATOR, absent=True),
     Row("GET", "/metrics", Role.VIEWER, every_tenant=True),
@@ -239,3 +250,14 @@ def test_only_operators_are_told_where_the_servers_are(world: World) -> None:
     shown = {name: world.ask(name, Row("GET", "/cluster", Role.VIEWER)).json()["redis"] is not None for name in CALLERS}
 
     assert {name for name, told in shown.items() if told} == {"operator", "admin"}
+
+
+def test_tenants_are_listed_to_who_may_know_of_them(world: World) -> None:
+    """With what they have: jobs by state, and tokens in force."""
+    row = Row("GET", "/tenants", Role.VIEWER)
+    told = {who: {one["name"]: one for one in world.ask(who, row).json()["tenants"]} for who in CALLERS}
+    assert set(told["admin"]) >= {OWN, OTHER}
+    assert sum(told["admin"][OWN]["jobs"].values()) > 0
+    assert told["admin"][OTHER]["tokens"] == 2
+    assert set(told["submitter-of-own"]) == set(told["viewer-of-own"]) == {OWN}
+    assert set(told["viewer-of-other"]) == {OTHER}

@@ -59,6 +59,16 @@ def test_all_of_a_queue_are_retried_and_no_other(api: TestClient, runtime: Runti
     assert ids(api) == [other]
 
 
+def test_all_of_a_queue_are_dismissed_at_once_and_no_other(api: TestClient, runtime: Runtime) -> None:
+    """Each with a line in its job's history, which is kept."""
+    jobs, other = [bury(api, runtime) for _ in range(2)], bury(api, runtime, "preloads")
+    assert api.post("/dlq/purge", json={"queue": "gpu"}).json() == {"purged": jobs[::-1], "more": False}
+    assert ids(api) == [other]
+    assert api.post("/dlq/purge", json={"queue": "gpu"}).json() == {"purged": [], "more": False}
+    assert api.get(f"/jobs/{jobs[0]}").json()["state"] == "dead_letter"
+    assert [event["kind"] for event in api.get(f"/jobs/{jobs[0]}/events").json()["events"]][-2:] == ["bury", "purge"]
+
+
 def test_a_purged_dead_letter_is_unknown_and_its_job_is_kept(api: TestClient, runtime: Runtime) -> None:
     job = bury(api, runtime)
 
@@ -76,6 +86,7 @@ def test_dead_letters_are_guarded_by_the_token(runtime: Runtime) -> None:
             ("GET", "/dlq/x"),
             ("POST", "/dlq/x/retry"),
             ("POST", "/dlq/retry"),
+            ("POST", "/dlq/purge"),
             ("DELETE", "/dlq/x"),
         ):
             assert client.request(method, path).status_code == 401

@@ -18,6 +18,8 @@ TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 #: Verbs whose section lists the fields elsewhere: those of a job.
 SEE_ALSO = {"run": "A job", "ps": "A job", "status": "A job", "nodes": "`orch gpus`"}
 SEE_ALSO |= dict.fromkeys(("gpus quarantine", "gpus release", "gpus reset"), "`orch gpus`")
+POOL_VERBS = ("start", "ls", "status", "scale", "preload", "swap", "drain", "stop")
+SEE_ALSO |= {f"pool {verb}": "A worker pool" for verb in POOL_VERBS}
 STACK_FIELDS = {
     "up": {field.name for kind in (Stack, PartState) for field in dataclasses.fields(kind)},
     "down": {field.name for field in dataclasses.fields(Stopped)},

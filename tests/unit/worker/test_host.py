@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuOrder, GpuSample
 from orchestrator.domain.gpu_memory import ForeignUse
 from orchestrator.domain.job import JobKind, LeaseMode, Resources
+from orchestrator.domain.lease import PoolMember
+from orchestrator.domain.pool import Leave
+from orchestrator.domain.wants import Wants
 from orchestrator.worker.host import Host, Line, Shape, WaitingJob
 from orchestrator.worker.run_times import RunTimes
 
@@ -179,6 +182,97 @@ def test_headroom_is_not_lent_out_in_shares() -> None:
         host.add_waiting(job)
 
     assert set(chosen(host)) == {1, 3}
+
+
+def test_what_the_policy_keeps_is_not_lent_out_either() -> None:
+    """The larger of the two counts, and only in shares."""
+    host = Host(cpu_slots=1, run_times=RunTimes(look_ahead_seconds=0.5, most_ahead=64), headroom_mib=100)
+    host.update_gpus([sample(0)])
+    host.set_lent({"GPU-0": GpuOrder(headroom_mib=500)})
+    for job in (waiting(1, mib=501), waiting(2, mib=500)):
+        host.add_waiting(job)
+    assert set(chosen(host)) == {2}
+    host.set_lent({"GPU-0": GpuOrder(headroom_mib=50)})
+    assert set(chosen(host)) == set()
+    host.close(next(iter(host.lines.values())))
+    assert set(chosen(host)) == {1}
+
+
+def loading(seq: int, pool: str = "chat") -> WaitingJob:
+    """Return a job that makes a runner of a pool."""
+    return WaitingJob(seq, f"job-{seq}", Shape(LOADS, "a", JobKind.TASK, "load", 5), seq)
+
+
+def asking(seq: int, model: str = "llama", tenant: str = "a") -> WaitingJob:
+    """Return a job that wants a model."""
+    wants = Wants(model=model)
+    return WaitingJob(seq, f"job-{seq}", Shape(Resources(1, None, wants), tenant, JobKind.TASK, "ask", 5), seq)
+
+
+LOADS = Resources(1, None, Wants(pool="chat", generation=1))
+
+
+def with_pool(gpus: int = 2, *, tenant: str | None = None, load_seconds: float = 10.0, asked: float = 1.0) -> Host:
+    """Return a host on which a runner of a pool is ready."""
+    host = make_host(gpus)
+    host._run_times.note("ask", asked)
+    host.add_waiting(loading(900))
+    line = chosen(host)[900]
+    host.take_out(line, 900)
+    assert line.pool is not None
+    line.lease_id, line.pool.member = 7, PoolMember(7, "chat", "llama", tenant, load_seconds)
+    return host
+
+
+def test_a_job_goes_to_the_runner_that_has_its_model_and_waits_there_while_a_load_takes_longer() -> None:
+    """By the pool's name or the model's. Others open lines of their own, and so does a job whose wait is too long."""
+    host = with_pool(3)
+    assert host.free_pool_lines() == 1
+    for job in (asking(1), asking(2, "chat"), asking(3, "other"), waiting(4)):
+        host.add_waiting(job)
+    lines = chosen(host)
+    assert {seq: line.lease_id for seq, line in lines.items()} == {1: 7, 3: None, 4: None}
+    assert host.free_pool_lines() == 0
+
+    patient, hurried = with_pool(3), with_pool(3, load_seconds=0.5)
+    for host, count in ((patient, 1), (hurried, 3)):
+        for seq in range(1, 4):
+            host.add_waiting(asking(seq))
+        assert len(chosen(host)) == count
+
+
+def test_short_jobs_line_up_behind_the_model_whoever_asks() -> None:
+    """But for a tenant that the pool does not serve, or once its runner is to leave."""
+    host = with_pool(1, asked=0.01)
+    for seq, tenant in enumerate("abc"):
+        host.add_waiting(asking(seq, tenant=tenant))
+    lines = chosen(host)
+    assert {line.lease_id for line in lines.values()} == {7}
+    assert len(lines) == 3
+    for seq, line in lines.items():
+        host.take_out(line, seq)
+    (line,) = host.lines.values()
+    assert line.ahead_seconds == 0.0
+
+    strict = with_pool(1, tenant="b", asked=0.01)
+    strict.add_waiting(asking(1, tenant="a"))
+    strict.add_waiting(asking(2, tenant="b"))
+    assert set(chosen(strict)) == {2}
+
+    leaving = with_pool(1, asked=0.01)
+    (line,) = leaving.lines.values()
+    assert line.pool is not None
+    line.pool.leave = Leave.DRAIN
+    leaving.add_waiting(asking(1))
+    assert chosen(leaving) == {}
+
+
+def test_loads_never_share_a_runner() -> None:
+    host = make_host(1, run_seconds=0.001)
+    host._run_times.note("load", 0.001)
+    for seq in (1, 2):
+        host.add_waiting(loading(seq))
+    assert set(chosen(host)) == {1}
 
 
 jobs = st.lists(

@@ -32,6 +32,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("safe_mode", sa.SmallInteger(), nullable=False),
         sa.Column("pool_idle_s", sa.Float(), nullable=False),
+        sa.Column("max_gpu_fraction", sa.Float(), nullable=False),
         sa.Column("changed_by", sa.String(length=128), nullable=False),
         sa.Column("changed_at", INSTANT, nullable=False),
         sa.CheckConstraint("id = 1", name=conv("ck_orchestrator_policy_one_row")),

@@ -1,0 +1,326 @@
+"""Endpoints of worker pools."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from orchestrator.api import answers, problems
+from orchestrator.api.dependencies import Given
+from orchestrator.api.guard import Caller, requires
+from orchestrator.api.schemas import AlternativeBody
+from orchestrator.api.versions import version_of
+from orchestrator.domain.access import Principal, Role
+from orchestrator.domain.job import JobState
+from orchestrator.domain.pool import (
+    DEFAULT_LOADER,
+    Leave,
+    PoolChange,
+    PoolRequest,
+    PoolRunner,
+    PoolStanding,
+    PoolState,
+)
+from orchestrator.domain.request_wants import alternative
+from orchestrator.domain.size import parse_mebibytes
+from orchestrator.domain.wants import wants_document
+from orchestrator.pool_errors import UnknownPool
+from orchestrator.runtime import Runtime
+from orchestrator.services.pools import PoolService
+
+routes = APIRouter(prefix="/pools", tags=["pools"])
+
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[str, Path(max_length=64, description="The pool's name.")]
+Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
+IfMatch = Annotated[str | None, Header(max_length=64)]
+
+
+class PoolBody(BaseModel):
+    """A pool to start."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Text
+    model: Text | None = Field(default=None, description="What its runners have loaded; default: the name.")
+    task: Text = Field(default=DEFAULT_LOADER, description="The Celery task that loads it, called with model=MODEL.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Further keywords of that task.")
+    gpus: int | None = Field(default=None, description="Whole GPUs of each runner; default: 1.")
+    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
+    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
+    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the hosts.")
+    cpus: int | None = Field(default=None, description="CPUs of the host that each runner is counted with.")
+    memory: str | int | None = Field(default=None, description="Memory of the host, likewise.")
+    alternatives: list[AlternativeBody] = Field(default_factory=list, description="Other GPUs, in order of preference.")
+    min: int = Field(default=1, description="Runners that are there even if nobody asks for them.")
+    max: int | None = Field(default=None, description="Runners at most; default: as min.")
+    idle_seconds: float | None = Field(
+        default=None, description="Runners beyond min leave after so long without a job; default: the policy's."
+    )
+    load_seconds: float = Field(default=600.0, description="A load that takes longer has failed.")
+    pinned: bool = Field(default=False, description="Runners do not leave for being idle, nor for others.")
+    tenant: Text | None = Field(default=None, description="Whose jobs run in it; default: everybody's.")
+    priority: int = Field(default=5, description="Of its loads, 0 to 9.")
+
+    def to_request(self) -> PoolRequest:
+        """Return the request; its values are checked where all requests are."""
+        said = (self.gpu_memory, self.gpu_type, self.min_memory, self.mig)
+        return PoolRequest(
+            name=self.name,
+            model=self.model,
+            task=self.task,
+            arguments=self.arguments,
+            gpus=1 if self.gpus is None and all(one is None for one in said) else self.gpus,
+            gpu_memory_mib=parse_mebibytes(self.gpu_memory),
+            gpu_type=self.gpu_type,
+            min_memory_mib=parse_mebibytes(self.min_memory),
+            mig=self.mig,
+            constraints=self.constraints,
+            cpus=self.cpus,
+            memory_mib=parse_mebibytes(self.memory),
+            alternatives=tuple(alternative(other.model_dump(exclude_unset=True)) for other in self.alternatives),
+            least=self.min,
+            most=self.max,
+            idle_seconds=self.idle_seconds,
+            load_seconds=self.load_seconds,
+            pinned=self.pinned,
+            tenant=self.tenant,
+            priority=self.priority,
+        )
+
+
+class ScaleBody(BaseModel):
+    """What to change of a pool's size; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    min: int | None = None
+    max: int | None = None
+    pinned: bool | None = None
+    idle_seconds: float | None = None
+
+
+class PreloadBody(BaseModel):
+    """Runners that are to be there now."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    runners: int | None = Field(default=None, description="At least so many; default: as many as the pool may have.")
+
+
+class SwapBody(BaseModel):
+    """What the runners are to have loaded instead."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Text
+    arguments: dict[str, Any] | None = Field(default=None, description="Keywords of the loader; default: as before.")
+
+
+class Runner(BaseModel):
+    """A runner that has the model."""
+
+    lease: int
+    node: str
+    gpus: list[str]
+    model: str
+    ready_at: AwareDatetime
+    used_at: AwareDatetime
+    running: int
+    jobs_done: int
+    run_seconds: float | None
+    leaving: Leave | None
+
+
+class Load(BaseModel):
+    """A job that makes a runner."""
+
+    job_id: str
+    state: JobState | None
+    reason: str | None
+
+
+class WorkerPool(BaseModel):
+    """A worker pool."""
+
+    name: str
+    model: str
+    task: str
+    arguments: dict[str, Any]
+    state: PoolState
+    reason: str | None
+    min: int
+    max: int
+    wanted: int
+    ready: int
+    gpus: int
+    gpu_memory_mib: int | None
+    wants: dict[str, Any]
+    idle_seconds: float | None
+    load_seconds: float
+    loaded_in_seconds: float | None
+    pinned: bool
+    tenant: str | None
+    priority: int
+    failures: int
+    retry_at: AwareDatetime | None
+    changed_by: str
+    created_at: AwareDatetime
+    version: int
+    runners: list[Runner]
+    loads: list[Load]
+
+
+class WorkerPools(BaseModel):
+    """The pools."""
+
+    pools: list[WorkerPool]
+
+
+class RemovedPool(BaseModel):
+    """A pool that is forgotten."""
+
+    name: str
+
+
+_CHANGED: Any = {**answers.answers(WorkerPool), **problems.responses(409, 412)}
+
+
+@routes.post("", status_code=201, responses={**answers.answers(WorkerPool, 201), **problems.responses(409)})
+def start(given: Given, caller: Operator, body: PoolBody, response: Response) -> Any:
+    """Start a pool: a new one, or one that was stopped. Repeating it changes nothing."""
+    return _answer(PoolService(given.runtime).start(body.to_request(), by=caller.name), response)
+
+
+@routes.get("", responses=answers.answers(WorkerPools))
+def list_pools(given: Given, caller: Caller) -> Any:
+    """List the pools; a tenant's caller is told of those that run its jobs."""
+    _now, found = given.runtime.pools.standings(tenant=caller.tenant)
+    return {"pools": [pool_document(standing) for standing in found]}
+
+
+@routes.get("/{name}", responses=answers.answers(WorkerPool))
+def show(given: Given, caller: Caller, name: Name, response: Response) -> Any:
+    """Show a pool with its runners and loads; its ETag is the version of its orders."""
+    return _answer(_seen(given.runtime, caller, name), response)
+
+
+@routes.post("/{name}/scale", responses=_CHANGED)
+def scale(
+    given: Given, caller: Operator, name: Name, body: ScaleBody, response: Response, if_match: IfMatch = None
+) -> Any:
+    """Change how many runners there are; with If-Match only if nobody else has changed the pool since."""
+    change = PoolChange(least=body.min, most=body.max, pinned=body.pinned, idle_seconds=body.idle_seconds)
+    return _change(given.runtime, caller, name, change, response, if_match)
+
+
+@routes.post("/{name}/preload", responses=_CHANGED)
+def preload(
+    given: Given, caller: Operator, name: Name, body: PreloadBody, response: Response, if_match: IfMatch = None
+) -> Any:
+    """Have runners load the model now, ahead of the jobs; those beyond min leave again when they have been idle."""
+    runners = body.runners
+    if runners is None:
+        runners = given.runtime.pools.standing(name).pool.spec.most
+    return _change(given.runtime, caller, name, PoolChange(wanted=runners), response, if_match)
+
+
+@routes.post("/{name}/swap", responses=_CHANGED)
+def swap(
+    given: Given, caller: Operator, name: Name, body: SwapBody, response: Response, if_match: IfMatch = None
+) -> Any:
+    """Have the runners load another model, one after another; jobs that run end with the model that they began with."""
+    change = PoolChange(model=body.model, arguments=body.arguments)
+    return _change(given.runtime, caller, name, change, response, if_match)
+
+
+@routes.post("/{name}/drain", responses=_CHANGED)
+def drain(given: Given, caller: Operator, name: Name, response: Response) -> Any:
+    """Have the runners leave when their jobs are done, and start no other. Repeating it changes nothing."""
+    return _change(given.runtime, caller, name, PoolChange(leave=Leave.DRAIN), response, None)
+
+
+@routes.post("/{name}/stop", responses=_CHANGED)
+def stop(given: Given, caller: Operator, name: Name, response: Response) -> Any:
+    """Have the runners leave now; their jobs run again elsewhere, without having used an attempt. Repeatable."""
+    return _change(given.runtime, caller, name, PoolChange(leave=Leave.NOW), response, None)
+
+
+@routes.delete("/{name}", responses={**answers.answers(RemovedPool), **problems.responses(409)})
+def remove(given: Given, caller: Operator, name: Name) -> Any:
+    """Forget a pool that has stopped."""
+    given.runtime.pools.remove(name, by=caller.name)
+    return {"name": name}
+
+
+def pool_document(standing: PoolStanding) -> dict[str, Any]:
+    """Return a pool as people and programs read it."""
+    pool, spec = standing.pool, standing.pool.spec
+    runners = [runner for runner in standing.runners if runner.ended_at is None]
+    return {
+        "name": pool.name,
+        "model": spec.model,
+        "task": spec.task,
+        "arguments": dict(spec.arguments),
+        "state": pool.state.value,
+        "reason": pool.reason,
+        "min": spec.least,
+        "max": spec.most,
+        "wanted": pool.wanted,
+        "ready": sum(runner.leave is None for runner in runners),
+        "gpus": spec.resources.gpus,
+        "gpu_memory_mib": spec.resources.gpu_memory_mib,
+        "wants": wants_document(spec.resources.wants),
+        "idle_seconds": spec.idle_seconds,
+        "load_seconds": spec.load_limit_seconds,
+        "loaded_in_seconds": pool.loaded_in_seconds,
+        "pinned": spec.pinned,
+        "tenant": spec.tenant,
+        "priority": spec.priority,
+        "failures": pool.failures,
+        "retry_at": pool.retry_at.isoformat() if pool.retry_at else None,
+        "changed_by": pool.changed_by,
+        "created_at": pool.created_at.isoformat(),
+        "version": pool.version,
+        "runners": [_runner_document(runner) for runner in runners],
+        "loads": [
+            {"job_id": load.job_id, "state": load.state.value if load.state else None, "reason": load.reason}
+            for load in standing.loads
+        ],
+    }
+
+
+def _runner_document(runner: PoolRunner) -> dict[str, Any]:
+    return {
+        "lease": runner.lease_id,
+        "node": runner.node,
+        "gpus": list(runner.gpus),
+        "model": runner.model,
+        "ready_at": runner.ready_at.isoformat(),
+        "used_at": runner.used_at.isoformat(),
+        "running": runner.running,
+        "jobs_done": runner.jobs_done,
+        "run_seconds": runner.run_seconds,
+        "leaving": runner.leave.value if runner.leave else None,
+    }
+
+
+def _change(
+    runtime: Runtime, caller: Principal, name: str, change: PoolChange, response: Response, if_match: str | None
+) -> dict[str, Any]:
+    service = PoolService(runtime)
+    return _answer(service.change(name, change, by=caller.name, version=version_of(if_match)), response)
+
+
+def _seen(runtime: Runtime, caller: Principal, name: str) -> PoolStanding:
+    standing = runtime.pools.standing(name)
+    if standing.pool.spec.tenant is not None and not caller.sees(standing.pool.spec.tenant):
+        raise UnknownPool(name)
+    return standing
+
+
+def _answer(standing: PoolStanding, response: Response) -> dict[str, Any]:
+    response.headers["ETag"] = f'"{standing.pool.version}"'
+    return pool_document(standing)

@@ -1,0 +1,193 @@
+"""Worker pools in both databases: orders, runners that join and leave, and who decides last."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.job import JobEvent, LeaseMode, Resources
+from orchestrator.domain.lease import Claim, LeaseGrant, PoolJoin, PoolMember, PoolUse
+from orchestrator.domain.pool import Leave, Pool, PoolChange, PoolRequest, PoolState, new_pool
+from orchestrator.domain.wants import Wants
+from orchestrator.errors import Conflict, NotLeading, StaleVersion
+from orchestrator.pool_errors import InvalidPool, PoolExists, UnknownPool
+from orchestrator.scheduling.pools import Decision
+from orchestrator.storage.pools import SqlPoolStore
+from orchestrator.testing.history import Expectations
+from tests.contract.conftest import TTL, Stores
+from tests.support.cluster import verify_database
+
+
+@pytest.fixture
+def pools(stores: Stores) -> SqlPoolStore:
+    """The store of pools."""
+    return SqlPoolStore(stores.database)
+
+
+def start(pools: SqlPoolStore, name: str = "chat", **fields: Any) -> Pool:
+    """Start a pool."""
+    return pools.start(name, new_pool(PoolRequest(**{"name": name, "gpus": 1, **fields})), by="ada")
+
+
+def epoch(stores: Stores) -> int:
+    """Lead."""
+    term = stores.leadership.campaign("leader", ttl=timedelta(seconds=60))
+    assert term is not None
+    return term.epoch
+
+
+def join(stores: Stores, pools: SqlPoolStore, pool: Pool, gpu: str = "a-0", *, generation: int | None = None) -> int:
+    """Load a model on a GPU of host a; return the lease, whether it joined or not."""
+    generation = pool.generation if generation is None else generation
+    wants = Wants(pool=pool.name, generation=generation)
+    job = stores.submit(queue="preloads", resources=Resources(1, None, wants))
+    pools.new_loads(pool, [job.id], epoch=epoch(stores))
+    stores.admission.admit([(job.seq, "a")], epoch=epoch(stores))
+    claim = Claim(1, (job.seq,), Resources(1, None, wants), LeaseGrant((gpu,), LeaseMode.EXCLUSIVE, None))
+    outcome = stores.commit(claims=(claim,)).claims[0]
+    assert outcome.lease_id is not None
+    stores.finish(outcome.granted[0], outcome.lease_id, JobEvent.SUCCEED)
+    stores.commit(joins=(PoolJoin(outcome.lease_id, pool.name, generation, job.id, 12.5),))
+    return outcome.lease_id
+
+
+def test_a_pool_is_stored_with_all_that_it_is(stores: Stores, pools: SqlPoolStore) -> None:
+    """And is the same pool when it is started again; one that differs is refused, with what differs."""
+    asked = {"model": "llama:7b", "arguments": {"bits": 4}, "least": 2, "most": 5, "gpu_type": "H100", "tenant": "red"}
+    made = start(pools, **asked, idle_seconds=30.0, pinned=True, priority=7)
+    standing = pools.standing("chat")
+    assert standing.pool == made
+    assert (made.state, made.wanted, made.generation, made.changed_by) == (PoolState.STARTING, 2, 1, "ada")
+    assert made.spec.resources == Resources(1, None, Wants(models=("H100",)))
+    assert start(pools, **asked, idle_seconds=30.0, pinned=True, priority=7) == made
+    with pytest.raises(PoolExists, match="differs: arguments, max"):
+        start(pools, **{**asked, "most": 6, "arguments": {}})
+    with pytest.raises(UnknownPool, match="there are: chat"):
+        pools.standing("other")
+    _now, found = pools.standings(tenant="blue")
+    assert found == []
+    assert [one.pool.name for one in pools.standings(tenant="red")[1]] == ["chat"]
+
+
+def test_what_somebody_changes_raises_the_version(stores: Stores, pools: SqlPoolStore) -> None:
+    """An order that was given for another version, or makes no sense, changes nothing."""
+    start(pools, most=4)
+    grown = pools.change("chat", PoolChange(least=2), by="bob", version=1)
+    assert (grown.version, grown.spec.least, grown.wanted, grown.changed_by) == (2, 2, 2, "bob")
+    with pytest.raises(StaleVersion):
+        pools.change("chat", PoolChange(least=3), by="bob", version=1)
+    with pytest.raises(InvalidPool, match="min: must be at most max, 4"):
+        pools.change("chat", PoolChange(least=5), by="bob")
+    with pytest.raises(InvalidPool, match="runners: must be at most 4"):
+        pools.change("chat", PoolChange(wanted=5), by="bob")
+    assert pools.change("chat", PoolChange(wanted=3), by="bob").wanted == 3
+    assert pools.change("chat", PoolChange(model="other"), by="bob").generation == 2
+    with pytest.raises(UnknownPool):
+        pools.change("none", PoolChange(least=1), by="bob")
+    kinds = [one.kind for one in stores_events(stores)]
+    assert kinds == ["pool_start", *["pool_set"] * 3]
+
+
+def test_a_stopped_pool_starts_again_or_is_forgotten(stores: Stores, pools: SqlPoolStore) -> None:
+    start(pools)
+    with pytest.raises(Conflict, match="stop it first"):
+        pools.remove("chat", by="ada")
+    leaving = pools.change("chat", PoolChange(leave=Leave.DRAIN), by="ada")
+    assert (leaving.state, leaving.wanted) == (PoolState.DRAINING, 0)
+    with pytest.raises(Conflict, match="start it first"):
+        pools.change("chat", PoolChange(least=2), by="ada")
+    stopped = Decision(replace(leaving, state=PoolState.STOPPED))
+    assert pools.apply(stopped, epoch=epoch(stores))
+    again = start(pools, model="other")
+    assert (again.state, again.leave, again.generation, again.wanted) == (PoolState.STARTING, None, 2, 1)
+    pools.change("chat", PoolChange(leave=Leave.NOW), by="ada")
+    assert pools.apply(Decision(replace(pools.standing("chat").pool, state=PoolState.STOPPED)), epoch=epoch(stores))
+    pools.remove("chat", by="ada")
+    with pytest.raises(UnknownPool):
+        pools.standing("chat")
+
+
+def test_a_lease_joins_its_pool_once_its_model_is_loaded(stores: Stores, pools: SqlPoolStore) -> None:
+    """It outlives the job, jobs run under it, and what its runner does is told; a repeat changes nothing."""
+    stores.register("a", 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    pool = start(pools, model="llama")
+    lease = join(stores, pools, pool)
+    repeat = PoolJoin(lease, "chat", 1, "x", 1.0)
+    assert stores.commit(joins=(repeat,)).members == (PoolMember(lease, "chat", "llama", None, 12.5),)
+
+    wants = Wants(model="chat")
+    jobs = [stores.submit(resources=Resources(1, None, wants)) for _ in range(2)]
+    snapshot = stores.admission.snapshot(limit=10)
+    (view,) = snapshot.models
+    assert (view.pool, view.model, view.node, view.runners, view.load_seconds) == ("chat", "llama", "a", 1, 12.5)
+    stores.admission.admit([(job.seq, "a") for job in jobs], epoch=epoch(stores))
+    claim = Claim(1, tuple(job.seq for job in jobs), Resources(1, None, wants), lease_id=lease)
+    outcome = stores.commit(claims=(claim,), uses=(PoolUse(lease, 2, 0, None),)).claims[0]
+    assert [job.id for job in outcome.granted] == [job.id for job in jobs]
+    assert pools.standing("chat").runners[0].running == 2
+    for job in outcome.granted:
+        stores.finish(job, lease, JobEvent.SUCCEED)
+    stores.commit(uses=(PoolUse(lease, 0, 2, 0.25),))
+    (runner,) = pools.standing("chat").runners
+    assert (runner.running, runner.jobs_done, runner.run_seconds, runner.gpus) == (0, 2, 0.25, ("a-0",))
+    assert pools.standing("chat").loads == ()
+    report = verify_database(stores.url, Expectations())
+    assert report.is_clean, report
+
+
+def test_a_runner_that_comes_too_late_does_not_join(stores: Stores, pools: SqlPoolStore) -> None:
+    """Its pool has another model by now, or is to leave, or the lease is over, or is another host's."""
+    stores.register("a", 4, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    pool = start(pools, most=4)
+    pools.change("chat", PoolChange(model="other"), by="ada")
+    late = join(stores, pools, pool, "a-0")
+    assert stores.commit(joins=(PoolJoin(late, "chat", 1, "x", 1.0),)).members == ()
+    again = PoolJoin(late, "chat", 2, "x", 1.0)
+    assert stores.commit("b", joins=(again,)).members == ()
+    stores.commit(releases=(late,))
+    assert stores.commit(joins=(again,)).members == ()
+    pools.change("chat", PoolChange(leave=Leave.DRAIN), by="ada")
+    lease = join(stores, pools, pool, "a-1", generation=2)
+    assert stores.commit(joins=(PoolJoin(lease, "chat", 2, "x", 1.0),)).members == ()
+    assert pools.standing("chat").runners == ()
+
+
+def test_who_is_to_leave_hears_it_with_the_renewal_and_is_seen_to_have_left(
+    stores: Stores, pools: SqlPoolStore
+) -> None:
+    stores.register("a", 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    pool = start(pools)
+    lease = join(stores, pools, pool)
+    assert stores.ledger.renew("a", [lease], ttl=TTL).leaving == ()
+    pool = pools.standing("chat").pool
+    assert pools.apply(Decision(pool, leave=((lease, Leave.DRAIN),)), epoch=epoch(stores))
+    assert stores.ledger.renew("a", [lease], ttl=TTL).leaving == ((lease, Leave.DRAIN),)
+    asked = stores.submit(resources=Resources(1, None, Wants(model="chat")))
+    assert asked.created
+    assert stores.admission.snapshot(limit=10).models == (), "it takes no further job"
+    stores.commit(releases=(lease,))
+    (runner,) = pools.standing("chat").runners
+    assert (runner.leave, runner.ended_at is not None) == (Leave.DRAIN, True)
+    assert pools.apply(Decision(pool, forget_runners=(lease,)), epoch=epoch(stores))
+    assert pools.standing("chat").runners == ()
+
+
+def test_a_decision_yields_to_a_person_and_to_the_next_leader(stores: Stores, pools: SqlPoolStore) -> None:
+    """What was decided from an older version, or in an older term, is not stored."""
+    pool = start(pools)
+    term = epoch(stores)
+    pools.change("chat", PoolChange(most=3), by="ada")
+    assert not pools.apply(Decision(replace(pool, wanted=1, state=PoolState.READY)), epoch=term)
+    assert pools.standing("chat").pool.state is PoolState.STARTING
+    with pytest.raises(NotLeading):
+        pools.apply(Decision(pools.standing("chat").pool), epoch=term - 1)
+
+
+def stores_events(stores: Stores) -> list[Any]:
+    """Return the pools' part of the history."""
+    query = "SELECT kind FROM orchestrator_events WHERE kind IN ('pool_start', 'pool_set') ORDER BY seq"
+    return list(stores.database.read(lambda connection: connection.exec_driver_sql(query).all()))
