@@ -124,6 +124,7 @@ class SqlJobStore:
                 error=row["error"],
                 peak_memory_mib=row["peak_memory_mib"],
                 peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
+                isolation=row["isolation"],
                 gpu_seconds=row["gpu_seconds"],
                 gpu_busy_seconds=row["gpu_busy_seconds"],
             )
