@@ -74,7 +74,7 @@ def test_a_job_that_outgrows_its_mem_fails_as_oom_and_its_attempt_says_so(
         cluster.beat()
         greedy = cluster.command(sys.executable, "-c", USE, "400", memory_mib=128, gpus=1)
         modest = cluster.command(sys.executable, "-c", USE, "20", memory_mib=128, gpus=1)
-        again = cluster.command(sys.executable, "-c", USE, "400", memory_mib=128, retry_on={"oom": 2}, max_attempts=2)
+        again = cluster.command(sys.executable, "-c", USE, "400", memory_mib=128, retry_on={"oom": 1}, max_attempts=9)
         ended = {job.id: job for job in cluster.wait_for_end([greedy, modest, again])}
 
         assert (ended[greedy].state, ended[greedy].failure_class) == (JobState.FAILED, FailureClass.OOM)
