@@ -35,8 +35,8 @@ INSERT_JOB: Final = Sql(
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
 INSERT_ADMITTED: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants,"
-    " deadline, created_at, publish_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now, :publish_at)"
+    " deadline, created_at, publish_at, node)"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now, :publish_at, :node)"
 )
 INSERT_READY: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
