@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     max_lost: Count = Field(default=3, description="A job that lost its worker so often becomes a dead letter.")
     lost_delay: float = Field(default=1, ge=0, description="A lost job waits so long before its next attempt.")
     leader_ttl: Seconds = Field(default=8, description="A leader's term lives so long after its last renewal.")
+    isolation: Literal["auto", "process", "cgroup"] = Field(
+        default="auto",
+        description="Control groups around runners: where the host permits them, never, or no worker without.",
+    )
     sweep_interval: Seconds = Field(default=1, description="The leader's global pass runs so often.")
     recheck_interval: Seconds = Field(default=8, description="An unclaimed entry is looked for so often.")
     look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")

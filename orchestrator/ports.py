@@ -89,6 +89,7 @@ class Attempt:
     gpu_seconds: float
     gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
     peak_gpu_memory_mib: int | None = None  # likewise
+    isolation: str | None = None  # "process", or the control groups around it
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ class Attempt(BaseModel):
     error: str | None
     peak_memory_mib: int | None
     peak_gpu_memory_mib: int | None
+    isolation: str | None
     gpu_seconds: float
     gpu_busy_seconds: float | None
 

@@ -194,6 +194,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "error": attempt.error,
         "peak_memory_mib": attempt.peak_memory_mib,
         "peak_gpu_memory_mib": attempt.peak_gpu_memory_mib,
+        "isolation": attempt.isolation,
         "gpu_seconds": attempt.gpu_seconds,
         "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }

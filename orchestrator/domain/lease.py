@@ -99,6 +99,7 @@ class Finish:
     started_at: datetime | None = None  # None when it never started
     ended_at: datetime | None = None
     pid: int | None = None
+    isolation: str | None = None  # what stood around its process
     result: Any = None  # JSON-able
     error: str | None = None
     failure_class: FailureClass | None = None

@@ -14,10 +14,11 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO, cast
 
+from orchestrator.guardian.cgroups import join
 from orchestrator.guardian.kernel import die_with
 from orchestrator.guardian.messages import RUNNER_ID
 
@@ -42,6 +43,7 @@ def begin(document: Mapping[str, Any], control: int, output: int, status: int, p
     try:
         os.setsid()
         die_with(parent)
+        _join(document["cgroups"])
         _reset_signals(is_python=document["argv"] is None)
         _place_descriptors(control, output, status, is_python=document["argv"] is None)
         _set_priorities(document["nice"])
@@ -62,6 +64,13 @@ def begin(document: Mapping[str, Any], control: int, output: int, status: int, p
 
 class StartFault(Exception):
     """Why a runner cannot begin, in the words that its user will read."""
+
+
+def _join(groups: Sequence[str]) -> None:
+    try:
+        join(groups)
+    except OSError as error:
+        raise StartFault(f"control group {error.filename}: {error.strerror}") from error
 
 
 def _fail(status: int, reason: str) -> NoReturn:

@@ -39,6 +39,8 @@ class RunnerSpec:
     nice: int | None
     rlimits: Mapping[str, int]
     deadline: float | None = None
+    memory_mib: int = 0  # of the host's memory, where control groups can hold it to that; 0: no limit
+    cgroups: tuple[str, ...] = ()  # directories of the groups that it joins; the guardian's to say
 
     def __post_init__(self) -> None:
         if (self.argv is None) == (self.entry is None) or self.argv == ():
@@ -58,7 +60,8 @@ class RunnerSpec:
     def from_document(cls, document: Mapping[str, Any]) -> "RunnerSpec":
         """Read what ``to_document`` wrote."""
         argv = document["argv"]
-        return cls(**{**document, "argv": None if argv is None else tuple(argv), "gpus": tuple(document["gpus"])})
+        lists = {name: tuple(document[name]) for name in ("gpus", "cgroups")}
+        return cls(**{**document, **lists, "argv": None if argv is None else tuple(argv)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Spawned:
     runner_id: str
     pid: int
     start_ticks: int  # with the pid, the identity of the process on this boot
+    isolation: str = "process"  # what stands around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Exited:
     signal: int | None  # both None when nobody could reap it
     cause: Cause
     peak_rss_mib: int
+    memory_kills: int = 0  # of its processes that the kernel ended, because they used more memory than they may
 
 
 @dataclass(frozen=True, slots=True)

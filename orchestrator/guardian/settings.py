@@ -32,6 +32,7 @@ class GuardianSettings:
     sampler_deadline_seconds: float = 15  # a driver that is silent for so long does not answer
     leftover_grace_seconds: float = 1  # from TERM to KILL for what a runner leaves behind
     log_format: str = "text"  # or "json"
+    isolation: str = "auto"  # or "process" for no control groups, "cgroup" to insist on them
 
     def find_lock_dir(self) -> Path:
         """Return the directory of device locks, made if missing.

@@ -10,6 +10,7 @@ from typing import Final
 
 from orchestrator.domain.cluster import GpuSample
 from orchestrator.guardian.attribution import attribute
+from orchestrator.guardian.cgroups import Isolation
 from orchestrator.guardian.channel import Document
 from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import Nursery
@@ -96,7 +97,7 @@ class Wards:
         self._ask_reading, self._handoff = ask_reading, Handoff(settings.clean_memory_mib)
         self._settings, self._nursery, self._forest = settings, nursery, forest
         self._journal, self._identity, self._report = journal, identity, report
-        self._lock_dir = settings.find_lock_dir()
+        self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation(settings.isolation, settings.node)
         self._wards: dict[str, Ward] = {}
 
     def __len__(self) -> int:
@@ -214,7 +215,7 @@ class Wards:
             ward.failure = reason
         elif ward.pid is not None and ward.stage is Stage.STARTING:
             ward.stage = Stage.RUNNING
-            self._report(Spawned(runner_id, ward.pid, ward.start_ticks))
+            self._report(Spawned(runner_id, ward.pid, ward.start_ticks, self._isolation.name))
 
     def on_reaped(self, pid: int, status: int) -> None:
         """The guardian itself reaped a process: an orphan, or a leader whose fork server is gone."""
@@ -301,14 +302,15 @@ class Wards:
         self._journal.append("spawn", **_describe(ward))
         ward.stage = Stage.FORKING
         try:
+            spec = self._isolation.enter(ward.spec, ward.tree.mark)
             ward.status, theirs = os.pipe()
             os.set_blocking(ward.status, False)
         except OSError as error:
-            ward.failure, ward.stage = f"no descriptors left: {error.strerror}", Stage.ENDED
+            ward.failure, ward.stage = f"no pipe or no group: {error.strerror} {error.filename or ''}", Stage.ENDED
             self._settle(ward)
             return
         descriptors, ward.descriptors = [*ward.descriptors, theirs], []
-        self._nursery.fork(ward.spec, ward.tree.mark, descriptors)
+        self._nursery.fork(spec, ward.tree.mark, descriptors)
 
     def _on_leader_ended(self, pid: int, status: int, peak_rss_mib: int) -> None:
         for ward in self._wards.values():
@@ -356,13 +358,14 @@ class Wards:
         cause: Cause = "exit" if ward.ending is None else ward.ending.cause
         values = {"exit_code": exit_code, "signal": signum, "cause": cause, "failure": ward.failure}
         self._journal.append("exit", **_describe(ward), **values)
+        kills = self._isolation.leave(ward.tree.mark)
         self._handoff.note_use(ward.spec.gpus if ward.pid is not None else (), boottime())
         for lock in ward.locks:  # after the record: the next holder's cannot be older than this one
             lock.release()
         if ward.failure is not None:
             self._report(SpawnFailed(ward.spec.runner_id, ward.failure, ward.unclean))
         else:
-            self._report(Exited(ward.spec.runner_id, exit_code, signum, cause, ward.peak_rss_mib))
+            self._report(Exited(ward.spec.runner_id, exit_code, signum, cause, ward.peak_rss_mib, kills))
 
     def _trees(self) -> list[Tree]:
         return [ward.tree for ward in self._wards.values()]

@@ -131,14 +131,19 @@ def _snapshot(database: Database, connection: Connection, node: str | None, limi
     wants_model = any(one.resources.wants is not None and one.resources.wants.model is not None for one in waiting)
     return Snapshot(
         hosts=hosts,
-        admitted=tuple(
-            AdmittedView(seq, queue, Resources(gpus, memory, wants_from(wants)), node, count)
-            for seq, count, queue, gpus, memory, wants, node in admitted
-        ),
+        admitted=admitted_views(admitted),
         candidates=waiting,
         queues=queues,
         safe_mode=safe_mode,
         models=model_views(database, connection, bound_seconds=HEARTBEAT_BOUND) if wants_model else (),
+    )
+
+
+def admitted_views(rows: Iterable[Any]) -> tuple[AdmittedView, ...]:
+    """Return jobs that are on their way, of rows of ``sweeps.ADMITTED``."""
+    return tuple(
+        AdmittedView(seq, queue, Resources(gpus, memory, wants_from(wants)), node, count)
+        for seq, count, queue, gpus, memory, wants, node in rows
     )
 
 

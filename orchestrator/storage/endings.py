@@ -213,6 +213,7 @@ def _success_row(finish: Finish) -> dict[str, Any]:
         "p": finish.pid,
         "m": finish.peak_memory_mib,
         "v": finish.peak_gpu_memory_mib,
+        "i": finish.isolation,
         "g": finish.gpu_seconds,
         "b": finish.gpu_busy_seconds,
     }
@@ -232,6 +233,7 @@ def _attempt_row(finish: Finish) -> dict[str, Any]:
         "error": storable(finish.error),
         "peak_memory_mib": finish.peak_memory_mib,
         "peak_gpu_memory_mib": finish.peak_gpu_memory_mib,
+        "isolation": finish.isolation,
         "gpu_seconds": finish.gpu_seconds,
         "gpu_busy_seconds": finish.gpu_busy_seconds,
     }

@@ -16,6 +16,7 @@ from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, 
 from orchestrator.storage import canvases, statements, tables
 from orchestrator.storage.engine import MOST_TRIES, Database
 from orchestrator.storage.job_names import Name, names_of, refuse_other_request, stored_by_name
+from orchestrator.storage.model_placing import hosts_with_models
 from orchestrator.storage.placing import PUBLISH_GRACE
 from orchestrator.storage.rows import (
     dump,
@@ -28,6 +29,9 @@ from orchestrator.storage.rows import (
     required_instant,
     stored_instant,
 )
+
+#: Of a queue whose jobs do not start with their submit, in place of the number that may.
+CLOSED: Final = -1
 
 
 class SqlJobStore:
@@ -124,6 +128,7 @@ class SqlJobStore:
                 error=row["error"],
                 peak_memory_mib=row["peak_memory_mib"],
                 peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
+                isolation=row["isolation"],
                 gpu_seconds=row["gpu_seconds"],
                 gpu_busy_seconds=row["gpu_busy_seconds"],
             )
@@ -225,11 +230,13 @@ class SqlJobStore:
         run = self._database.run
         now, open_slots, limits = self._open_slots(connection, {job.queue for job in jobs})
         rows = []
+        nodes = hosts_with_models(self._database, connection, jobs, _open_queues(open_slots))
         for job, payload in zip(jobs, payloads, strict=True):
             held = bool(job.needs) or job.id in stopped
-            state = JobState.BLOCKED if held else _first_state(job, open_slots)
+            state = JobState.BLOCKED if held else _first_state(job, open_slots, nodes)
             queued_at = now if state is JobState.QUEUED else None
             row = new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at}
+            row["node"] = nodes.get(job.id)
             rows.append(row | _limited(row, limits))
         if len(rows) == 1:
             seqs = {rows[0]["id"]: run(connection, statements.INSERT_JOB, rows[0]).lastrowid}
@@ -245,7 +252,7 @@ class SqlJobStore:
         states = {row["id"]: JobState(row["state"]) for row in rows} | dict.fromkeys(stopped, JobState.CANCELLED)
         return SubmitOutcome(
             tuple(Submitted(row["id"], row["seq"], True, states[row["id"]]) for row in rows),
-            tuple(_entry(row) for row in rows if row["state"] == "queued"),
+            tuple(entry_from(row) for row in rows if row["state"] == "queued"),
         )
 
     def _release(
@@ -256,9 +263,10 @@ class SqlJobStore:
         now, open_slots, limits = self._open_slots(connection, {job.queue for _, job, _ in jobs})
         answers: dict[str, Submitted] = {}
         rows = []
+        nodes = hosts_with_models(self._database, connection, [job for _, job, _ in jobs], _open_queues(open_slots))
         for seq, job, payload in jobs:
-            state = _first_state(job, open_slots)
-            row = new_job_row(job, payload) | {"seq": seq, "state": state.value, "now": now}
+            state = _first_state(job, open_slots, nodes)
+            row = new_job_row(job, payload) | {"seq": seq, "state": state.value, "now": now, "node": nodes.get(job.id)}
             row |= _limited(row, limits)
             row["queued_at"] = now if state is JobState.QUEUED else None
             if run(connection, canvases.RELEASE, row).rowcount:
@@ -271,7 +279,7 @@ class SqlJobStore:
         for row in rows:
             row["created_at"] = row["now"]
         self._place(connection, rows, now, first="release")
-        return answers, tuple(_entry(row) for row in rows if row["state"] == "queued")
+        return answers, tuple(entry_from(row) for row in rows if row["state"] == "queued")
 
     def _place(
         self, connection: Connection, rows: Sequence[dict[str, Any]], now: str | None, *, first: str = "submit"
@@ -301,12 +309,12 @@ class SqlJobStore:
     ) -> tuple[str | None, dict[str, int], dict[str, float | None]]:
         """Return the instant, how many jobs each queue takes at once, and the time limits of jobs that bring none.
 
-        A queue takes none when something waits ahead, and none of its own when it may run so many only: these the
-        leader counts.
+        A queue takes none when something waits ahead; ``CLOSED`` if no job of it may start, or so many only: these
+        the leader counts.
         """
         found = self._database.run(connection, statements.QUEUE_WINDOWS, {"names": sorted(names)}).all()
-        closed = {row.name for row in found if row.paused or row.safe or row.waiting or row.most_running is not None}
-        slots = {row.name: 0 if row.name in closed else max(0, row.window - row.admitted) for row in found}
+        slots = {row.name: 0 if row.waiting else max(0, row.window - row.admitted) for row in found}
+        slots |= {row.name: CLOSED for row in found if row.paused or row.safe or row.most_running is not None}
         for name in names - slots.keys():
             known = connection.execute(select(tables.queues.c.name).order_by(tables.queues.c.name)).scalars().all()
             raise UnknownQueue(name, known)
@@ -370,10 +378,16 @@ def _limited(row: Mapping[str, Any], limits: Mapping[str, float | None]) -> dict
     return {"time_limit_s": of_queue if fits else own}
 
 
-def _first_state(job: NewJob, open_slots: dict[str, int]) -> JobState:
-    """Return where a job that waits for nothing begins; one that is admitted takes a slot."""
+def _open_queues(open_slots: Mapping[str, int]) -> frozenset[str]:
+    return frozenset(name for name, slots in open_slots.items() if slots != CLOSED)
+
+
+def _first_state(job: NewJob, open_slots: dict[str, int], nodes: Mapping[str, str]) -> JobState:
+    """Return where a job that waits for nothing begins; one that is admitted takes a slot, or has a runner waiting."""
     if job.run_at is not None:
         return JobState.SCHEDULED
+    if job.id in nodes:
+        return JobState.QUEUED
     if open_slots[job.queue] <= 0 or job.resources.wants is not None:  # a pass finds the host that suits
         return JobState.PENDING
     open_slots[job.queue] -= 1
@@ -382,7 +396,3 @@ def _first_state(job: NewJob, open_slots: dict[str, int]) -> JobState:
 
 #: Everything but the payload, which can be large.
 _JOB_COLUMNS: Final = select(*(column for column in tables.jobs.c if column.name not in ("payload", "headers")))
-
-
-def _entry(row: Mapping[str, Any]) -> JobEntry:
-    return entry_from({**row, "node": None})

@@ -35,8 +35,8 @@ INSERT_JOB: Final = Sql(
 SEQS: Final = Sql("SELECT id, seq FROM orchestrator_jobs WHERE id IN :ids", "ids")
 INSERT_ADMITTED: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants,"
-    " deadline, created_at, publish_at)"
-    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now, :publish_at)"
+    " deadline, created_at, publish_at, node)"
+    " VALUES (:seq, :queue, :rank, :tenant, :gpus, :gpu_memory_mib, :wants, :deadline, :now, :publish_at, :node)"
 )
 INSERT_READY: Final = Sql(
     "INSERT INTO orchestrator_ready (job_seq, queue, `rank`, tenant, gpus, gpu_memory_mib, wants, deadline,"
@@ -204,7 +204,8 @@ INSERT_LETTERS: Final = Sql(
 CLOSE_ATTEMPTS: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = r.outcome, failure_class = r.failure_class, exit_code = r.exit_code, error = r.error,"
-    " peak_memory_mib = r.peak_memory_mib, peak_gpu_memory_mib = r.peak_gpu_memory_mib, gpu_seconds = r.gpu_seconds,"
+    " peak_memory_mib = r.peak_memory_mib, peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
+    " isolation = r.isolation, gpu_seconds = r.gpu_seconds,"
     " gpu_busy_seconds = r.gpu_busy_seconds"
     " FROM (SELECT json_extract(value,"
     " '$.seq') AS seq,"
@@ -214,6 +215,7 @@ CLOSE_ATTEMPTS: Final = Sql(
     " json_extract(value, '$.exit_code') AS exit_code, json_extract(value, '$.error') AS error,"
     " json_extract(value, '$.peak_memory_mib') AS peak_memory_mib, json_extract(value, '$.gpu_seconds') AS gpu_seconds,"
     " json_extract(value, '$.peak_gpu_memory_mib') AS peak_gpu_memory_mib,"
+    " json_extract(value, '$.isolation') AS isolation,"
     " json_extract(value, '$.gpu_busy_seconds') AS gpu_busy_seconds"
     " FROM json_each(:rows)) AS r WHERE orchestrator_attempts.job_seq = r.seq AND"
     " orchestrator_attempts.number = r.number",
@@ -221,26 +223,26 @@ CLOSE_ATTEMPTS: Final = Sql(
     " number INT PATH '$.number', ended_at DATETIME(6) PATH '$.ended_at', started_at DATETIME(6) PATH '$.started_at',"
     " pid INT PATH '$.pid', outcome VARCHAR(16) PATH '$.outcome', failure_class VARCHAR(16) PATH '$.failure_class',"
     " exit_code INT PATH '$.exit_code', error LONGTEXT PATH '$.error', peak_memory_mib INT PATH '$.peak_memory_mib',"
-    " peak_gpu_memory_mib INT PATH '$.peak_gpu_memory_mib',"
+    " peak_gpu_memory_mib INT PATH '$.peak_gpu_memory_mib', isolation VARCHAR(64) PATH '$.isolation',"
     " gpu_seconds DOUBLE PATH '$.gpu_seconds', gpu_busy_seconds DOUBLE PATH '$.gpu_busy_seconds')) r"
     " ON a.job_seq = r.seq AND a.number = r.number"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = r.outcome,"
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
     " a.peak_memory_mib = r.peak_memory_mib, a.peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
-    " a.gpu_seconds = r.gpu_seconds,"
-    " a.gpu_busy_seconds = r.gpu_busy_seconds",
+    " a.isolation = r.isolation, a.gpu_seconds = r.gpu_seconds, a.gpu_busy_seconds = r.gpu_busy_seconds",
 )
 # Most attempts succeed, and of these only a few columns differ. The attempt is named with its lease: a success under
 # another token than the claim's would leave the attempt open, and the history shows it.
 CLOSE_SUCCEEDED: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = 'succeed', exit_code = 0, peak_memory_mib = r.peak_memory_mib,"
-    " peak_gpu_memory_mib = r.peak_gpu_memory_mib, gpu_seconds = r.gpu_seconds,"
+    " peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
+    " isolation = r.isolation, gpu_seconds = r.gpu_seconds,"
     " gpu_busy_seconds = r.gpu_busy_seconds"
     " FROM (SELECT json_extract(value, '$.q') AS seq, json_extract(value, '$.n') AS number,"
     " json_extract(value, '$.e') AS ended_at, json_extract(value, '$.s') AS started_at,"
     " json_extract(value, '$.p') AS pid, json_extract(value, '$.m') AS peak_memory_mib,"
-    " json_extract(value, '$.v') AS peak_gpu_memory_mib,"
+    " json_extract(value, '$.v') AS peak_gpu_memory_mib, json_extract(value, '$.i') AS isolation,"
     " json_extract(value, '$.g') AS gpu_seconds, json_extract(value, '$.b') AS gpu_busy_seconds,"
     " json_extract(value, '$.l') AS lease_id FROM json_each(:rows)) AS r"
     " WHERE orchestrator_attempts.job_seq = r.seq AND orchestrator_attempts.number = r.number"
@@ -248,13 +250,13 @@ CLOSE_SUCCEEDED: Final = Sql(
     mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.q',"
     " number INT PATH '$.n', ended_at DATETIME(6) PATH '$.e', started_at DATETIME(6) PATH '$.s',"
     " pid INT PATH '$.p', peak_memory_mib INT PATH '$.m', peak_gpu_memory_mib INT PATH '$.v',"
+    " isolation VARCHAR(64) PATH '$.i',"
     " gpu_seconds DOUBLE PATH '$.g',"
     " gpu_busy_seconds DOUBLE PATH '$.b', lease_id BIGINT PATH '$.l')) r"
     " ON a.job_seq = r.seq AND a.number = r.number AND a.lease_id = r.lease_id"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = 'succeed',"
     " a.exit_code = 0, a.peak_memory_mib = r.peak_memory_mib, a.peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
-    " a.gpu_seconds = r.gpu_seconds,"
-    " a.gpu_busy_seconds = r.gpu_busy_seconds",
+    " a.isolation = r.isolation, a.gpu_seconds = r.gpu_seconds, a.gpu_busy_seconds = r.gpu_busy_seconds",
 )
 # Before the jobs end: an ended job names no lease.
 SUCCEED_EVENTS: Final = Sql(

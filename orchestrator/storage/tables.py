@@ -166,6 +166,7 @@ attempts = Table(
     Column("error", _Document),
     Column("peak_memory_mib", Integer),
     Column("peak_gpu_memory_mib", Integer),
+    Column("isolation", String(64)),
     Column("gpu_seconds", Float, nullable=False, default=0.0),
     Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),

@@ -170,7 +170,8 @@ class Dispatcher:
 
     def _claim(self) -> None:
         claims = []
-        for line, jobs in self._host.choose():
+        chosen = self._host.choose()
+        for line, jobs in chosen:
             line.claiming = line.lease_id is None
             for resources, alike in requests.by_resources(jobs).items():
                 key = next(self._keys)
@@ -178,7 +179,7 @@ class Dispatcher:
                 claims.append(Claim(key, tuple(job.seq for job in alike), resources, grant, line.lease_id))
                 self._claims[key] = (line, alike)
         if claims:
-            self.ledger.add(claims=claims)
+            self.ledger.add(claims=claims, uses=self.keeper.news(line for line, _ in chosen))
 
     # What the ledger says
 
@@ -355,7 +356,6 @@ class Dispatcher:
     def flush(self) -> None:
         """Hand over output and progress."""
         self._reports.flush(self.ledger, self.lines.works())
-        self.keeper.flush(self.ledger)
 
     def look_after(self) -> None:
         """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""

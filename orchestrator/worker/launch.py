@@ -39,6 +39,7 @@ def task_runner_spec(
         token=token,
         nice=None,
         rlimits={"core": 0},
+        memory_mib=key.host_memory_mib,
     )
 
 
@@ -70,6 +71,7 @@ def command_runner_spec(
         token=token,
         nice=None,
         rlimits={"core": 0},
+        memory_mib=key.host_memory_mib,
     )
 
 

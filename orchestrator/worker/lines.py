@@ -217,7 +217,8 @@ class Lines:
     def _key(self, line: Line, job: JobWork) -> RunnerKey:
         grant = line.grant
         memory = grant.memory_mib if grant.memory_mib is not None else self._pool.host.memory_of(grant.gpus)
-        return RunnerKey(grant.gpus, job.claimed.tenant, grant.mode is LeaseMode.EXCLUSIVE, memory)
+        exclusive = grant.mode is LeaseMode.EXCLUSIVE
+        return RunnerKey(grant.gpus, job.claimed.tenant, exclusive, grant.host_memory_mib, memory)
 
 
 def _task_message(claimed: ClaimedJob, line: Line, request: dict[str, Any], context: str | None) -> Message:

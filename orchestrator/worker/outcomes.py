@@ -61,8 +61,9 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
     if work.timed_out:
         error = f"time limit of {work.time_limit:g} s exceeded"
         return _failed(work, FailureClass.TIMEOUT, draw=draw, error=error, exit_code=TIMED_OUT, **common)
-    if work.condemned is not None:
-        failure, error = work.condemned
+    condemned = work.condemned or _out_of_memory(work, ended, code)
+    if condemned is not None:
+        failure, error = condemned
         if failure is FailureClass.LOST:
             return _lost(work, claimed, error=error, exit_code=code, **common)
         return _failed(work, failure, draw=draw, error=error, exit_code=code, **common)
@@ -86,6 +87,16 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
     if code in MISTAKES:
         return _finish(work, JobEvent.FAIL, failure_class=FailureClass.EXIT, error=error, exit_code=code, **common)
     return _failed(work, FailureClass.EXIT, draw=draw, error=error, exit_code=code, **common)
+
+
+def _out_of_memory(work: Work, ended: Ended, code: int) -> tuple[FailureClass, str] | None:
+    """Return that the kernel ended a job for want of memory; a command that ends well after that has ended well."""
+    assert work.job is not None
+    if not ended.memory_kills or (code == 0 and work.message is None):
+        return None
+    wants = work.job.claimed.resources.wants
+    asked = f"the {wants.host_memory_mib} MiB that it asked for" if wants is not None else "there is for it"
+    return FailureClass.OOM, f"it used more of the host's memory than {asked}: the kernel ended it (exit code {code})"
 
 
 def give_back(work: Work) -> Finish:
@@ -151,5 +162,6 @@ def _finish(work: Work, event: JobEvent, **fields: Any) -> Finish:
         gpu_busy_seconds=work.busy_seconds,
         peak_gpu_memory_mib=work.peak_gpu_mib,
         pid=work.pid,
+        isolation=work.isolation,
         **fields,
     )

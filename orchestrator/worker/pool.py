@@ -97,6 +97,7 @@ class RunnerPool(BasePool):
                 clean_wait_seconds=settings.gpu_clean_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
                 log_format=settings.log_format,
+                isolation=settings.isolation,
             )
         )
         self.runners = Runners(

@@ -37,7 +37,7 @@ class PoolKeeper:
         wants = claimed.resources.wants
         if line.pool.member is not None:
             self._note_run(line, None if finish.event is JobEvent.GIVE_BACK else seconds)
-            ledger.add(uses=self._news([line]))
+            ledger.add(uses=self.news([line]))
         elif finish.event is JobEvent.SUCCEED and wants is not None and wants.pool is not None:
             line.pool.joining = True
             join = PoolJoin(finish.lease_id, wants.pool, wants.generation, claimed.id, seconds or 0.0)
@@ -67,13 +67,8 @@ class PoolKeeper:
             if leave is Leave.NOW:
                 self._lines.stop(line)
 
-    def flush(self, ledger: Ledger) -> None:
-        """Have written down what runners do and was not written with a finish: what they have begun."""
-        uses = self._news(self._host.lines.values())
-        if uses:
-            ledger.add(uses=uses)
-
-    def _news(self, lines: Iterable[Line]) -> list[PoolUse]:
+    def news(self, lines: Iterable[Line]) -> list[PoolUse]:
+        """Return what the runners of those lines do that are pools', where that was not written down yet."""
         news = []
         for line in lines:
             if line.pool is None or line.pool.member is None or line.lease_id is None:

@@ -26,6 +26,7 @@ class RunnerKey:
     gpus: tuple[str, ...]
     tenant: str
     exclusive: bool
+    host_memory_mib: int = 0  # that they may use, where control groups hold them to it; 0: no limit
     gpu_memory_mib: int | None = None  # what its leases have of its GPUs' memory, all together; None: not known
 
 
@@ -54,6 +55,7 @@ class RunnerProcess:
             command,
         )
         self.pid: int | None = None
+        self.isolation: str | None = None  # once it has begun
         self.line: deque[Work] = deque()
         self.idle_since = 0.0
         self.jobs_done = 0

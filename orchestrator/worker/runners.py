@@ -8,7 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from orchestrator.clock import Clock
@@ -174,13 +174,13 @@ class Runners:
             return
         for event in events:
             match event:
-                case Spawned(runner_id=runner_id, pid=pid):
-                    self._spawned(runner_id, pid)
+                case Spawned():
+                    self._spawned(event)
                 case SpawnFailed():
                     self._gone(event.runner_id, Ended(None, None, "start", event.reason, unclean=event.unclean))
                 case Exited():
                     ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
-                    self._gone(event.runner_id, ended)
+                    self._gone(event.runner_id, replace(ended, memory_kills=event.memory_kills))
                 case GpuReport() | GpuFault():
                     self._listener.on_gpus(event)
 
@@ -255,10 +255,10 @@ class Runners:
             self._listener.on_retiring(runner)
             self.stall(runner)
 
-    def _spawned(self, runner_id: str, pid: int) -> None:
-        runner = self._runners.get(runner_id)
+    def _spawned(self, event: Spawned) -> None:
+        runner = self._runners.get(event.runner_id)
         if runner is not None:
-            runner.pid = pid
+            runner.pid, runner.isolation = event.pid, event.isolation
             runner.idle_since = self._clock.monotonic()
             self._begin(runner)
 
@@ -267,6 +267,7 @@ class Runners:
         if work is None or runner.pid is None or work.begun_at is not None:
             return
         work.begun_at, work.began_at, work.pid = self._clock.monotonic(), self._clock.now(), runner.pid
+        work.isolation = runner.isolation
         if work.callbacks.accepted:
             work.callbacks.accepted(runner.pid, time.monotonic())
         self._listener.on_begun(runner, work)

@@ -51,6 +51,7 @@ class Work:
     begun_at: float | None = None  # monotonic; None while it waits in a line
     began_at: datetime | None = None  # the same in wall time
     pid: int | None = None
+    isolation: str | None = None  # what stands around the process in which it runs
     busy_seconds: float | None = None  # of its GPUs so far, by samples; None: the driver does not tell
     peak_gpu_mib: int | None = None  # most that its processes used of its GPUs' memory, by samples; None: never seen
     soft_signalled: bool = False
@@ -80,4 +81,5 @@ class Ended:
     cause: str  # exit, killed, deadline, worker_lost, or start: it never started
     reason: str = ""
     peak_rss_mib: int | None = None
+    memory_kills: int = 0  # of its processes that the kernel ended, because they used more memory than they may
     unclean: tuple[str, ...] = ()  # the GPUs that did not come clean for it, if it did not start for that

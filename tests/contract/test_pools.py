@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.job import JobEvent, LeaseMode, Resources
+from orchestrator.domain.job import JobEvent, JobState, LeaseMode, Resources
 from orchestrator.domain.lease import Claim, LeaseGrant, PoolJoin, PoolMember, PoolUse
 from orchestrator.domain.pool import Leave, Pool, PoolChange, PoolRequest, PoolState, new_pool
 from orchestrator.domain.wants import Wants
@@ -14,8 +14,9 @@ from orchestrator.errors import Conflict, NotLeading, StaleVersion
 from orchestrator.pool_errors import InvalidPool, PoolExists, UnknownPool
 from orchestrator.scheduling.pools import Decision
 from orchestrator.storage.pools import SqlPoolStore
+from orchestrator.storage.queue_control import SqlQueueControl
 from orchestrator.testing.history import Expectations
-from tests.contract.conftest import TTL, Stores
+from tests.contract.conftest import TTL, Stores, new_job
 from tests.support.cluster import verify_database
 
 
@@ -118,11 +119,11 @@ def test_a_lease_joins_its_pool_once_its_model_is_loaded(stores: Stores, pools: 
     assert stores.commit(joins=(repeat,)).members == (PoolMember(lease, "chat", "llama", None, 12.5),)
 
     wants = Wants(model="chat")
-    jobs = [stores.submit(resources=Resources(1, None, wants)) for _ in range(2)]
+    *jobs, waiting = [stores.submit(resources=Resources(1, None, wants)) for _ in range(3)]
     snapshot = stores.admission.snapshot(limit=10)
     (view,) = snapshot.models
     assert (view.pool, view.model, view.node, view.runners, view.load_seconds) == ("chat", "llama", "a", 1, 12.5)
-    stores.admission.admit([(job.seq, "a") for job in jobs], epoch=epoch(stores))
+    assert [candidate.seq for candidate in snapshot.candidates] == [waiting.seq]
     claim = Claim(1, tuple(job.seq for job in jobs), Resources(1, None, wants), lease_id=lease)
     outcome = stores.commit(claims=(claim,), uses=(PoolUse(lease, 2, 0, None),)).claims[0]
     assert [job.id for job in outcome.granted] == [job.id for job in jobs]
@@ -191,3 +192,25 @@ def stores_events(stores: Stores) -> list[Any]:
     """Return the pools' part of the history."""
     query = "SELECT kind FROM orchestrator_events WHERE kind IN ('pool_start', 'pool_set') ORDER BY seq"
     return list(stores.database.read(lambda connection: connection.exec_driver_sql(query).all()))
+
+
+def test_a_submit_sends_a_job_to_the_runner_with_its_model_and_no_more_than_it_takes(
+    stores: Stores, pools: SqlPoolStore
+) -> None:
+    """Whatever else waits in the queue; but not while the queue is paused, nor for whom the pool does not serve."""
+    stores.register("a", 2, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    join(stores, pools, start(pools, model="llama", tenant="red"))
+    for _ in range(3):
+        stores.submit(resources=Resources(2), tenant="red")  # the first ones are admitted, the others wait
+    wanted = Resources(1, None, Wants(model="chat"))
+    outcome = stores.jobs.submit([new_job(resources=wanted, tenant="red") for _ in range(3)])
+    assert [job.state for job in outcome.jobs] == [JobState.QUEUED, JobState.QUEUED, JobState.PENDING]
+    assert [entry.node for entry in outcome.entries] == ["a", "a"]
+    other = stores.jobs.submit([new_job(resources=wanted, tenant="blue")])
+    assert (other.jobs[0].state, other.entries) == (JobState.PENDING, ())
+
+    claim = Claim(1, (outcome.jobs[0].seq,), wanted, lease_id=pools.standing("chat").runners[0].lease_id)
+    assert stores.commit(claims=(claim,)).claims[0].granted[0].id == outcome.jobs[0].id
+    SqlQueueControl(stores.database).set_paused("gpu", paused=True, by="me")
+    assert stores.jobs.submit([new_job(resources=wanted, tenant="red")]).jobs[0].state is JobState.PENDING

@@ -21,8 +21,8 @@ DEADLINE = 15.0
 SPARSE = {"PATH": os.environ["PATH"]}
 
 
-#: Ignores TERM; has a child, a daemon that left session and parent, and one that threw its environment away as well.
-STUBBORN = """
+#: Ignores TERM; has a child, and a daemon that left session and parent.
+STUBBORN_TREE = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 def report(): os.write(1, b"%d\\n" % os.getpid())  # one write: lines of several processes must not mix
@@ -33,6 +33,10 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0: report(); wait()
     os._exit(0)
+wait()
+"""
+#: And another daemon, that threw its environment away as well.
+STUBBORN = STUBBORN_TREE.removesuffix("wait()\n") + """
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:

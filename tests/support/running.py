@@ -31,6 +31,7 @@ class Running:
     def __init__(self, runtime: Runtime, job_id: str, node: str = "alpha", gpus: tuple[str, ...] = ()) -> None:
         job = runtime.jobs.get(job_id)
         assert job is not None
+        runtime.ledger.admit([(job.seq, node)])  # if it waits behind other tests' jobs
         grant = LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None)
         batch = LedgerBatch(claims=(Claim(1, (job.seq,), Resources(len(gpus)), grant=grant),))
         (outcome,) = runtime.ledger.commit(node, batch, ttl=TTL).claims

@@ -192,6 +192,8 @@ def grant_a_gpu_that_is_taken(world: World) -> None:
     rewritten(
         statements, "TAKE_SHARED", ("reserved_mib = reserved_mib + :mib", "reserved_mib = :mib"),
         (" AND reserved_mib + foreign_mib + headroom_mib + :mib <= memory_mib", ""),
+        (" AND reserved_mib + foreign_mib + :mib <= memory_mib * COALESCE((SELECT max_gpu_fraction FROM"
+         " orchestrator_policy), 1)", ""),
     ),
     *BOTH,
 )  # fmt: skip

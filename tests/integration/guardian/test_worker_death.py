@@ -16,6 +16,7 @@ from orchestrator.guardian.processes import read_processes, read_variable
 from tests.support.guardian import (
     DEADLINE,
     STUBBORN,
+    STUBBORN_TREE,
     Host,
     StartHost,
     StartWorker,
@@ -91,7 +92,7 @@ def test_a_killed_guardian_takes_the_runners_along_and_is_missed(start_host: Sta
 def test_a_successor_ends_what_a_killed_guardian_left(start_host: StartHost) -> None:
     """Descendants that outlive a killed guardian are gone before its successor is ready."""
     first = start_host()
-    pids = marked(first.start(argv=python(STUBBORN)))
+    pids = marked(first.start(argv=python(STUBBORN_TREE)))
     os.kill(first.guardian.pid, signal.SIGKILL)
     wait(lambda: not lives(first.guardian.pid), "the guardian's end")
     assert any(map(lives, pids))
@@ -105,7 +106,7 @@ def test_a_successor_ends_what_a_killed_guardian_left(start_host: StartHost) -> 
 def test_the_next_holder_of_a_gpu_ends_what_a_killed_guardian_left(start_host: StartHost) -> None:
     """The lock of a killed guardian is free at once, its runner's descendants are alive: the next holder ends them."""
     first = start_host("node-a")
-    pids = marked(first.start(argv=python(STUBBORN), gpus=("GPU-a",)))
+    pids = marked(first.start(argv=python(STUBBORN_TREE), gpus=("GPU-a",)))
     os.kill(first.guardian.pid, signal.SIGKILL)
     wait(lambda: not lives(first.guardian.pid), "the guardian's end")
 

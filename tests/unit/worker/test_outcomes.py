@@ -185,3 +185,18 @@ def test_requeued_attempts_leave_all_others_to_the_job() -> None:
     assert finish_of_end(work, Ended(1, None, "exit"), began_at=NOW, now=NOW, draw=0.5).event is JobEvent.LOSE
     failed = finish_of_report(work, report("FAILURE", error_type="E", error="x"), now=NOW, draw=0.5)
     assert failed.event is JobEvent.RETRY
+
+
+def test_what_the_kernel_ended_for_want_of_memory_is_told_from_any_other_kill() -> None:
+    """A command that ends well although a child of it was ended has ended well; a task has lost its runner by it."""
+    killed = Ended(None, 9, "exit", memory_kills=1)
+    for kind in JobKind:
+        finish = finish_of_end(make_work(kind), killed, began_at=NOW, now=NOW, draw=0.5)
+        assert (finish.event, finish.failure_class) == (JobEvent.FAIL, FailureClass.OOM)
+        assert "more of the host's memory than there is for it" in (finish.error or "")
+    other = finish_of_end(make_work(JobKind.COMMAND), replace(killed, memory_kills=0), began_at=NOW, now=NOW, draw=0.5)
+    assert other.failure_class is FailureClass.EXIT
+    well = finish_of_end(
+        make_work(JobKind.COMMAND), Ended(0, None, "exit", memory_kills=1), began_at=NOW, now=NOW, draw=0.5
+    )
+    assert well.event is JobEvent.SUCCEED

@@ -49,6 +49,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("error", DOCUMENT),
         sa.Column("peak_memory_mib", sa.Integer()),
         sa.Column("peak_gpu_memory_mib", sa.Integer()),
+        sa.Column("isolation", sa.String(length=64)),
         sa.Column("gpu_seconds", sa.Float(), nullable=False),
         sa.Column("gpu_busy_seconds", sa.Float()),
         sa.PrimaryKeyConstraint("job_seq", "number", name=conv("pk_orchestrator_attempts")),

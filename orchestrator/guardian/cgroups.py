@@ -1,0 +1,241 @@
+"""Control groups around runners, where the host permits them: a bound on memory, GPUs that cannot be opened.
+
+Each runner gets a group of its own, below one that this guardian makes, with everything that it starts. What a host
+permits is found out by doing it. In the first version of control groups there is a filter of devices; in the second one
+that needs a BPF program, and a runner sees its GPUs by ``CUDA_VISIBLE_DEVICES`` alone.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from orchestrator.errors import InvalidSettings
+from orchestrator.guardian.messages import RunnerSpec
+
+logger = logging.getLogger(__name__)
+
+ROOT: Final = Path("/sys/fs/cgroup")
+OWN: Final = Path("/proc/self/cgroup")
+#: Where the NVIDIA driver tells which device file belongs to which GPU.
+DRIVER_GPUS: Final = Path("/proc/driver/nvidia/gpus")
+#: The major number of its device files.
+NVIDIA_MAJOR: Final = 195
+MIB: Final = 1 << 20
+#: A group that is empty for so long has been left: a runner joins its own at once, or its start has failed by then.
+LEFT_SECONDS: Final = 120.0
+#: How a runner is isolated where there are no groups.
+PROCESS: Final = "process"
+_KILLS: Final = re.compile(r"^oom_kill (\d+)$", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """The groups of one guardian: of each controller a directory, in which each runner has one."""
+
+    version: int
+    directories: Mapping[str, Path]  # by controller
+
+    @property
+    def isolation(self) -> str:
+        """What attempts record, as ``cgroup1:devices,memory``."""
+        return f"cgroup{self.version}:{','.join(sorted(self.directories))}"
+
+    def make(self, name: str, *, memory_mib: int, gpus: Iterable[str], minors: Mapping[str, int]) -> tuple[str, ...]:
+        """Make the groups of a runner and return their directories, which its first process is to join.
+
+        Args:
+            name: Of the groups.
+            memory_mib: What it may use of the host's memory; 0 for no limit.
+            gpus: Its own, which it may open.
+            minors: The device files of all GPUs, by uuid.
+
+        Raises:
+            OSError: If the kernel does not let us.
+        """
+        made = []
+        for controller, directory in self.directories.items():
+            group = directory / name
+            group.mkdir()
+            made.append(str(group))
+            if controller == "memory" and memory_mib:
+                limit = "memory.limit_in_bytes" if self.version == 1 else "memory.max"
+                (group / limit).write_text(str(memory_mib * MIB))
+                self._forbid_swap(group, memory_mib * MIB)
+            elif controller == "devices":
+                for uuid in sorted(minors.keys() - set(gpus)):
+                    (group / "devices.deny").write_text(f"c {NVIDIA_MAJOR}:{minors[uuid]} rwm")
+        return tuple(made)
+
+    def kills(self, name: str) -> int:
+        """Return how many processes of a runner the kernel has ended for want of memory."""
+        memory = self.directories.get("memory")
+        if memory is None:
+            return 0
+        events = "memory.oom_control" if self.version == 1 else "memory.events"
+        try:
+            found = _KILLS.search((memory / name / events).read_text())
+        except OSError:
+            return 0
+        return int(found[1]) if found else 0
+
+    def remove(self, name: str) -> None:
+        """Remove a runner's groups, in which nothing lives any more."""
+        for directory in self.directories.values():
+            try:
+                (directory / name).rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                logger.warning("the group %s stays: %s", directory / name, error.strerror)
+
+    def sweep(self) -> None:
+        """Remove what earlier guardians left: groups in which nothing lives, and that nobody is about to join."""
+        for directory in self.directories.values():
+            for group in directory.iterdir():
+                if group.is_dir() and time.time() - group.stat().st_mtime > LEFT_SECONDS:
+                    with suppress(OSError):  # something lives in it: it is another guardian's
+                        group.rmdir()
+
+    def _forbid_swap(self, group: Path, limit: int) -> None:
+        """Count swap too, where the kernel does: else a limit on memory only makes a job slow."""
+        name, value = ("memory.memsw.limit_in_bytes", limit) if self.version == 1 else ("memory.swap.max", 0)
+        if (group / name).exists():
+            (group / name).write_text(str(value))
+
+
+def find_cgroups(mode: str, node: str, *, root: Path = ROOT, own: Path = OWN) -> Cgroups | None:
+    """Return the groups that this process may make; None if it may make none, or is told not to.
+
+    Args:
+        mode: ``auto`` takes what there is, ``process`` never tries, ``cgroup`` insists.
+        node: Names the group.
+        root: Where control groups are mounted.
+        own: Tells in which ones this process is.
+
+    Raises:
+        InvalidSettings: If groups are insisted on and cannot be had.
+    """
+    if mode == "process":
+        return None
+    faults: list[str] = []
+    name = "orchestrator-" + re.sub(r"[^A-Za-z0-9._-]", "_", node)
+    places = _places(root, own)
+    found: dict[str, Path] = {}
+    version = 2 if "unified" in places else 1
+    wanted = ("memory", "pids") if version == 2 else ("memory", "devices")
+    if version == 2:
+        found = _try_unified(places["unified"], name, wanted, faults)
+    else:
+        for controller in wanted:
+            place = places.get(controller)
+            if place is None:
+                faults.append(f"the controller {controller} is not mounted")
+            elif _try(place / name, faults):
+                found[controller] = place / name
+    if "memory" in found:
+        return Cgroups(version, found)
+    if mode == "cgroup":
+        raise InvalidSettings([f"isolation: control groups cannot be had: {'; '.join(faults)}"])
+    return None
+
+
+def read_minors(gpus: Path = DRIVER_GPUS) -> Mapping[str, int]:
+    """Return the numbers of the device files of the host's GPUs, by uuid; none where there is no such driver."""
+    found = {}
+    for file in sorted(gpus.glob("*/information")):
+        lines = dict(re.findall(r"^([^:\n]+):\s*(.*?)\s*$", file.read_text(), re.M))
+        if lines.get("GPU UUID") and lines.get("Device Minor", "").isdecimal():
+            found[lines["GPU UUID"]] = int(lines["Device Minor"])
+    return found
+
+
+def join(directories: Sequence[str]) -> None:
+    """Put this process into groups; what it starts is in them too."""
+    for directory in directories:
+        Path(directory, "cgroup.procs").write_text("0")
+
+
+def _places(root: Path, own: Path) -> dict[str, Path]:
+    """Return the directory of this process's group by controller; ``unified`` if there is the second version alone."""
+    places = {}
+    for line in own.read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        if controllers:
+            for controller in controllers.split(","):
+                places[controller] = root / controller / path.lstrip("/")
+        elif (root / "cgroup.controllers").exists():
+            places["unified"] = root / path.lstrip("/")
+    return {name: place for name, place in places.items() if name == "unified" or place.is_dir()}
+
+
+def _try_unified(place: Path, name: str, wanted: Sequence[str], faults: list[str]) -> dict[str, Path]:
+    """Make a group with the controllers beside ours: in one that has processes itself, none can be passed on."""
+    for parent in (place, place.parent):
+        group = parent / name
+        try:
+            _pass_on(parent, wanted)
+            group.mkdir(exist_ok=True)
+            _pass_on(group, wanted)
+        except OSError as error:
+            faults.append(f"{error.filename or group}: {error.strerror}")
+            continue
+        if _try(group, faults):
+            return {"memory": group}
+    return {}
+
+
+def _pass_on(group: Path, controllers: Sequence[str]) -> None:
+    control = group / "cgroup.subtree_control"
+    missing = [name for name in controllers if name not in control.read_text().split()]
+    if missing:
+        control.write_text(" ".join(f"+{name}" for name in missing))
+
+
+def _try(group: Path, faults: list[str]) -> bool:
+    """Make a group and one in it, and remove that again."""
+    probe = group / f"probe-{os.getpid()}"
+    try:
+        group.mkdir(exist_ok=True)
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        faults.append(f"{error.filename or group}: {error.strerror}")
+        return False
+    return True
+
+
+class Isolation:
+    """What stands around the runners of one guardian."""
+
+    def __init__(self, mode: str, node: str) -> None:
+        """Find out what the host permits; raises ``InvalidSettings`` if that is less than is insisted on."""
+        self._cgroups, self._minors = find_cgroups(mode, node), read_minors()
+        self.name = PROCESS if self._cgroups is None else self._cgroups.isolation
+        if self._cgroups is not None:
+            self._cgroups.sweep()
+
+    def enter(self, spec: RunnerSpec, mark: str) -> RunnerSpec:
+        """Return a runner's spec with the groups that it is to join; raises ``OSError`` if they cannot be made."""
+        if self._cgroups is None:
+            return spec
+        name = _group_name(mark)
+        groups = self._cgroups.make(name, memory_mib=spec.memory_mib, gpus=spec.gpus, minors=self._minors)
+        return replace(spec, cgroups=groups)
+
+    def leave(self, mark: str) -> int:
+        """Remove a runner's groups; return how many of its processes were ended for want of memory."""
+        if self._cgroups is None:
+            return 0
+        kills = self._cgroups.kills(_group_name(mark))
+        self._cgroups.remove(_group_name(mark))
+        return kills
+
+
+def _group_name(mark: str) -> str:
+    return mark.replace(":", "-")

@@ -1,0 +1,86 @@
+"""Control groups, as far as they are files: what a host permits, what is written, what is read."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import InvalidSettings
+from orchestrator.guardian.cgroups import Cgroups, find_cgroups, read_minors
+
+INFORMATION = """Model:           NVIDIA H100 80GB HBM3
+IRQ:             120
+GPU UUID:        {uuid}
+Video BIOS:      96.00
+Bus Location:    0000:{bus}:00.0
+Device Minor:    {minor}
+GPU Excluded:    No
+"""
+
+
+def mounted(root: Path, own: str, *groups: str) -> tuple[Path, Path]:
+    """Make a tree of groups, and say in which ones this process is; return both."""
+    for group in groups:
+        (root / group).mkdir(parents=True)
+    file = root.parent / "own"
+    file.write_text(own)
+    return root, file
+
+
+def test_the_first_version_gives_a_group_a_controller_below_ours(tmp_path: Path) -> None:
+    own = "5:devices:/\n4:memory:/service/x\n0::/\n"
+    root, file = mounted(tmp_path / "cgroup", own, "devices", "memory/service/x")
+    found = find_cgroups("auto", "a/b c", root=root, own=file)
+    assert found is not None
+    assert found.isolation == "cgroup1:devices,memory"
+    assert found.directories == {
+        "memory": root / "memory/service/x/orchestrator-a_b_c",
+        "devices": root / "devices/orchestrator-a_b_c",
+    }
+    (root / "devices").rename(root / "elsewhere")
+    found = find_cgroups("auto", "a", root=root, own=file)
+    assert found is not None
+    assert found.isolation == "cgroup1:memory", "without a filter of devices, memory is bounded all the same"
+
+
+def test_the_second_version_gives_one_group_beside_ours(tmp_path: Path) -> None:
+    """Controllers have to be passed on to it, by a group that has no processes of its own."""
+    root, file = mounted(tmp_path / "cgroup", "0::/system.slice/worker\n", "system.slice/worker")
+    (root / "cgroup.controllers").write_text("memory pids\n")
+    for group in ("system.slice/worker", "system.slice", "system.slice/worker/orchestrator-a"):
+        (root / group).mkdir(exist_ok=True)
+        (root / group / "cgroup.subtree_control").write_text("memory pids\n")
+    found = find_cgroups("auto", "a", root=root, own=file)
+    assert found is not None
+    assert (found.isolation, found.version) == ("cgroup2:memory", 2)
+
+
+def test_who_insists_is_told_why_there_are_none(tmp_path: Path) -> None:
+    root, file = mounted(tmp_path / "cgroup", "4:cpu:/\n0::/\n", "cpu")
+    assert find_cgroups("auto", "a", root=root, own=file) is None
+    assert find_cgroups("process", "a", root=root, own=file) is None
+    with pytest.raises(InvalidSettings, match="isolation: control groups cannot be had: the controller memory is not"):
+        find_cgroups("cgroup", "a", root=root, own=file)
+
+
+@pytest.mark.parametrize(("version", "limit"), [(1, "memory.limit_in_bytes"), (2, "memory.max")])
+def test_a_runner_gets_its_memory_and_no_other_gpu(tmp_path: Path, version: int, limit: str) -> None:
+    for name in ("memory", "devices"):
+        (tmp_path / name).mkdir()
+    groups = Cgroups(version, {name: tmp_path / name for name in ("memory", "devices")})
+    made = groups.make("r1", memory_mib=64, gpus=["GPU-b"], minors={"GPU-a": 0, "GPU-b": 1})
+    assert made == (str(tmp_path / "memory/r1"), str(tmp_path / "devices/r1"))
+    assert (tmp_path / "memory/r1" / limit).read_text() == str(64 << 20)
+    assert (tmp_path / "devices/r1/devices.deny").read_text() == "c 195:0 rwm"
+    assert groups.kills("r1") == 0
+    events = "memory.oom_control" if version == 1 else "memory.events"
+    (tmp_path / "memory/r1" / events).write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
+    assert (groups.kills("r1"), groups.kills("none")) == (2, 0)
+
+
+def test_device_files_are_found_by_uuid(tmp_path: Path) -> None:
+    for bus, minor in (("17", 0), ("65", 3)):
+        (tmp_path / f"0000:{bus}:00.0").mkdir()
+        text = INFORMATION.format(uuid=f"GPU-{minor}", bus=bus, minor=minor)
+        (tmp_path / f"0000:{bus}:00.0" / "information").write_text(text)
+    assert read_minors(tmp_path) == {"GPU-0": 0, "GPU-3": 3}
+    assert read_minors(tmp_path / "none") == {}
