@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from orchestrator.domain.lease import PoolJoin, PoolMember, PoolUse
 from orchestrator.domain.pool import Leave
 from orchestrator.scheduling.snapshot import ModelView
-from orchestrator.storage.engine import Database
+from orchestrator.storage.engine import Database, Step
 from orchestrator.storage.rows import load
 from orchestrator.storage.sql import Sql
 
@@ -58,13 +58,16 @@ def join_pools(
     return tuple(PoolMember(row.lease_id, row.pool, row.model, row.tenant, row.loaded_in_s) for row in rows)
 
 
-def note_uses(database: Database, connection: Connection, uses: Sequence[PoolUse]) -> None:
-    """Write down what runners of pools do."""
-    rows = [
-        {"lease_id": use.lease_id, "running": use.running, "jobs_done": use.jobs_done, "run_seconds": use.run_seconds}
+def use_steps(uses: Sequence[PoolUse]) -> list[Step]:
+    """Return what writes down what runners of pools do."""
+    return [
+        (
+            USE,
+            {"lease_id": use.lease_id, "running": use.running, "jobs_done": use.jobs_done}
+            | {"run_seconds": use.run_seconds},
+        )
         for use in uses
     ]
-    database.run(connection, USE, rows)
 
 
 def leaving(database: Database, connection: Connection, lease_ids: Sequence[int]) -> tuple[tuple[int, Leave], ...]:

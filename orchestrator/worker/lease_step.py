@@ -111,6 +111,7 @@ class LeaseStep(bootsteps.StartStopStep):
         hub.on_tick.discard(getattr(self, "_tick_callback", None))
         self._tick_callback = tick
         hub.on_tick.add(tick)
+        consumer.connection.transport.after_read = dispatcher.tick  # claims what was delivered
 
     def stop(self, consumer: Any) -> None:
         """Nothing: the connection is lost or the worker stops; jobs go on either way."""
