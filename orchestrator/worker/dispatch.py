@@ -234,8 +234,7 @@ class Dispatcher:
         line, jobs = self._claims.pop(claim.key)
         line.claiming = False
         if claim.lease_id is not None:
-            line.lease_id = claim.lease_id
-            self.lines.trust(line, asked_at)
+            self.lines.begin_lease(line, claim.lease_id, asked_at)
         by_seq = {job.seq: job for job in jobs}
         for seq, refusal in claim.refused:
             self._host.take_out(line, seq)
