@@ -22,6 +22,7 @@ from orchestrator.storage.granting import take_gpus
 from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.pool_members import model_names
 from orchestrator.storage.rows import instant, load, retry_on_from
+from orchestrator.storage.seats import standing_jobs
 from orchestrator.storage.sql import Sql
 
 
@@ -108,7 +109,7 @@ class Claiming:
             return {}
         asked = {claim.key: claim.resources for claim in self._claims}
         models = self._models()
-        return {row.seq: self._claimed_job(row, asked[won[row.seq]], models) for row in answers[-1].rows}
+        return {row.seq: claimed_job(row, asked[won[row.seq]], models, self._max_lost) for row in answers[-1].rows}
 
     def _models(self) -> Mapping[str, str]:
         """Return what is meant by the models that are to be loaded: of a pool's name, what that pool loads."""
@@ -117,45 +118,12 @@ class Claiming:
         wanted = {one.model: one.model for one in wants if one.model is not None}
         return wanted | model_names(self._database, self._connection, sorted(wanted)) if wanted else wanted
 
-    def _claimed_job(self, row: Any, resources: Resources, models: Mapping[str, str]) -> ClaimedJob:
-        wants = resources.wants
-        return ClaimedJob(
-            seq=row.seq,
-            id=row.id,
-            name=row.name,
-            task=row.task,
-            kind=JobKind(row.kind),
-            queue=row.queue,
-            tenant=row.tenant,
-            attempt=row.attempt,
-            payload=load(row.payload),
-            resources=resources,
-            digest=row.digest,
-            time_limit_seconds=row.time_limit_s,
-            soft_time_limit_seconds=row.soft_time_limit_s,
-            grace_seconds=row.grace_s,
-            max_attempts=row.max_attempts,
-            lost_count=row.lost_count,
-            forgiven=row.forgiven,
-            max_lost=self._max_lost,
-            retry_on=retry_on_from(row.retry_on),
-            checkpoint=row.checkpoint,
-            traceparent=row.traceparent,
-            ready_at=instant(row.ready_at) if row.traceparent is not None else None,
-            model=None if wants is None or wants.model is None else models.get(wants.model, wants.model),
-        )
-
     def _refuse(self, won: Mapping[int, int]) -> dict[int, Refusal]:
         """Return why each of the other jobs may not start here."""
         lost = [(seq, claim) for claim in self._claims for seq in claim.job_seqs if seq not in won]
         crowded = [seq for seq, claim in lost if claim.grant is not None and self._leases[claim.key] is None]
-        refusals = dict.fromkeys((seq for seq, _ in lost), Refusal.UNKNOWN)
-        if len(crowded) < len(lost):
-            for row in self._run(statements.WHY_REFUSED, seqs=list(refusals)):
-                refusals[row.seq] = _REFUSALS.get(JobState(row.state), Refusal.SUPERSEDED)
-                if row.expired and refusals[row.seq] is Refusal.SUPERSEDED:
-                    refusals[row.seq] = Refusal.EXPIRED
-        return refusals | dict.fromkeys(crowded, Refusal.GPUS_TAKEN)
+        others = [seq for seq, _ in lost if seq not in crowded]
+        return why_refused(self._database, self._connection, others) | dict.fromkeys(crowded, Refusal.GPUS_TAKEN)
 
     def _release_unused(self, used: Set[int | None]) -> Sequence[int]:
         """End the leases under which nothing was won; return them."""
@@ -172,6 +140,64 @@ class Claiming:
 
     def _together(self, steps: Sequence[Step]) -> list[Answer]:
         return self._database.run_together(self._connection, steps)
+
+
+def confirm_seats(database: Database, node: str, claims: Sequence[Claim], *, max_lost: int) -> tuple[ClaimOutcome, ...]:
+    """Answer claims of jobs that their submits have granted: may they still run under the leases that are named?"""
+    rows = standing_jobs(database, node, claims) if claims else {}
+    lost = [seq for claim in claims for seq in claim.job_seqs if seq not in rows]
+    refusals = database.read(lambda connection: why_refused(database, connection, lost)) if lost else {}
+    return tuple(
+        ClaimOutcome(
+            key=claim.key,
+            lease_id=claim.lease_id,
+            granted=tuple(
+                claimed_job(rows[seq], claim.resources, {}, max_lost) for seq in claim.job_seqs if seq in rows
+            ),
+            refused=tuple((seq, refusals[seq]) for seq in claim.job_seqs if seq not in rows),
+        )
+        for claim in claims
+    )
+
+
+def why_refused(database: Database, connection: Connection, seqs: Sequence[int]) -> dict[int, Refusal]:
+    """Return why jobs were not there to be taken."""
+    refusals = dict.fromkeys(seqs, Refusal.UNKNOWN)
+    for row in database.run(connection, statements.WHY_REFUSED, {"seqs": seqs}) if seqs else ():
+        refusals[row.seq] = _REFUSALS.get(JobState(row.state), Refusal.SUPERSEDED)
+        if row.expired and refusals[row.seq] is Refusal.SUPERSEDED:
+            refusals[row.seq] = Refusal.EXPIRED
+    return refusals
+
+
+def claimed_job(row: Any, resources: Resources, models: Mapping[str, str], max_lost: int) -> ClaimedJob:
+    """Return what running a job needs; ``models`` says what is meant by the names of models."""
+    wants = resources.wants
+    return ClaimedJob(
+        seq=row.seq,
+        id=row.id,
+        name=row.name,
+        task=row.task,
+        kind=JobKind(row.kind),
+        queue=row.queue,
+        tenant=row.tenant,
+        attempt=row.attempt,
+        payload=load(row.payload),
+        resources=resources,
+        digest=row.digest,
+        time_limit_seconds=row.time_limit_s,
+        soft_time_limit_seconds=row.soft_time_limit_s,
+        grace_seconds=row.grace_s,
+        max_attempts=row.max_attempts,
+        lost_count=row.lost_count,
+        forgiven=row.forgiven,
+        max_lost=max_lost,
+        retry_on=retry_on_from(row.retry_on),
+        checkpoint=row.checkpoint,
+        traceparent=row.traceparent,
+        ready_at=instant(row.ready_at) if row.traceparent is not None else None,
+        model=None if wants is None or wants.model is None else models.get(wants.model, wants.model),
+    )
 
 
 _REFUSALS: Final = {

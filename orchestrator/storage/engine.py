@@ -59,6 +59,8 @@ _COMMITTED: Final = "committed"
 #: Counted rows are those that a write matches, as SQLAlchemy has it, and several statements may come in one packet.
 _MARIADB_CLIENT: Final = CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS
 
+_END: Final = Sql("COMMIT")
+
 Step: TypeAlias = tuple[Sql, Mapping[str, Any]]
 
 
@@ -138,6 +140,9 @@ class Database:
             return [Answer(done.rowcount, done.all() if done.returns_rows else ()) for done in results]
         if not connection.in_transaction():
             connection.begin()
+        return self._send_together(connection, steps)
+
+    def _send_together(self, connection: Connection, steps: Sequence[Step]) -> list[Answer]:
         texts, parameters = zip(*(statement.with_values("mysql", values) for statement, values in steps), strict=True)
         text, bound = "; ".join(texts), tuple(itertools.chain.from_iterable(parameters))
         driver, dialect = connection.connection.dbapi_connection, self.engine.dialect
@@ -157,6 +162,22 @@ class Database:
             ) from error
         cursor.close()
         return answers
+
+    def look(self, statement: Sql, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the rows that one statement reads, in a transaction of its own; on MariaDB in one round trip.
+
+        Raises:
+            StoreUnavailable: If the database did not answer.
+        """
+
+        def read(connection: Connection) -> Sequence[Any]:
+            if self.dialect == "sqlite":
+                return self.run(connection, statement, values).all()
+            found, _ = self._send_together(connection, [(statement, values), (_END, {})])
+            connection.info[_COMMITTED] = True
+            return found.rows
+
+        return self._with_retries(read)
 
     def close(self) -> None:
         """Close every connection."""
@@ -233,7 +254,7 @@ def _roll_back_what_is_open(engine: Engine) -> None:
 
     @event.listens_for(engine, "reset")
     def reset(connection: Any, record: Any, _state: Any) -> None:
-        if not record.info.pop(_COMMITTED, False):
+        if record is None or not record.info.pop(_COMMITTED, False):
             connection.rollback()
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -14,12 +15,14 @@ from orchestrator.ports import LossPolicy
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.storage import statements
 from orchestrator.storage.admission import host_snapshot
-from orchestrator.storage.claiming import Claiming
+from orchestrator.storage.claiming import Claiming, confirm_seats
 from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit, withdraw
-from orchestrator.storage.pool_members import join_pools, leaving, use_steps
+from orchestrator.storage.pool_members import join_pools, renewal_of, use_steps
 from orchestrator.storage.rows import dump, storable
+
+_NOTHING: Final = LedgerBatch()
 
 
 class SqlLedgerStore:
@@ -31,6 +34,15 @@ class SqlLedgerStore:
 
     def commit(self, node: str, batch: LedgerBatch, *, ttl: timedelta) -> LedgerOutcome:
         """Apply the batch in one transaction; see the port."""
+        seated = [claim for claim in batch.claims if claim.seated]
+        if not seated:
+            return self._commit(node, batch, ttl)
+        confirmed = confirm_seats(self._database, node, seated, max_lost=self._max_lost)
+        rest = replace(batch, claims=tuple(claim for claim in batch.claims if not claim.seated))
+        outcome = self._commit(node, rest, ttl) if rest != _NOTHING else LedgerOutcome()
+        return replace(outcome, claims=(*confirmed, *outcome.claims))
+
+    def _commit(self, node: str, batch: LedgerBatch, ttl: timedelta) -> LedgerOutcome:
         tries = itertools.count()
 
         def apply(connection: Connection) -> LedgerOutcome:
@@ -61,8 +73,7 @@ class SqlLedgerStore:
             live = frozenset(ids)
             if extended != len(ids):
                 live = self._live_leases(connection, node, ids)
-            requested = run(connection, statements.CANCEL_REQUESTED, {"ids": ids}).scalars().all()
-            return Renewal(live, tuple(requested), leaving(self._database, connection, ids))
+            return renewal_of(self._database, connection, ids, live)
 
         return self._database.transaction(extend)
 
