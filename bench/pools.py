@@ -2,10 +2,10 @@
 
 One worker with a simulated GPU. Jobs that do nothing are submitted one by one; of each, the time from its receipt by
 the worker (Celery's own signal ``task_received``) to the first line of the task is taken: through the runner of a pool,
-and cold, when a runner has to be started for it. In between lie the claim, committed durably, and the way to the
-runner. Then many jobs at once, so that the runner is never without the next one: of these, the time between the last
-line of a job and the first line of the next. On MariaDB, which commits to disk, and on the embedded SQLite. Writes
-``bench/results/pools.json``.
+and cold, when a runner has to be started for it. In between lie the claim, committed durably (or, as the submit has
+granted the job to the idle runner, the question whether that stands), and the way to the runner. Then many jobs at
+once, so that the runner is never without the next one: of these, the time between the last line of a job and the first
+line of the next. On MariaDB, which commits to disk, and on the embedded SQLite. Writes ``bench/results/pools.json``.
 """
 
 import argparse
@@ -14,12 +14,11 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +40,6 @@ COLD_JOBS = 15
 BUSY_JOBS = 1500
 BOUND_MS = 2.0
 LIMIT_SECONDS = 30.0
-#: A loop that gets only the time that nobody else wants.
-LOOP = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
-
-
-@contextmanager
-def awake() -> Iterator[None]:
-    """Keep every CPU from going to sleep, as hosts are set up whose requests are not to wait for one to wake."""
-    loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(os.cpu_count() or 1)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 def run_one(cluster: Cluster, receipts: Path, **options: Any) -> float:
@@ -88,9 +73,7 @@ def measure(cluster: Cluster, *, warm: int, cold: int) -> dict[str, Any]:
     for _ in range(20):
         run_one(cluster, receipts, model="noop")
     warm_ms = [run_one(cluster, receipts, model="noop") for _ in range(warm)]
-    with awake():
-        awake_ms = [run_one(cluster, receipts, model="noop") for _ in range(warm)]
-    found = {"cold": cold_ms, "warm": warm_ms, "warm_awake": awake_ms, "busy_gap": run_many(cluster, BUSY_JOBS)}
+    found = {"cold": cold_ms, "warm": warm_ms, "busy_gap": run_many(cluster, BUSY_JOBS)}
     return {name: summary(samples) for name, samples in found.items()}
 
 
