@@ -6,14 +6,16 @@
         return model(images)
 
 A runner serves jobs of one tenant on one set of GPUs, so what the first job loads, the next ones find. The cache holds
-as much as the runner's lease has memory for; to load one more model it drops the least recently used ones that nobody
-uses just now. It believes the sizes that it is told: it measures nothing.
+as much as the runner's lease has memory for. To load one more model it unloads those that nobody uses just now, lowest
+(seconds that its load took × uses per second) first: ``orchestrator.scheduling.evictions``. It believes
+the sizes that it is told: it measures nothing.
 """
 
 import gc
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,11 +23,14 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from orchestrator.errors import ModelDoesNotFit
+from orchestrator.scheduling.evictions import Hits, LoadedModel, choose_victims
 
 Model = TypeVar("Model")
 
 #: What a runner's lease gives it of its GPUs' memory; without it the cache is unbounded.
 GPU_MEMORY_MIB: Final = "ORCHESTRATOR_GPU_MEMORY_MIB"
+#: Uses of a model that is not loaded are remembered while they count so much.
+_REMEMBERED: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -33,16 +38,29 @@ class _Entry:
     model: object
     size_mib: int
     unload: Callable[[Any], None] | None
+    load_seconds: float = 0.0
     users: int = 0
 
 
 class ModelCache:
     """Loaded models by name, least recently used first; safe to use from several threads."""
 
-    def __init__(self, capacity_mib: int | None) -> None:
-        """Make it empty; ``capacity_mib`` is None for no bound."""
+    def __init__(
+        self,
+        capacity_mib: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make it empty.
+
+        Args:
+            capacity_mib: What the sizes of all models may come to; None for no bound.
+            clock: Tells seconds that never run backwards.
+        """
         self.capacity_mib = capacity_mib
+        self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._hits: dict[str, Hits] = {}  # also of models that had to go, so that one which comes back is not new
         self._lock = threading.RLock()
 
     @contextmanager
@@ -82,7 +100,7 @@ class ModelCache:
             return True
 
     def loaded(self) -> Mapping[str, int]:
-        """Return the names of the loaded models and their sizes in MiB, least recently used first."""
+        """Return the loaded models and their sizes in MiB, least recently used first."""
         with self._lock:
             return {name: entry.size_mib for name, entry in self._entries.items()}
 
@@ -92,35 +110,71 @@ class ModelCache:
         if size_mib < 0:
             raise ValueError(f"size_mib: {size_mib} is less than 0")
         with self._lock:  # also while it loads: two threads must not load the same model, or together too much
-            entry = self._entries.get(name)
-            if entry is None:
-                self._make_room(name, size_mib)
-                entry = self._entries[name] = _Entry(load(), size_mib, unload)
+            if name not in self._entries:
+                self._load(name, load, size_mib, unload)
             self._entries.move_to_end(name)
+            self._hits[name] = self._hits.get(name, Hits()).with_use(self._clock())
+            entry = self._entries[name]
             entry.users += 1
             return entry
 
-    def _make_room(self, name: str, size_mib: int) -> None:
-        if self.capacity_mib is None:
-            return
-        in_use = sum(entry.size_mib for entry in self._entries.values() if entry.users)
-        if in_use + size_mib > self.capacity_mib:
+    def _load(self, name: str, load: Callable[[], object], size_mib: int, unload: Callable[[Any], None] | None) -> None:
+        if not self._make_room(size_mib):
+            in_use = sum(entry.size_mib for entry in self._entries.values() if entry.users)
             used = f", of which models in use take {in_use}" if in_use else ""
             raise ModelDoesNotFit(f"model {name!r} takes {size_mib} MiB; the lease has {self.capacity_mib}{used}")
-        for old in [old for old, entry in self._entries.items() if not entry.users]:
-            if sum(entry.size_mib for entry in self._entries.values()) + size_mib <= self.capacity_mib:
-                return
-            self._unload(old)
+        started = self._clock()
+        self._entries[name] = _Entry(load(), size_mib, unload)
+        self._entries[name].load_seconds = self._clock() - started
+        self._forget_uses()
+
+    def _make_room(self, size_mib: int) -> bool:
+        """Unload other models until so much more fits; if it cannot be made to, unload none and return False."""
+        if self.capacity_mib is None:
+            return True
+        now = self._clock()
+        models = [
+            LoadedModel(
+                name,
+                entry.size_mib,
+                score=entry.load_seconds * self._hits.get(name, Hits()).rate_at(now),
+                in_use=entry.users > 0,
+            )
+            for name, entry in self._entries.items()
+        ]
+        victims = choose_victims(models, sum(model.size_mib for model in models) + size_mib - self.capacity_mib)
+        for victim in victims or ():
+            self._unload(victim)
+        return victims is not None
+
+    def _forget_uses(self) -> None:
+        """Forget models that have been gone for long: names may have no end."""
+        now = self._clock()
+        gone = [name for name, hits in self._hits.items() if hits.count_at(now) < _REMEMBERED]
+        for name in gone:
+            if name not in self._entries:
+                del self._hits[name]
 
     def _unload(self, name: str) -> None:
         entry = self._entries.pop(name)
         if entry.unload is not None:
             entry.unload(entry.model)
         del entry
-        gc.collect()  # models are full of reference cycles
-        torch = sys.modules.get("torch")  # whoever uses it has imported it
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        _give_back()
+
+
+def _give_back() -> None:
+    """Give back to the GPUs what nothing refers to any more."""
+    gc.collect()  # models are full of reference cycles
+    torch = _torch_on_gpus()
+    if torch is not None:
+        torch.cuda.empty_cache()
+
+
+def _torch_on_gpus() -> Any:
+    """Return torch if it uses GPUs in this process, else None; whoever uses it has imported it."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
 _process_cache: ModelCache | None = None
@@ -138,7 +192,11 @@ def cache() -> ModelCache:
 
 
 def use(
-    name: str, load: Callable[[], Model], *, size_mib: int, unload: Callable[[Model], None] | None = None
+    name: str,
+    load: Callable[[], Model],
+    *,
+    size_mib: int,
+    unload: Callable[[Model], None] | None = None,
 ) -> AbstractContextManager[Model]:
     """Give a model of this process's cache for the length of a ``with`` block; see ``ModelCache.use``."""
     return cache().use(name, load, size_mib=size_mib, unload=unload)
