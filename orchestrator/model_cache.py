@@ -7,8 +7,8 @@
 
 A runner serves jobs of one tenant on one set of GPUs, so what the first job loads, the next ones find. The cache holds
 as much as the runner's lease has memory for. To load one more model it unloads those that nobody uses just now, lowest
-(seconds that its load took × uses per second) first: ``orchestrator.scheduling.evictions``. It believes
-the sizes that it is told: it measures nothing.
+(seconds that its load took × uses per second) first: ``orchestrator.scheduling.evictions``. Room is made for the size
+that is promised; once a model is loaded, what was measured counts instead, where something can be measured.
 """
 
 import gc
@@ -42,6 +42,20 @@ class _Entry:
     users: int = 0
 
 
+def torch_reserved_mib() -> int | None:
+    """Return what torch has reserved on all visible GPUs in MiB, once unused blocks are given back; None without it.
+
+    It is not asked before somebody has imported it and made it use a GPU, which costs seconds and memory. The CUDA
+    context is not in it, nor what anything but torch's allocator takes.
+    """
+    torch = _torch_on_gpus()
+    if torch is None:
+        return None
+    _give_back()
+    reserved: int = sum(torch.cuda.memory_reserved(device) for device in range(torch.cuda.device_count()))
+    return -(-reserved // 2**20)
+
+
 class ModelCache:
     """Loaded models by name, least recently used first; safe to use from several threads."""
 
@@ -49,16 +63,19 @@ class ModelCache:
         self,
         capacity_mib: int | None,
         *,
+        measure: Callable[[], int | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make it empty.
 
         Args:
             capacity_mib: What the sizes of all models may come to; None for no bound.
+            measure: Tells how much memory this process uses on its GPUs, in MiB; None for as long as nothing can tell.
+                What it tells after a load and could not tell before has come with that load.
             clock: Tells seconds that never run backwards.
         """
         self.capacity_mib = capacity_mib
-        self._clock = clock
+        self._measure, self._clock = measure, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._hits: dict[str, Hits] = {}  # also of models that had to go, so that one which comes back is not new
         self._lock = threading.RLock()
@@ -69,7 +86,7 @@ class ModelCache:
         name: str,
         load: Callable[[], Model],
         *,
-        size_mib: int,
+        size_mib: int | None = None,
         unload: Callable[[Model], None] | None = None,
     ) -> Iterator[Model]:
         """Give the model of this name, loaded by ``load`` if it is not there; it stays loaded for the whole block.
@@ -77,11 +94,14 @@ class ModelCache:
         Args:
             name: Of the model, with its version: the same name is the same model.
             load: Makes it; whatever it raises goes through, and nothing is kept.
-            size_mib: Memory that it takes on the GPUs, in MiB.
+            size_mib: Memory that it is promised to take on the GPUs, in MiB: room for so much is made before the load,
+                and it counts until more than 0 MiB have been measured. None: room is made after the load.
             unload: Frees what dropping the last reference does not.
 
         Raises:
-            ModelDoesNotFit: If it is larger than the lease, or than what models in use leave.
+            ModelDoesNotFit: If it is larger than the lease, or than what models in use leave; if only the load has
+                shown that, it is unloaded again.
+            ValueError: If no size is given, and nothing can be measured before the load.
         """
         entry = self._enter(name, load, size_mib, unload)
         try:
@@ -100,14 +120,14 @@ class ModelCache:
             return True
 
     def loaded(self) -> Mapping[str, int]:
-        """Return the loaded models and their sizes in MiB, least recently used first."""
+        """Return the loaded models and their sizes in MiB, measured where they could be; least recently used first."""
         with self._lock:
             return {name: entry.size_mib for name, entry in self._entries.items()}
 
     def _enter(
-        self, name: str, load: Callable[[], object], size_mib: int, unload: Callable[[Any], None] | None
+        self, name: str, load: Callable[[], object], size_mib: int | None, unload: Callable[[Any], None] | None
     ) -> _Entry:
-        if size_mib < 0:
+        if size_mib is not None and size_mib < 0:
             raise ValueError(f"size_mib: {size_mib} is less than 0")
         with self._lock:  # also while it loads: two threads must not load the same model, or together too much
             if name not in self._entries:
@@ -118,34 +138,73 @@ class ModelCache:
             entry.users += 1
             return entry
 
-    def _load(self, name: str, load: Callable[[], object], size_mib: int, unload: Callable[[Any], None] | None) -> None:
-        if not self._make_room(size_mib):
-            in_use = sum(entry.size_mib for entry in self._entries.values() if entry.users)
-            used = f", of which models in use take {in_use}" if in_use else ""
-            raise ModelDoesNotFit(f"model {name!r} takes {size_mib} MiB; the lease has {self.capacity_mib}{used}")
+    def _load(
+        self, name: str, load: Callable[[], object], size_mib: int | None, unload: Callable[[Any], None] | None
+    ) -> None:
+        """Load a model and make room for it: before, for what is promised, and after, for what was measured."""
+        if size_mib is not None and not self._make_room(name, size_mib):
+            raise self._refusal(name, f"{size_mib} MiB")
+        before_mib, others_mib = self._measure(), self._held_mib()
+        if size_mib is None and before_mib is None:
+            raise ValueError(f"size_mib: nothing can tell how much memory model {name!r} will take; give its size")
         started = self._clock()
-        self._entries[name] = _Entry(load(), size_mib, unload)
+        # The model is in no variable: a traceback of what is raised below would keep it.
+        self._entries[name] = _Entry(load(), size_mib or 0, unload)
         self._entries[name].load_seconds = self._clock() - started
+        measured = self._weigh(name, before_mib, others_mib)
         self._forget_uses()
+        if not self._make_room(name, 0):
+            promised = "no size" if size_mib is None else f"{size_mib} MiB"
+            took = promised if measured is None else f"{measured} MiB, measured ({promised} promised)"
+            refusal = self._refusal(name, took)
+            self._unload(name)
+            raise refusal
 
-    def _make_room(self, size_mib: int) -> bool:
+    def _weigh(self, name: str, before_mib: int | None, others_mib: int) -> int | None:
+        """Give a model that was just loaded the size that it was measured to have; None if that tells nothing.
+
+        Args:
+            name: Of the model.
+            before_mib: What was measured before the load.
+            others_mib: What the other models took before the load.
+        """
+        after_mib = self._measure()
+        if after_mib is None:
+            return None
+        entry = self._entries[name]
+        nested_mib = self._held_mib() - entry.size_mib - others_mib  # ``load`` may itself use models of the cache
+        grown_mib = after_mib - (before_mib or 0) - nested_mib
+        if grown_mib <= 0:
+            return None
+        entry.size_mib = grown_mib
+        return grown_mib
+
+    def _make_room(self, name: str, size_mib: int) -> bool:
         """Unload other models until so much more fits; if it cannot be made to, unload none and return False."""
         if self.capacity_mib is None:
             return True
         now = self._clock()
         models = [
             LoadedModel(
-                name,
+                other,
                 entry.size_mib,
-                score=entry.load_seconds * self._hits.get(name, Hits()).rate_at(now),
-                in_use=entry.users > 0,
+                score=entry.load_seconds * self._hits.get(other, Hits()).rate_at(now),
+                in_use=entry.users > 0 or other == name,
             )
-            for name, entry in self._entries.items()
+            for other, entry in self._entries.items()
         ]
-        victims = choose_victims(models, sum(model.size_mib for model in models) + size_mib - self.capacity_mib)
+        victims = choose_victims(models, self._held_mib() + size_mib - self.capacity_mib)
         for victim in victims or ():
             self._unload(victim)
         return victims is not None
+
+    def _held_mib(self) -> int:
+        return sum(entry.size_mib for entry in self._entries.values())
+
+    def _refusal(self, name: str, takes: str) -> ModelDoesNotFit:
+        in_use = sum(entry.size_mib for entry in self._entries.values() if entry.users)
+        used = f", of which models in use take {in_use}" if in_use else ""
+        return ModelDoesNotFit(f"model {name!r} takes {takes}; the lease has {self.capacity_mib}{used}")
 
     def _forget_uses(self) -> None:
         """Forget models that have been gone for long: names may have no end."""
@@ -187,7 +246,7 @@ def cache() -> ModelCache:
     with _process_lock:
         if _process_cache is None:
             told = os.environ.get(GPU_MEMORY_MIB)
-            _process_cache = ModelCache(int(told) if told else None)
+            _process_cache = ModelCache(int(told) if told else None, measure=torch_reserved_mib)
         return _process_cache
 
 
@@ -195,7 +254,7 @@ def use(
     name: str,
     load: Callable[[], Model],
     *,
-    size_mib: int,
+    size_mib: int | None = None,
     unload: Callable[[Model], None] | None = None,
 ) -> AbstractContextManager[Model]:
     """Give a model of this process's cache for the length of a ``with`` block; see ``ModelCache.use``."""

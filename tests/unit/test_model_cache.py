@@ -1,47 +1,67 @@
 """Models that stay loaded between jobs."""
 
+import sys
 import threading
+import weakref
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator import model_cache
 from orchestrator.errors import ModelDoesNotFit
-from orchestrator.model_cache import GPU_MEMORY_MIB, ModelCache
+from orchestrator.model_cache import GPU_MEMORY_MIB, ModelCache, torch_reserved_mib
 from orchestrator.scheduling.evictions import HIT_RATE_HALF_LIFE
 from orchestrator.testing.clock import FakeClock
 
+MIB = 2**20
+
 
 class Model:
-    """What is loaded: its name."""
+    """What is loaded: its name, and the memory that it takes."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, mib: int) -> None:
+        self.name, self.mib = name, mib
 
 
 class Gpu:
-    """Loads models, each for some seconds, and remembers which, and which were unloaded."""
+    """Loads models, each for some seconds, and remembers which, and which were unloaded; tells the memory they take."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.made: list[str] = []
         self.unloaded: list[str] = []
+        self.taken_mib: int | None = 0  # None: nothing can tell
 
-    def load(self, name: str, *, seconds: float = 1.0) -> Model:
+    def measure(self) -> int | None:
+        return self.taken_mib
+
+    def load(self, name: str, *, seconds: float = 1.0, mib: int = 0) -> Model:
         self.clock.advance(seconds)
         self.made.append(name)
-        return Model(name)
+        if mib:
+            self.taken_mib = (self.taken_mib or 0) + mib
+        return Model(name, mib)
 
     def unload(self, model: Model) -> None:
         self.unloaded.append(model.name)
+        if self.taken_mib is not None:
+            self.taken_mib -= model.mib
 
 
 def cache_of(gpu: Gpu, capacity_mib: int | None = 1000) -> ModelCache:
-    return ModelCache(capacity_mib, clock=gpu.clock.monotonic)
+    return ModelCache(capacity_mib, measure=gpu.measure, clock=gpu.clock.monotonic)
 
 
-def use(cache: ModelCache, gpu: Gpu, name: str, size_mib: int = 400, *, seconds: float = 1.0) -> str:
-    with cache.use(name, lambda: gpu.load(name, seconds=seconds), size_mib=size_mib, unload=gpu.unload) as model:
+def use(
+    cache: ModelCache, gpu: Gpu, name: str, size_mib: int | None = 400, *, seconds: float = 1.0, mib: int = 0
+) -> str:
+    """Use a model that is promised to take ``size_mib`` and takes ``mib``, if that is not 0."""
+
+    def load() -> Model:
+        return gpu.load(name, seconds=seconds, mib=mib)
+
+    with cache.use(name, load, size_mib=size_mib, unload=gpu.unload) as model:
         return model.name
 
 
@@ -157,6 +177,96 @@ def test_what_can_never_fit_unloads_nothing(cache: ModelCache, gpu: Gpu) -> None
     assert list(cache.loaded()) == ["a"]
 
 
+def test_the_measured_size_counts_and_not_the_promised(cache: ModelCache, gpu: Gpu) -> None:
+    use(cache, gpu, "a", 400, mib=300)
+    use(cache, gpu, "b", 400, mib=450)
+    assert cache.loaded() == {"a": 300, "b": 450}
+    use(cache, gpu, "c", 250)
+    assert cache.loaded() == {"a": 300, "b": 450, "c": 250}
+
+
+@pytest.mark.parametrize("taken_mib", [None, 0, 7000], ids=["cannot be told", "nothing", "others"])
+def test_a_promise_is_believed_where_nothing_is_measured(gpu: Gpu, taken_mib: int | None) -> None:
+    gpu.taken_mib = taken_mib
+    cache = cache_of(gpu)
+    use(cache, gpu, "a", 400)
+    assert cache.loaded() == {"a": 400}
+
+
+def test_the_load_from_which_on_memory_is_told_is_measured(gpu: Gpu) -> None:
+    """So is the first one that uses the GPUs at all."""
+    gpu.taken_mib = None
+    cache = cache_of(gpu)
+    use(cache, gpu, "a", 400, mib=300)
+    assert cache.loaded() == {"a": 300}
+
+
+def test_what_makes_room_is_gone_before_the_load_is_measured(cache: ModelCache, gpu: Gpu) -> None:
+    use(cache, gpu, "a", 800, mib=800)
+    use(cache, gpu, "b", 700, mib=600)
+    assert cache.loaded() == {"b": 600}
+
+
+def test_a_load_larger_than_promised_unloads_others_afterwards(cache: ModelCache, gpu: Gpu) -> None:
+    for name in ("a", "b"):
+        use(cache, gpu, name, 300, mib=300, seconds=0.0)
+    use(cache, gpu, "larger", 400, mib=500)
+    assert cache.loaded() == {"b": 300, "larger": 500}
+    assert gpu.unloaded == ["a"]
+
+
+def test_a_load_too_large_beside_models_in_use_is_unloaded_again(cache: ModelCache, gpu: Gpu) -> None:
+    """Nothing else is: it would not help. The error does not keep the model either."""
+    models: list[weakref.ref[Model]] = []
+
+    def load() -> Model:
+        model = gpu.load("larger", mib=700)
+        models.append(weakref.ref(model))
+        return model
+
+    use(cache, gpu, "idle", 200, mib=200)
+    with (
+        cache.use("a", lambda: gpu.load("a", mib=400), size_mib=400),
+        pytest.raises(ModelDoesNotFit) as refused,
+        cache.use("larger", load, size_mib=300, unload=gpu.unload),
+    ):
+        pytest.fail("it does not fit")
+    assert gpu.unloaded == ["larger"]
+    assert cache.loaded() == {"idle": 200, "a": 400}
+    assert [model() for model in models] == [None]
+    assert str(refused.value) == (
+        "model 'larger' takes 700 MiB, measured (300 MiB promised); the lease has 1000, of which models in use take 400"
+    )
+
+
+def test_without_a_size_room_is_made_after_the_load(cache: ModelCache, gpu: Gpu) -> None:
+    use(cache, gpu, "a", None, mib=600)
+    use(cache, gpu, "b", None, mib=500)
+    assert gpu.unloaded == ["a"]
+    assert cache.loaded() == {"b": 500}
+    with pytest.raises(ModelDoesNotFit, match=r"takes 1001 MiB, measured \(no size promised\); the lease has 1000$"):
+        use(cache, gpu, "huge", None, mib=1001)
+    assert cache.loaded() == {"b": 500}
+
+
+@pytest.mark.parametrize("capacity_mib", [1000, None])
+def test_without_a_size_and_a_measure_nothing_is_loaded(gpu: Gpu, capacity_mib: int | None) -> None:
+    gpu.taken_mib = None
+    with pytest.raises(ValueError, match=r"size_mib: nothing can tell .* model 'a' .* give its size"):
+        use(cache_of(gpu, capacity_mib), gpu, "a", None)
+    assert gpu.made == []
+
+
+def test_a_load_that_uses_other_models_is_not_measured_with_them(cache: ModelCache, gpu: Gpu) -> None:
+    def load() -> Model:
+        use(cache, gpu, "part", 200, mib=200)
+        return gpu.load("whole", mib=500)
+
+    use(cache, gpu, "a", 400, mib=400)
+    with cache.use("whole", load, size_mib=500):
+        assert cache.loaded() == {"part": 200, "whole": 500}
+
+
 def test_a_failed_load_leaves_nothing(cache: ModelCache) -> None:
     def fail() -> object:
         raise OSError("no such file")
@@ -191,8 +301,63 @@ def test_threads_load_a_model_once(gpu: Gpu) -> None:
 def test_the_process_has_one_as_large_as_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPU_MEMORY_MIB, "300")
     monkeypatch.setattr(model_cache, "_process_cache", None)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     with model_cache.use("a", lambda: "model", size_mib=300) as model:
         assert model == "model"
     assert model_cache.loaded() == {"a": 300}
     assert model_cache.cache().capacity_mib == 300
     assert model_cache.drop("a")
+    with pytest.raises(ValueError, match="size_mib"), model_cache.use("b", lambda: "model"):
+        pass
+
+
+class Cuda:
+    """As much of ``torch.cuda`` as is asked: blocks in use and blocks kept for later, in bytes, for each device."""
+
+    def __init__(self, *, used: list[int], kept: list[int]) -> None:
+        self.used, self.kept, self.initialized = used, kept, True
+
+    def is_initialized(self) -> bool:
+        return self.initialized
+
+    def device_count(self) -> int:
+        return len(self.used)
+
+    def empty_cache(self) -> None:
+        self.kept = [0] * len(self.kept)
+
+    def memory_reserved(self, device: int) -> int:
+        assert self.initialized, "it would initialize the GPUs"
+        return self.used[device] + self.kept[device]
+
+
+def test_torch_tells_what_it_has_reserved_on_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that nothing uses are not counted: the next load would take them and seem to take nothing."""
+    cuda = Cuda(used=[300 * MIB, 20 * MIB + 1], kept=[500 * MIB, 0])
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert torch_reserved_mib() == 321
+
+
+def test_torch_that_uses_no_gpu_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(used=[0], kept=[0])
+    cuda.initialized = False
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert torch_reserved_mib() is None
+    monkeypatch.delitem(sys.modules, "torch")
+    assert torch_reserved_mib() is None
+
+
+def test_the_process_measures_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the model whose load is the first to use the GPUs."""
+    monkeypatch.delenv(GPU_MEMORY_MIB, raising=False)
+    monkeypatch.setattr(model_cache, "_process_cache", None)
+    cuda = Cuda(used=[0], kept=[0])
+    cuda.initialized = False
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+
+    def load(mib: int) -> None:
+        cuda.initialized = True
+        cuda.used[0] += mib * MIB
+
+    with model_cache.use("a", lambda: load(70), size_mib=100), model_cache.use("b", lambda: load(30)):
+        assert model_cache.loaded() == {"a": 70, "b": 30}
