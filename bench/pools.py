@@ -2,10 +2,10 @@
 
 One worker with a simulated GPU. Jobs that do nothing are submitted one by one; of each, the time from its receipt by
 the worker (Celery's own signal ``task_received``) to the first line of the task is taken: through the runner of a pool,
-and cold, when a runner has to be started for it. In between lie the claim, committed durably, and the way to the
-runner. Then many jobs at once, so that the runner is never without the next one: of these, the time between the last
-line of a job and the first line of the next. On MariaDB, which commits to disk, and on the embedded SQLite. Writes
-``bench/results/pools.json``.
+and cold, when a runner has to be started for it. In between lie the claim, committed durably (or, as the submit has
+granted the job to the idle runner, the question whether that stands), and the way to the runner. Then many jobs at
+once, so that the runner is never without the next one: of these, the time between the last line of a job and the first
+line of the next. On MariaDB, which commits to disk, and on the embedded SQLite. Writes ``bench/results/pools.json``.
 """
 
 import argparse
@@ -73,7 +73,8 @@ def measure(cluster: Cluster, *, warm: int, cold: int) -> dict[str, Any]:
     for _ in range(20):
         run_one(cluster, receipts, model="noop")
     warm_ms = [run_one(cluster, receipts, model="noop") for _ in range(warm)]
-    return {"warm": summary(warm_ms), "cold": summary(cold_ms), "busy_gap": summary(run_many(cluster, BUSY_JOBS))}
+    found = {"cold": cold_ms, "warm": warm_ms, "busy_gap": run_many(cluster, BUSY_JOBS)}
+    return {name: summary(samples) for name, samples in found.items()}
 
 
 def run_many(cluster: Cluster, count: int) -> list[float]:

@@ -6,14 +6,16 @@
         return model(images)
 
 A runner serves jobs of one tenant on one set of GPUs, so what the first job loads, the next ones find. The cache holds
-as much as the runner's lease has memory for; to load one more model it drops the least recently used ones that nobody
-uses just now. It believes the sizes that it is told: it measures nothing.
+as much as the runner's lease has memory for. To load one more model it unloads those that nobody uses just now, lowest
+(seconds that its load took × uses per second) first: ``orchestrator.scheduling.evictions``. Room is made for the size
+that is promised; once a model is loaded, what was measured counts instead, where something can be measured.
 """
 
 import gc
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,11 +23,14 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from orchestrator.errors import ModelDoesNotFit
+from orchestrator.scheduling.evictions import Hits, LoadedModel, choose_victims
 
 Model = TypeVar("Model")
 
 #: What a runner's lease gives it of its GPUs' memory; without it the cache is unbounded.
 GPU_MEMORY_MIB: Final = "ORCHESTRATOR_GPU_MEMORY_MIB"
+#: Uses of a model that is not loaded are remembered while they count so much.
+_REMEMBERED: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -33,16 +38,46 @@ class _Entry:
     model: object
     size_mib: int
     unload: Callable[[Any], None] | None
+    load_seconds: float = 0.0
     users: int = 0
+
+
+def torch_reserved_mib() -> int | None:
+    """Return what torch has reserved on all visible GPUs in MiB, once unused blocks are given back; None without it.
+
+    It is not asked before somebody has imported it and made it use a GPU, which costs seconds and memory. The CUDA
+    context is not in it, nor what anything but torch's allocator takes.
+    """
+    torch = _torch_on_gpus()
+    if torch is None:
+        return None
+    _give_back()
+    reserved: int = sum(torch.cuda.memory_reserved(device) for device in range(torch.cuda.device_count()))
+    return -(-reserved // 2**20)
 
 
 class ModelCache:
     """Loaded models by name, least recently used first; safe to use from several threads."""
 
-    def __init__(self, capacity_mib: int | None) -> None:
-        """Make it empty; ``capacity_mib`` is None for no bound."""
+    def __init__(
+        self,
+        capacity_mib: int | None,
+        *,
+        measure: Callable[[], int | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make it empty.
+
+        Args:
+            capacity_mib: What the sizes of all models may come to; None for no bound.
+            measure: Tells how much memory this process uses on its GPUs, in MiB; None for as long as nothing can tell.
+                What it tells after a load and could not tell before has come with that load.
+            clock: Tells seconds that never run backwards.
+        """
         self.capacity_mib = capacity_mib
+        self._measure, self._clock = measure, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._hits: dict[str, Hits] = {}  # also of models that had to go, so that one which comes back is not new
         self._lock = threading.RLock()
 
     @contextmanager
@@ -51,7 +86,7 @@ class ModelCache:
         name: str,
         load: Callable[[], Model],
         *,
-        size_mib: int,
+        size_mib: int | None = None,
         unload: Callable[[Model], None] | None = None,
     ) -> Iterator[Model]:
         """Give the model of this name, loaded by ``load`` if it is not there; it stays loaded for the whole block.
@@ -59,11 +94,14 @@ class ModelCache:
         Args:
             name: Of the model, with its version: the same name is the same model.
             load: Makes it; whatever it raises goes through, and nothing is kept.
-            size_mib: Memory that it takes on the GPUs, in MiB.
+            size_mib: Memory that it is promised to take on the GPUs, in MiB: room for so much is made before the load,
+                and it counts until more than 0 MiB have been measured. None: room is made after the load.
             unload: Frees what dropping the last reference does not.
 
         Raises:
-            ModelDoesNotFit: If it is larger than the lease, or than what models in use leave.
+            ModelDoesNotFit: If it is larger than the lease, or than what models in use leave; if only the load has
+                shown that, it is unloaded again.
+            ValueError: If no size is given, and nothing can be measured before the load.
         """
         entry = self._enter(name, load, size_mib, unload)
         try:
@@ -82,45 +120,120 @@ class ModelCache:
             return True
 
     def loaded(self) -> Mapping[str, int]:
-        """Return the names of the loaded models and their sizes in MiB, least recently used first."""
+        """Return the loaded models and their sizes in MiB, measured where they could be; least recently used first."""
         with self._lock:
             return {name: entry.size_mib for name, entry in self._entries.items()}
 
     def _enter(
-        self, name: str, load: Callable[[], object], size_mib: int, unload: Callable[[Any], None] | None
+        self, name: str, load: Callable[[], object], size_mib: int | None, unload: Callable[[Any], None] | None
     ) -> _Entry:
-        if size_mib < 0:
+        if size_mib is not None and size_mib < 0:
             raise ValueError(f"size_mib: {size_mib} is less than 0")
         with self._lock:  # also while it loads: two threads must not load the same model, or together too much
-            entry = self._entries.get(name)
-            if entry is None:
-                self._make_room(name, size_mib)
-                entry = self._entries[name] = _Entry(load(), size_mib, unload)
+            if name not in self._entries:
+                self._load(name, load, size_mib, unload)
             self._entries.move_to_end(name)
+            self._hits[name] = self._hits.get(name, Hits()).with_use(self._clock())
+            entry = self._entries[name]
             entry.users += 1
             return entry
 
-    def _make_room(self, name: str, size_mib: int) -> None:
+    def _load(
+        self, name: str, load: Callable[[], object], size_mib: int | None, unload: Callable[[Any], None] | None
+    ) -> None:
+        """Load a model and make room for it: before, for what is promised, and after, for what was measured."""
+        if size_mib is not None and not self._make_room(name, size_mib):
+            raise self._refusal(name, f"{size_mib} MiB")
+        before_mib, others_mib = self._measure(), self._held_mib()
+        if size_mib is None and before_mib is None:
+            raise ValueError(f"size_mib: nothing can tell how much memory model {name!r} will take; give its size")
+        started = self._clock()
+        # The model is in no variable: a traceback of what is raised below would keep it.
+        self._entries[name] = _Entry(load(), size_mib or 0, unload)
+        self._entries[name].load_seconds = self._clock() - started
+        measured = self._weigh(name, before_mib, others_mib)
+        self._forget_uses()
+        if not self._make_room(name, 0):
+            promised = "no size" if size_mib is None else f"{size_mib} MiB"
+            took = promised if measured is None else f"{measured} MiB, measured ({promised} promised)"
+            refusal = self._refusal(name, took)
+            self._unload(name)
+            raise refusal
+
+    def _weigh(self, name: str, before_mib: int | None, others_mib: int) -> int | None:
+        """Give a model that was just loaded the size that it was measured to have; None if that tells nothing.
+
+        Args:
+            name: Of the model.
+            before_mib: What was measured before the load.
+            others_mib: What the other models took before the load.
+        """
+        after_mib = self._measure()
+        if after_mib is None:
+            return None
+        entry = self._entries[name]
+        nested_mib = self._held_mib() - entry.size_mib - others_mib  # ``load`` may itself use models of the cache
+        grown_mib = after_mib - (before_mib or 0) - nested_mib
+        if grown_mib <= 0:
+            return None
+        entry.size_mib = grown_mib
+        return grown_mib
+
+    def _make_room(self, name: str, size_mib: int) -> bool:
+        """Unload other models until so much more fits; if it cannot be made to, unload none and return False."""
         if self.capacity_mib is None:
-            return
+            return True
+        now = self._clock()
+        models = [
+            LoadedModel(
+                other,
+                entry.size_mib,
+                score=entry.load_seconds * self._hits.get(other, Hits()).rate_at(now),
+                in_use=entry.users > 0 or other == name,
+            )
+            for other, entry in self._entries.items()
+        ]
+        victims = choose_victims(models, self._held_mib() + size_mib - self.capacity_mib)
+        for victim in victims or ():
+            self._unload(victim)
+        return victims is not None
+
+    def _held_mib(self) -> int:
+        return sum(entry.size_mib for entry in self._entries.values())
+
+    def _refusal(self, name: str, takes: str) -> ModelDoesNotFit:
         in_use = sum(entry.size_mib for entry in self._entries.values() if entry.users)
-        if in_use + size_mib > self.capacity_mib:
-            used = f", of which models in use take {in_use}" if in_use else ""
-            raise ModelDoesNotFit(f"model {name!r} takes {size_mib} MiB; the lease has {self.capacity_mib}{used}")
-        for old in [old for old, entry in self._entries.items() if not entry.users]:
-            if sum(entry.size_mib for entry in self._entries.values()) + size_mib <= self.capacity_mib:
-                return
-            self._unload(old)
+        used = f", of which models in use take {in_use}" if in_use else ""
+        return ModelDoesNotFit(f"model {name!r} takes {takes}; the lease has {self.capacity_mib}{used}")
+
+    def _forget_uses(self) -> None:
+        """Forget models that have been gone for long: names may have no end."""
+        now = self._clock()
+        gone = [name for name, hits in self._hits.items() if hits.count_at(now) < _REMEMBERED]
+        for name in gone:
+            if name not in self._entries:
+                del self._hits[name]
 
     def _unload(self, name: str) -> None:
         entry = self._entries.pop(name)
         if entry.unload is not None:
             entry.unload(entry.model)
         del entry
-        gc.collect()  # models are full of reference cycles
-        torch = sys.modules.get("torch")  # whoever uses it has imported it
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        _give_back()
+
+
+def _give_back() -> None:
+    """Give back to the GPUs what nothing refers to any more."""
+    gc.collect()  # models are full of reference cycles
+    torch = _torch_on_gpus()
+    if torch is not None:
+        torch.cuda.empty_cache()
+
+
+def _torch_on_gpus() -> Any:
+    """Return torch if it uses GPUs in this process, else None; whoever uses it has imported it."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
 _process_cache: ModelCache | None = None
@@ -133,12 +246,16 @@ def cache() -> ModelCache:
     with _process_lock:
         if _process_cache is None:
             told = os.environ.get(GPU_MEMORY_MIB)
-            _process_cache = ModelCache(int(told) if told else None)
+            _process_cache = ModelCache(int(told) if told else None, measure=torch_reserved_mib)
         return _process_cache
 
 
 def use(
-    name: str, load: Callable[[], Model], *, size_mib: int, unload: Callable[[Model], None] | None = None
+    name: str,
+    load: Callable[[], Model],
+    *,
+    size_mib: int | None = None,
+    unload: Callable[[Model], None] | None = None,
 ) -> AbstractContextManager[Model]:
     """Give a model of this process's cache for the length of a ``with`` block; see ``ModelCache.use``."""
     return cache().use(name, load, size_mib=size_mib, unload=unload)

@@ -30,8 +30,20 @@ LONGEST_STREAM: Final = 900.0
 HEARTBEAT: Final = b": still here\n\n"
 #: Where a follower had got to: an event's number, and for a job also a place in its output.
 _PLACE: Final = re.compile(r"(\d{1,19})(?:-(\d{1,9})-(\d{1,9}|-1))?")
-STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "Server-sent events.", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
+
+
+def _events_of(*kinds: str) -> dict[str, Any]:
+    """Describe a stream: before OpenAPI 3.2, the schema of one is that of each of its events."""
+    data = {"type": "string", "contentMediaType": "application/json"}
+    fields = {"event": {"type": "string", "enum": list(kinds)}, "id": {"type": "string"}, "data": data}
+    return {EVENT_STREAM: {"schema": {"type": "object", "properties": fields, "required": ["event", "data"]}}}
+
+
+OF_A_JOB: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Server-sent events.",
+        "content": _events_of("state", "output", "progress", "lagged", "problem", "end"),
+    }
 }
 
 routes = APIRouter(tags=["events"])
@@ -60,7 +72,13 @@ async def of_job(
 
 @routes.get(
     "/events",
-    responses={200: {"model": answers.ClusterEvents, "description": "A page.", "content": STREAM[200]["content"]}},
+    responses={
+        200: {
+            "model": answers.ClusterEvents,
+            "description": "A page.",
+            "content": _events_of("event", "lagged", "problem"),
+        }
+    },
 )
 async def of_cluster(
     given: Given,
@@ -93,7 +111,7 @@ async def of_cluster(
     return {"events": [_document(event) for event in found], "next": found[-1].seq if found else after}
 
 
-@routes.get("/jobs/{job_id}/stream", response_class=StreamingResponse, responses=STREAM)
+@routes.get("/jobs/{job_id}/stream", response_class=StreamingResponse, responses=OF_A_JOB)
 async def stream(given: Given, caller: Caller, job_id: str, last_event_id: LastEventId = None) -> Any:
     """Follow a job: its history (`state`), what it prints (`output`) and tells (`progress`), until its `end`.
 

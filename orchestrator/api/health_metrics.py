@@ -38,9 +38,7 @@ def timed(ask: Callable[[], _T]) -> Timed[_T]:
 def server_families(answers: Mapping[str, Timed[Any]]) -> Iterable[GaugeMetricFamily]:
     """Yield whether each server answered and how soon."""
     up = GaugeMetricFamily("gpu_orchestrator_server_up", "1 if the server answered this scrape", labels=["server"])
-    seconds = GaugeMetricFamily(
-        "gpu_orchestrator_server_seconds", "How long its answer took", labels=["server"]
-    )
+    seconds = GaugeMetricFamily("gpu_orchestrator_server_seconds", "How long its answer took", labels=["server"])
     for server, answer in answers.items():
         up.add_metric([server], int(answer.answered))
         seconds.add_metric([server], answer.seconds)

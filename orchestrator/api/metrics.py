@@ -116,9 +116,7 @@ def _state_families(runtime: Runtime, nodes: Sequence[NodeRecord], queues: Itera
 
 def _node_families(nodes: Sequence[NodeRecord]) -> Iterable[Family]:
     hosts = GaugeMetricFamily("gpu_orchestrator_nodes", "Hosts by state and liveness", labels=["state", "live"])
-    gpus = GaugeMetricFamily(
-        "gpu_orchestrator_gpus", "GPUs by host, health and use", labels=["node", "health", "use"]
-    )
+    gpus = GaugeMetricFamily("gpu_orchestrator_gpus", "GPUs by host, health and use", labels=["node", "health", "use"])
     seen: dict[tuple[str, str], int] = {}
     for node in nodes:
         key = (node.state.value, str(node.live).lower())

@@ -1,6 +1,6 @@
 """The endpoint of accounting."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -14,6 +14,8 @@ from orchestrator.errors import InvalidRequest
 
 #: What is told when no window is named.
 DEFAULT_WINDOW: Final = timedelta(days=7)
+#: No lease is older; and there is an instant a week before.
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 routes = APIRouter(tags=["usage"])
 
@@ -30,8 +32,8 @@ def usage(
     """Sum up the GPU-seconds that leases held, that their GPUs were busy, and that did not lead to a success."""
     store = given.runtime.usage
     now = store.now()
-    end = min(until or now, now)
-    begin = since or _before(end)
+    end = max(EARLIEST, min(until or now, now))
+    begin = max(EARLIEST, since or end - DEFAULT_WINDOW)
     if begin >= end:
         raise InvalidRequest("since must be before until, and in the past")
     leases = store.leases(since=begin, until=end)
@@ -56,7 +58,3 @@ def usage_document(row: Usage) -> dict[str, Any]:
         "busy_gpu_seconds": round(row.busy, 3),
         "wasted_gpu_seconds": round(row.wasted, 3),
     }
-
-
-def _before(end: datetime) -> datetime:
-    return end - DEFAULT_WINDOW

@@ -47,6 +47,7 @@ class Claim:
     grant: LeaseGrant | None = None
     lease_id: int | None = None
     repeated: bool = False  # it was sent before, and whether it was granted is not known
+    seated: bool = False  # its job was granted to this lease by its own submit: does that still stand?
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +171,9 @@ class PoolMember:
 
 @dataclass(frozen=True, slots=True)
 class PoolUse:
-    """What a runner of a pool does: all of it each time, so that a repeat changes nothing."""
+    """What a runner of a pool has done: all of it each time, so that a repeat changes nothing."""
 
     lease_id: int
-    running: int  # jobs in its line
     jobs_done: int
     run_seconds: float | None  # what its latest jobs took, on average
 
@@ -209,3 +209,4 @@ class Renewal:
     live: frozenset[int] = field(default_factory=frozenset)
     cancel_requested: tuple[int, ...] = ()  # job seqs
     leaving: tuple[tuple[int, Leave], ...] = ()  # leases whose runners are to leave their pools
+    open: tuple[tuple[int, int, int], ...] = ()  # attempts under pools' leases, of some age: (job seq, number, lease)

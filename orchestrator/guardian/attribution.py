@@ -32,9 +32,7 @@ def identify(samples: Sequence[GpuSample], *, pids_are_ours: bool) -> tuple[GpuS
     return tuple(_with_processes(sample, tuple(map(_identify, sample.processes))) for sample in samples)
 
 
-def attribute(
-    samples: Sequence[GpuSample], runner_of: Callable[[int, int], str | None]
-) -> tuple[GpuSample, ...]:
+def attribute(samples: Sequence[GpuSample], runner_of: Callable[[int, int], str | None]) -> tuple[GpuSample, ...]:
     """Return a reading with the runner of every process that is still there.
 
     Args:

@@ -162,6 +162,7 @@ class Sweeps:
         if healed:
             logger.error("%d rows disagreed with the leases and were set right", healed)
         return healed
+
     def end_forgotten(self, epoch: int) -> int:
         """End blocked jobs that nothing will call any more: what they wait for ended otherwise than well."""
         ended = self._runtime.admission.end_forgotten(limit=BLOCKED_BATCH, epoch=epoch)

@@ -8,9 +8,13 @@ import re
 import sqlite3
 import time
 import weakref
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, TypeAlias, TypeVar
 
+from pymysql.constants import CLIENT
 from sqlalchemy import Connection, CursorResult, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
@@ -52,6 +56,20 @@ _SQLITE_SESSION: Final = (
 
 #: Of a connection's own notes: nothing has been done with it since it committed.
 _COMMITTED: Final = "committed"
+#: Counted rows are those that a write matches, as SQLAlchemy has it, and several statements may come in one packet.
+_MARIADB_CLIENT: Final = CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS
+
+_END: Final = Sql("COMMIT")
+
+Step: TypeAlias = tuple[Sql, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one of several statements that were sent together came to."""
+
+    rowcount: int
+    rows: Sequence[Any] = ()  # with the columns' names as attributes
 
 
 class Database:
@@ -115,6 +133,52 @@ class Database:
             return connection.exec_driver_sql(*statement.with_values(self.dialect, {}))
         return connection.exec_driver_sql(*statement.with_rows(self.dialect, parameters))
 
+    def run_together(self, connection: Connection, steps: Sequence[Step]) -> list[Answer]:
+        """Execute statements in order, up to the first that fails; on MariaDB in one round trip."""
+        if self.dialect == "sqlite" or len(steps) < 2:
+            results = [self.run(connection, *step) for step in steps]
+            return [Answer(done.rowcount, done.all() if done.returns_rows else ()) for done in results]
+        if not connection.in_transaction():
+            connection.begin()
+        return self._send_together(connection, steps)
+
+    def _send_together(self, connection: Connection, steps: Sequence[Step]) -> list[Answer]:
+        texts, parameters = zip(*(statement.with_values("mysql", values) for statement, values in steps), strict=True)
+        text, bound = "; ".join(texts), tuple(itertools.chain.from_iterable(parameters))
+        driver, dialect = connection.connection.dbapi_connection, self.engine.dialect
+        assert driver is not None
+        cursor = driver.cursor()
+        try:
+            cursor.execute(text, bound)
+            answers = [_answer(cursor)]
+            while cursor.nextset():
+                answers.append(_answer(cursor))
+        except dialect.loaded_dbapi.Error as error:
+            lost = dialect.is_disconnect(error, driver, cursor)
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                text, bound, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect
+            ) from error
+        cursor.close()
+        return answers
+
+    def look(self, statement: Sql, values: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the rows that one statement reads, in a transaction of its own; on MariaDB in one round trip.
+
+        Raises:
+            StoreUnavailable: If the database did not answer.
+        """
+
+        def read(connection: Connection) -> Sequence[Any]:
+            if self.dialect == "sqlite":
+                return self.run(connection, statement, values).all()
+            found, _ = self._send_together(connection, [(statement, values), (_END, {})])
+            connection.info[_COMMITTED] = True
+            return found.rows
+
+        return self._with_retries(read)
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
@@ -142,6 +206,7 @@ def open_database(url: str, *, answer_seconds: int = 10) -> Database:
         options["connect_args"] = {"timeout": 5, "check_same_thread": False}
     else:
         options["connect_args"] = {"connect_timeout": 3, "read_timeout": answer_seconds, "write_timeout": 10}
+        options["connect_args"]["client_flag"] = _MARIADB_CLIENT
         # No ping before each use: a connection that died fails its first statement, and the unit of work is run again.
         options |= {"pool_recycle": 1800, "pool_size": 8, "max_overflow": 32, "pool_reset_on_return": None}
     try:
@@ -189,7 +254,7 @@ def _roll_back_what_is_open(engine: Engine) -> None:
 
     @event.listens_for(engine, "reset")
     def reset(connection: Any, record: Any, _state: Any) -> None:
-        if not record.info.pop(_COMMITTED, False):
+        if record is None or not record.info.pop(_COMMITTED, False):
             connection.rollback()
 
 
@@ -216,6 +281,18 @@ def _check_server(engine: Engine) -> None:
                 cursor.execute(_SERVER_FACTS)
                 refuse_server(*cursor.fetchone())
             fit = True
+
+
+def _answer(cursor: Any) -> Answer:
+    if cursor.description is None:
+        return Answer(cursor.rowcount)
+    row = _row_class(tuple(column[0] for column in cursor.description))
+    return Answer(cursor.rowcount, [row(*values) for values in cursor.fetchall()])
+
+
+@cache
+def _row_class(names: tuple[str, ...]) -> Any:
+    return namedtuple("Row", names)
 
 
 def _may_pass(error: DBAPIError) -> bool:

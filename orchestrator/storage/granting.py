@@ -10,9 +10,7 @@ from orchestrator.storage import statements
 from orchestrator.storage.engine import Database
 
 
-def take_gpus(
-    database: Database, connection: Connection, node: str, grant: LeaseGrant, ttl: timedelta
-) -> int | None:
+def take_gpus(database: Database, connection: Connection, node: str, grant: LeaseGrant, ttl: timedelta) -> int | None:
     """Take every GPU of the grant under a new lease and return it; None if one is not free: then nothing is taken."""
     run = database.run
     values = {"node": node, "mode": grant.mode.value, "memory_mib": grant.memory_mib, "ttl": ttl.total_seconds()}

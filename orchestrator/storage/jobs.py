@@ -11,10 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
-from orchestrator.errors import StoreUnavailable, UnknownJob, UnknownQueue
+from orchestrator.errors import StoreUnavailable, UnknownJob
 from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
 from orchestrator.storage import canvases, statements, tables
 from orchestrator.storage.engine import MOST_TRIES, Database
+from orchestrator.storage.first_states import first_state, limited, open_queues, open_slots_of
 from orchestrator.storage.job_names import Name, names_of, refuse_other_request, stored_by_name
 from orchestrator.storage.model_placing import hosts_with_models
 from orchestrator.storage.placing import PUBLISH_GRACE
@@ -29,9 +30,7 @@ from orchestrator.storage.rows import (
     required_instant,
     stored_instant,
 )
-
-#: Of a queue whose jobs do not start with their submit, in place of the number that may.
-CLOSED: Final = -1
+from orchestrator.storage.seats import open_attempts, take_seats
 
 
 class SqlJobStore:
@@ -228,16 +227,16 @@ class SqlJobStore:
         stopped: Mapping[str, str] = MappingProxyType({}),
     ) -> SubmitOutcome:
         run = self._database.run
-        now, open_slots, limits = self._open_slots(connection, {job.queue for job in jobs})
+        now, slots, limits = open_slots_of(self._database, connection, {job.queue for job in jobs})
         rows = []
-        nodes = hosts_with_models(self._database, connection, jobs, _open_queues(open_slots))
+        nodes = hosts_with_models(self._database, connection, jobs, open_queues(slots))
         for job, payload in zip(jobs, payloads, strict=True):
             held = bool(job.needs) or job.id in stopped
-            state = JobState.BLOCKED if held else _first_state(job, open_slots, nodes)
+            state = JobState.BLOCKED if held else first_state(job, slots, nodes)
             queued_at = now if state is JobState.QUEUED else None
             row = new_job_row(job, payload) | {"state": state.value, "now": now, "queued_at": queued_at}
             row["node"] = nodes.get(job.id)
-            rows.append(row | _limited(row, limits))
+            rows.append(row | limited(row, limits))
         if len(rows) == 1:
             seqs = {rows[0]["id"]: run(connection, statements.INSERT_JOB, rows[0]).lastrowid}
         else:
@@ -246,13 +245,14 @@ class SqlJobStore:
             seqs = {row.id: row.seq for row in found}
         for row in rows:
             row["seq"] = seqs[row["id"]]
+        take_seats(self._database, connection, rows)
         self._place(connection, rows, now)
         canvases.block(self._database, connection, {seqs[job.id]: job.needs for job in jobs if job.needs})
         canvases.cancel_new(self._database, connection, {seqs[job_id]: why for job_id, why in stopped.items()})
         states = {row["id"]: JobState(row["state"]) for row in rows} | dict.fromkeys(stopped, JobState.CANCELLED)
         return SubmitOutcome(
             tuple(Submitted(row["id"], row["seq"], True, states[row["id"]]) for row in rows),
-            tuple(entry_from(row) for row in rows if row["state"] == "queued"),
+            tuple(entry_from(row) for row in rows if row["state"] in ("queued", "running")),
         )
 
     def _release(
@@ -260,14 +260,14 @@ class SqlJobStore:
     ) -> tuple[dict[str, Submitted], tuple[JobEntry, ...]]:
         """Let blocked jobs, given as (seq, job, payload), start as their canvas calls them now."""
         run = self._database.run
-        now, open_slots, limits = self._open_slots(connection, {job.queue for _, job, _ in jobs})
+        now, slots, limits = open_slots_of(self._database, connection, {job.queue for _, job, _ in jobs})
         answers: dict[str, Submitted] = {}
         rows = []
-        nodes = hosts_with_models(self._database, connection, [job for _, job, _ in jobs], _open_queues(open_slots))
+        nodes = hosts_with_models(self._database, connection, [job for _, job, _ in jobs], open_queues(slots))
         for seq, job, payload in jobs:
-            state = _first_state(job, open_slots, nodes)
+            state = first_state(job, slots, nodes)
             row = new_job_row(job, payload) | {"seq": seq, "state": state.value, "now": now, "node": nodes.get(job.id)}
-            row |= _limited(row, limits)
+            row |= limited(row, limits)
             row["queued_at"] = now if state is JobState.QUEUED else None
             if run(connection, canvases.RELEASE, row).rowcount:
                 rows.append(row)
@@ -300,26 +300,11 @@ class SqlJobStore:
         history = [
             {"kind": deferred if row["state"] == "scheduled" else first, "seq": row["seq"], "now": now} for row in rows
         ]
-        history += [{"kind": "admit", "seq": row["seq"], "now": now} for row in rows if row["state"] == "queued"]
+        started = [row for row in rows if row["state"] in ("queued", "running")]
+        history += [{"kind": "admit", "seq": row["seq"], "now": now} for row in started]
         if history:
             run(connection, statements.SUBMIT_EVENT, history)
-
-    def _open_slots(
-        self, connection: Connection, names: set[str]
-    ) -> tuple[str | None, dict[str, int], dict[str, float | None]]:
-        """Return the instant, how many jobs each queue takes at once, and the time limits of jobs that bring none.
-
-        A queue takes none when something waits ahead; ``CLOSED`` if no job of it may start, or so many only: these
-        the leader counts.
-        """
-        found = self._database.run(connection, statements.QUEUE_WINDOWS, {"names": sorted(names)}).all()
-        slots = {row.name: 0 if row.waiting else max(0, row.window - row.admitted) for row in found}
-        slots |= {row.name: CLOSED for row in found if row.paused or row.safe or row.most_running is not None}
-        for name in names - slots.keys():
-            known = connection.execute(select(tables.queues.c.name).order_by(tables.queues.c.name)).scalars().all()
-            raise UnknownQueue(name, known)
-        now = stored_instant(instant(found[0].now)) if found else None
-        return now, slots, {row.name: row.time_limit_s for row in found}
+        open_attempts(self._database, connection, [row["seq"] for row in rows if row["state"] == "running"])
 
     def _submit_missing(self, jobs: Sequence[NewJob], payloads: Sequence[str]) -> SubmitOutcome:
         for _ in range(MOST_TRIES):
@@ -369,29 +354,6 @@ class SqlJobStore:
         canvases.block_further(self._database, connection, waiting)
         found |= {place: replace(found[first], created=False) for place, first in repeats.items()}
         return SubmitOutcome(tuple(found[place] for place in range(len(jobs))), entries)
-
-
-def _limited(row: Mapping[str, Any], limits: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return the time limit of a job: its own, else its queue's, as long as its soft limit allows that."""
-    own, of_queue, soft = row["time_limit_s"], limits[row["queue"]], row["soft_time_limit_s"]
-    fits = own is None and of_queue is not None and (soft is None or soft < of_queue)
-    return {"time_limit_s": of_queue if fits else own}
-
-
-def _open_queues(open_slots: Mapping[str, int]) -> frozenset[str]:
-    return frozenset(name for name, slots in open_slots.items() if slots != CLOSED)
-
-
-def _first_state(job: NewJob, open_slots: dict[str, int], nodes: Mapping[str, str]) -> JobState:
-    """Return where a job that waits for nothing begins; one that is admitted takes a slot, or has a runner waiting."""
-    if job.run_at is not None:
-        return JobState.SCHEDULED
-    if job.id in nodes:
-        return JobState.QUEUED
-    if open_slots[job.queue] <= 0 or job.resources.wants is not None:  # a pass finds the host that suits
-        return JobState.PENDING
-    open_slots[job.queue] -= 1
-    return JobState.QUEUED
 
 
 #: Everything but the payload, which can be large.

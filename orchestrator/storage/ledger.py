@@ -1,38 +1,28 @@
 """What a worker commits about the jobs of its host: claims, finishes, releases, renewals."""
 
 import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection
 
-from orchestrator import failpoints
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.job import FailureClass, JobKind, JobState, Resources
-from orchestrator.domain.lease import (
-    Claim,
-    ClaimedJob,
-    ClaimOutcome,
-    Finish,
-    LedgerBatch,
-    LedgerOutcome,
-    Refusal,
-    Renewal,
-)
-from orchestrator.domain.wants import wants_text
+from orchestrator.domain.job import FailureClass
+from orchestrator.domain.lease import Finish, LedgerBatch, LedgerOutcome, Renewal
 from orchestrator.ports import LossPolicy
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.storage import statements
 from orchestrator.storage.admission import host_snapshot
+from orchestrator.storage.claiming import Claiming, confirm_seats
 from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, lose_jobs
 from orchestrator.storage.engine import Database
-from orchestrator.storage.granting import take_gpus
-from orchestrator.storage.lost_answers import granted_before
 from orchestrator.storage.placing import admit, withdraw
-from orchestrator.storage.pool_members import join_pools, leaving, model_names, note_uses
-from orchestrator.storage.rows import dump, instant, load, retry_on_from, storable
+from orchestrator.storage.pool_members import join_pools, renewal_of, use_steps
+from orchestrator.storage.rows import dump, storable
+
+_NOTHING: Final = LedgerBatch()
 
 
 class SqlLedgerStore:
@@ -44,6 +34,15 @@ class SqlLedgerStore:
 
     def commit(self, node: str, batch: LedgerBatch, *, ttl: timedelta) -> LedgerOutcome:
         """Apply the batch in one transaction; see the port."""
+        seated = [claim for claim in batch.claims if claim.seated]
+        if not seated:
+            return self._commit(node, batch, ttl)
+        confirmed = confirm_seats(self._database, node, seated, max_lost=self._max_lost)
+        rest = replace(batch, claims=tuple(claim for claim in batch.claims if not claim.seated))
+        outcome = self._commit(node, rest, ttl) if rest != _NOTHING else LedgerOutcome()
+        return replace(outcome, claims=(*confirmed, *outcome.claims))
+
+    def _commit(self, node: str, batch: LedgerBatch, ttl: timedelta) -> LedgerOutcome:
         tries = itertools.count()
 
         def apply(connection: Connection) -> LedgerOutcome:
@@ -56,9 +55,8 @@ class SqlLedgerStore:
             if batch.withdrawals:
                 withdraw(self._database, connection, batch.withdrawals, node=node)
             members = join_pools(self._database, connection, node, batch.joins) if batch.joins else ()
-            granted = self._claim(connection, node, claims, ttl)
-            if batch.uses:
-                note_uses(self._database, connection, batch.uses)
+            claiming = Claiming(self._database, connection, node, claims, max_lost=self._max_lost)
+            granted = claiming.grant(ttl=ttl, also=use_steps(batch.uses))
             return LedgerOutcome(granted, stale, members)
 
         return self._database.transaction(apply)
@@ -75,8 +73,7 @@ class SqlLedgerStore:
             live = frozenset(ids)
             if extended != len(ids):
                 live = self._live_leases(connection, node, ids)
-            requested = run(connection, statements.CANCEL_REQUESTED, {"ids": ids}).scalars().all()
-            return Renewal(live, tuple(requested), leaving(self._database, connection, ids))
+            return renewal_of(self._database, connection, ids, live)
 
         return self._database.transaction(extend)
 
@@ -87,128 +84,6 @@ class SqlLedgerStore:
     def admit(self, placements: Sequence[tuple[int, str]]) -> tuple[JobEntry, ...]:
         """Admit waiting jobs, given as (job seq, node)."""
         return self._database.transaction(lambda connection: admit(self._database, connection, placements))
-
-    # Claims
-
-    def _claim(
-        self, connection: Connection, node: str, claims: Sequence[Claim], ttl: timedelta
-    ) -> tuple[ClaimOutcome, ...]:
-        if not claims:
-            return ()
-        held = [claim.lease_id for claim in claims if claim.lease_id is not None]
-        live = self._live_leases(connection, node, held) if held else frozenset()
-        repeated = [claim for claim in claims if claim.repeated]
-        before = granted_before(self._database, connection, node, repeated, ttl)
-        leases: dict[int, int | None] = {}  # claim key -> lease id
-        refusals: dict[int, Refusal] = {}
-        won: dict[int, int] = {}  # job seq -> claim key
-        for claim in claims:
-            lease_id = claim.lease_id if claim.lease_id in live else None
-            found = {seq: before[seq] for seq in claim.job_seqs if seq in before}
-            if found:
-                (lease_id,) = set(found.values())
-            elif claim.grant is not None:
-                lease_id = take_gpus(self._database, connection, node, claim.grant, ttl)
-                refusals |= dict.fromkeys(claim.job_seqs, Refusal.GPUS_TAKEN) if lease_id is None else {}
-            leases[claim.key] = lease_id
-            if lease_id is not None:
-                taken = self._take(connection, node, claim, lease_id)
-                won |= dict.fromkeys([*found, *taken], claim.key)
-        jobs = self._started(connection, won, claims, known=before.keys())
-        losers = [seq for claim in claims for seq in claim.job_seqs if seq not in won and seq not in refusals]
-        refusals |= self._explain(connection, losers) if losers else {}
-        unused = self._release_unused(connection, leases, {leases[key] for key in won.values()} | live)
-        failpoints.reach("claim.in_transaction")
-        return tuple(
-            ClaimOutcome(
-                key=claim.key,
-                lease_id=None if leases[claim.key] in unused else leases[claim.key],
-                granted=tuple(jobs[seq] for seq in claim.job_seqs if seq in jobs),
-                refused=tuple((seq, refusals[seq]) for seq in claim.job_seqs if seq not in jobs),
-            )
-            for claim in claims
-        )
-
-    def _release_unused(
-        self, connection: Connection, leases: Mapping[int, int | None], used: Set[int | None]
-    ) -> Sequence[int]:
-        """End the leases under which nothing was won; return them."""
-        unused = [lease_id for lease_id in leases.values() if lease_id is not None and lease_id not in used]
-        if unused:
-            end_leases(self._database, connection, unused, "released")
-        return unused
-
-    def _take(self, connection: Connection, node: str, claim: Claim, lease_id: int) -> list[int]:
-        """Move the claim's jobs that are still waiting for this node to ``running``; return their seqs."""
-        run = self._database.run
-        values = {"seqs": list(claim.job_seqs), "node": node, "gpus": claim.resources.gpus}
-        values |= {"mib": claim.resources.gpu_memory_mib or 0, "wants": wants_text(claim.resources.wants) or ""}
-        seqs = list(run(connection, statements.TAKE_READY, values).scalars())
-        if seqs:
-            run(connection, statements.START_JOBS, {"seqs": seqs, "lease_id": lease_id, "node": node})
-        return seqs
-
-    def _started(
-        self, connection: Connection, won: Mapping[int, int], claims: Sequence[Claim], *, known: Set[int]
-    ) -> dict[int, ClaimedJob]:
-        """Open the attempts of the jobs won, given as seq -> claim key, and return what their runners need.
-
-        The attempts of those in ``known`` are open already.
-        """
-        if not won:
-            return {}
-        asked = {claim.key: claim.resources for claim in claims}
-        run, seqs = self._database.run, list(won)
-        begun = [seq for seq in seqs if seq not in known]
-        if begun:
-            run(connection, statements.INSERT_ATTEMPTS, {"seqs": begun})
-            run(connection, statements.CLAIM_EVENTS, {"seqs": begun})
-        rows = run(connection, statements.CLAIMED, {"seqs": seqs}).all()
-        models = self._models(connection, claims)
-        return {row.seq: self._claimed_job(row, asked[won[row.seq]], models) for row in rows}
-
-    def _models(self, connection: Connection, claims: Sequence[Claim]) -> Mapping[str, str]:
-        """Return what is meant by the models that are to be loaded: of a pool's name, what that pool loads."""
-        cold = (claim for claim in claims if claim.grant is not None)
-        wants = [claim.resources.wants for claim in cold if claim.resources.wants is not None]
-        wanted = {one.model: one.model for one in wants if one.model is not None}
-        return wanted | model_names(self._database, connection, sorted(wanted)) if wanted else wanted
-
-    def _claimed_job(self, row: Any, resources: Resources, models: Mapping[str, str]) -> ClaimedJob:
-        wants = resources.wants
-        return ClaimedJob(
-            seq=row.seq,
-            id=row.id,
-            name=row.name,
-            task=row.task,
-            kind=JobKind(row.kind),
-            queue=row.queue,
-            tenant=row.tenant,
-            attempt=row.attempt,
-            payload=load(row.payload),
-            resources=resources,
-            digest=row.digest,
-            time_limit_seconds=row.time_limit_s,
-            soft_time_limit_seconds=row.soft_time_limit_s,
-            grace_seconds=row.grace_s,
-            max_attempts=row.max_attempts,
-            lost_count=row.lost_count,
-            forgiven=row.forgiven,
-            max_lost=self._max_lost,
-            retry_on=retry_on_from(row.retry_on),
-            checkpoint=row.checkpoint,
-            traceparent=row.traceparent,
-            ready_at=instant(row.ready_at) if row.traceparent is not None else None,
-            model=None if wants is None or wants.model is None else models.get(wants.model, wants.model),
-        )
-
-    def _explain(self, connection: Connection, seqs: list[int]) -> dict[int, Refusal]:
-        refusals = dict.fromkeys(seqs, Refusal.UNKNOWN)
-        for row in self._database.run(connection, statements.WHY_REFUSED, {"seqs": seqs}):
-            refusals[row.seq] = _REFUSALS.get(JobState(row.state), Refusal.SUPERSEDED)
-            if row.expired and refusals[row.seq] is Refusal.SUPERSEDED:
-                refusals[row.seq] = Refusal.EXPIRED
-        return refusals
 
     def _live_leases(self, connection: Connection, node: str, ids: list[int]) -> frozenset[int]:
         return frozenset(self._database.run(connection, statements.LIVE_LEASES, {"ids": ids, "node": node}).scalars())
@@ -268,12 +143,3 @@ class SqlLedgerStore:
         rows = self._database.run(connection, statements.COMMITTED_BEFORE, values)
         before = {(row.job_seq, row.number, row.lease_id, row.outcome) for row in rows}
         return tuple(f for f in refused if (f.job_seq, f.attempt, f.lease_id, f.event.value) not in before)
-
-
-_REFUSALS: Final = {
-    JobState.RUNNING: Refusal.RUNNING,
-    JobState.CANCELLED: Refusal.CANCELLED,
-    JobState.SUCCEEDED: Refusal.ENDED,
-    JobState.FAILED: Refusal.ENDED,
-    JobState.DEAD_LETTER: Refusal.ENDED,
-}

@@ -5,16 +5,17 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from orchestrator.domain.lease import PoolJoin, PoolMember, PoolUse
+from orchestrator.domain.lease import PoolJoin, PoolMember, PoolUse, Renewal
 from orchestrator.domain.pool import Leave
 from orchestrator.scheduling.snapshot import ModelView
-from orchestrator.storage.engine import Database
+from orchestrator.storage import seats, statements
+from orchestrator.storage.engine import Database, Step
 from orchestrator.storage.rows import load
 from orchestrator.storage.sql import Sql
 
 JOIN: Final = Sql(
-    "INSERT INTO worker_pool_runners (lease_id, pool, generation, model, ready_at, used_at, running, jobs_done)"
-    " SELECT l.id, p.name, p.generation, p.model, {now}, {now}, 0, 0 FROM worker_pools p, orchestrator_leases l"
+    "INSERT INTO worker_pool_runners (lease_id, pool, generation, model, ready_at, used_at, jobs_done)"
+    " SELECT l.id, p.name, p.generation, p.model, {now}, {now}, 0 FROM worker_pools p, orchestrator_leases l"
     " WHERE p.name = :pool AND p.generation = :generation AND p.leaving IS NULL AND l.id = :lease_id"
     " AND l.node = :node AND l.state = 'active'"
     " AND NOT EXISTS (SELECT 1 FROM worker_pool_runners r WHERE r.lease_id = :lease_id)"
@@ -27,7 +28,7 @@ MEMBERS: Final = Sql(
     "ids",
 )
 USE: Final = Sql(
-    "UPDATE worker_pool_runners SET running = :running, jobs_done = :jobs_done, run_s = COALESCE(:run_seconds, run_s),"
+    "UPDATE worker_pool_runners SET jobs_done = :jobs_done, run_s = COALESCE(:run_seconds, run_s),"
     " used_at = {now} WHERE lease_id = :lease_id"
 )
 LEAVING: Final = Sql(
@@ -35,7 +36,9 @@ LEAVING: Final = Sql(
 )
 MODEL_NAMES: Final = Sql("SELECT name, model FROM worker_pools WHERE name IN :names", "names")
 MODELS: Final = Sql(
-    "SELECT r.pool, r.model, p.tenant, l.node, n.queues, COUNT(*) AS runners, SUM(r.running) AS running,"
+    "SELECT r.pool, r.model, p.tenant, l.node, n.queues, COUNT(*) AS runners,"
+    " SUM((SELECT COUNT(*) FROM orchestrator_attempts a WHERE a.lease_id = r.lease_id AND a.ended_at IS NULL))"
+    " AS running,"
     " MAX(p.loaded_in_s) AS load_seconds, AVG(r.run_s) AS run_seconds"
     " FROM worker_pool_runners r JOIN orchestrator_leases l ON l.id = r.lease_id AND l.state = 'active'"
     " JOIN worker_pools p ON p.name = r.pool JOIN orchestrator_nodes n ON n.name = l.node"
@@ -58,19 +61,30 @@ def join_pools(
     return tuple(PoolMember(row.lease_id, row.pool, row.model, row.tenant, row.loaded_in_s) for row in rows)
 
 
-def note_uses(database: Database, connection: Connection, uses: Sequence[PoolUse]) -> None:
-    """Write down what runners of pools do."""
-    rows = [
-        {"lease_id": use.lease_id, "running": use.running, "jobs_done": use.jobs_done, "run_seconds": use.run_seconds}
-        for use in uses
+def use_steps(uses: Sequence[PoolUse]) -> list[Step]:
+    """Return what writes down what runners of pools have done."""
+    return [
+        (USE, {"lease_id": use.lease_id, "jobs_done": use.jobs_done, "run_seconds": use.run_seconds}) for use in uses
     ]
-    database.run(connection, USE, rows)
 
 
-def leaving(database: Database, connection: Connection, lease_ids: Sequence[int]) -> tuple[tuple[int, Leave], ...]:
-    """Return which of these leases' runners are to leave their pools."""
-    rows = database.run(connection, LEAVING, {"ids": lease_ids})
-    return tuple((row.lease_id, Leave(row.leaving)) for row in rows)
+def renewal_of(database: Database, connection: Connection, lease_ids: Sequence[int], live: frozenset[int]) -> Renewal:
+    """Return what is to be known of leases that were renewed, as far as they live."""
+    ids = {"ids": list(lease_ids)}
+    cancelling, leaving, unknown = database.run_together(
+        connection,
+        [
+            (statements.CANCEL_REQUESTED, ids),
+            (LEAVING, ids),
+            (seats.UNKNOWN, ids | {"bound": seats.DELIVERY_BOUND.total_seconds()}),
+        ],
+    )
+    return Renewal(
+        live=live,
+        cancel_requested=tuple(row.seq for row in cancelling.rows),
+        leaving=tuple((row.lease_id, Leave(row.leaving)) for row in leaving.rows),
+        open=tuple((row.job_seq, row.number, row.lease_id) for row in unknown.rows if row.lease_id in live),
+    )
 
 
 def model_names(database: Database, connection: Connection, names: Sequence[str]) -> dict[str, str]:

@@ -55,7 +55,6 @@ pool_runners = Table(
     Column("model", String(128), nullable=False),
     Column("ready_at", INSTANT, nullable=False),
     Column("used_at", INSTANT, nullable=False),
-    Column("running", Integer, nullable=False),  # jobs in its line
     Column("jobs_done", BigInteger, nullable=False),
     Column("run_s", Float),
     Column("leaving", String(8)),

@@ -187,6 +187,8 @@ def entry_from(row: Row) -> JobEntry:
     }
     if row["wants"] is not None:
         header["wants"] = row["wants"]
+    if row.get("lease_id") is not None:  # it was granted by its submit
+        header["token"] = row["lease_id"]
     headers = load(row["headers"]) or {}
     return JobEntry(row["id"], row["seq"], row["task"], row["queue"], row["node"], headers | {"orchestrator": header})
 

@@ -112,6 +112,8 @@ TAKE_READY: Final = Sql(
     # Read under a lock in the same statement: once a pause or safe mode is committed, no claim takes a job.
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_queues q WHERE q.name = orchestrator_ready.queue AND q.paused = 1)"
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_policy WHERE safe_mode = 1)"
+    " AND EXISTS (SELECT 1 FROM orchestrator_leases l WHERE l.id = :lease_id AND l.node = :node AND l.state = 'active'"
+    " AND l.expires_at > {now})"
     " RETURNING job_seq",
     "seqs",
 )
@@ -131,12 +133,11 @@ CLAIM_EVENTS: Final = Sql(
     " SELECT {now}, 'claim', seq, node, lease_id FROM orchestrator_jobs WHERE seq IN :seqs",
     "seqs",
 )
-CLAIMED: Final = Sql(
-    "SELECT seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s,"
-    " soft_time_limit_s, grace_s, max_attempts, retry_on, lost_count, forgiven, traceparent,"
-    " checkpoint, COALESCE(run_at, created_at) AS ready_at FROM orchestrator_jobs WHERE seq IN :seqs",
-    "seqs",
+CLAIMED_COLUMNS: Final = (
+    "seq, id, name, task, kind, queue, tenant, attempt, payload, digest, time_limit_s, soft_time_limit_s, grace_s,"
+    " max_attempts, retry_on, lost_count, forgiven, traceparent, checkpoint, COALESCE(run_at, created_at) AS ready_at"
 )
+CLAIMED: Final = Sql(f"SELECT {CLAIMED_COLUMNS} FROM orchestrator_jobs WHERE seq IN :seqs", "seqs")  # noqa: S608
 WHY_REFUSED: Final = Sql(
     "SELECT j.seq, j.state, (j.deadline IS NOT NULL AND j.deadline <= {now}) AS expired"
     " FROM orchestrator_jobs j WHERE j.seq IN :seqs",

@@ -170,7 +170,7 @@ attempts = Table(
     Column("gpu_seconds", Float, nullable=False, default=0.0),
     Column("gpu_busy_seconds", Float),  # by sampled utilization; NULL: the driver does not tell
     PrimaryKeyConstraint("job_seq", "number"),
-    Index(None, "lease_id"),
+    Index(None, "lease_id", "ended_at"),  # what is open under a lease: a worker pool's has thousands that have ended
     **_INNODB,
 )
 

@@ -14,6 +14,7 @@ from orchestrator.transport.reads import Entry
 #: Header under which a worker finds what a job's entry says beyond Celery's own headers.
 HEADER: Final = "orchestrator"
 
+
 #: Arguments, keyword arguments and canvas of a job: they come from the database with the claim.
 def _no_arguments() -> list[Any]:
     return [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]

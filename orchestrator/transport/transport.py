@@ -31,6 +31,9 @@ class Transport(stock.Transport):
         self.consumers: dict[str, tuple[Callable[[Any], Any], bool]] = {}  # queue -> callback, no_ack
         self.loop: Any = None
         self._tick: Callable[[], None] | None = None
+        #: Called in the event loop when everything that one read brought has been handed out, ahead of what the loop
+        #: does then: Celery's events, which are a round trip to the server, the next read.
+        self.after_read: Callable[[], None] | None = None
 
     def set_credit(self, queue: str, entries: int | None) -> None:
         """Let at most so many more entries of a queue be delivered over this connection; None lifts the limit.
@@ -63,6 +66,8 @@ class Transport(stock.Transport):
         """Read one connection for the event loop, to which a reply without messages is no event."""
         with suppress(Empty):
             super().on_readable(fileno)
+            if self.after_read is not None:
+                self.after_read()
 
     def _on_tick(self) -> None:
         loop = self.loop

@@ -8,7 +8,6 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -35,6 +34,7 @@ from orchestrator.worker import requests
 from orchestrator.worker.duty import Duty
 from orchestrator.worker.frames import Message
 from orchestrator.worker.gpu_care import GpuCare
+from orchestrator.worker.held import HeldJobs
 from orchestrator.worker.host import Line, WaitingJob
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
@@ -59,15 +59,6 @@ LEAST_HELD: Final = 16
 _DONE: Final = {"runtime": 0.0}
 
 
-@dataclass(eq=False, slots=True)
-class _Held:
-    """A delivered job that has not ended here."""
-
-    request: Any
-    waiting: WaitingJob
-    since: float
-
-
 class Dispatcher:
     """The jobs of one worker."""
 
@@ -85,7 +76,7 @@ class Dispatcher:
         self._pool, self._runtime, self._results, self._execute = pool, runtime, results, execute
         self._settings = runtime.settings
         self._host = pool.host
-        self._held: dict[int, _Held] = {}
+        self._held = HeldJobs(runtime.clock)
         self._settling: dict[tuple[int, int], tuple[Work, Message]] = {}  # finishes on their way to the database
         self._claims: dict[int, tuple[Line, list[WaitingJob]]] = {}
         self._keys = itertools.count(1)
@@ -121,9 +112,24 @@ class Dispatcher:
             logger.info("job %s was delivered twice; the second entry is dropped", request.id)
             requests.drop(request)
             return
-        self._held[waiting.seq] = _Held(request, waiting, self._runtime.clock.monotonic())
-        self._host.add_waiting(waiting)
+        self._held.add(request, waiting)
         self._dirty = True
+        if waiting.token is None:
+            self._host.add_waiting(waiting)
+        else:
+            self._take_seat(waiting)
+
+    def _take_seat(self, job: WaitingJob) -> None:
+        """Have a job confirmed that its submit has granted to a lease of this host."""
+        line = self._host.seat(job)
+        if line is None:
+            logger.info("job %s was granted to lease %s, which has ended", job.id, job.token)
+            self._held.settle(job.seq, requests.drop)  # with the lease, the database gave the job back
+            return
+        key = next(self._keys)
+        self._claims[key] = (line, [job])
+        claim = Claim(key, (job.seq,), job.shape.resources, lease_id=job.token, seated=True)
+        self.ledger.add(claims=[claim])
 
     def tick(self) -> None:
         """Put waiting jobs into lines and release empty lines; called before the event loop waits."""
@@ -162,11 +168,10 @@ class Dispatcher:
         """Somebody asked to end this job; the database has refused or marked it already."""
         if self._pool.cancel(job_id):
             return
-        for held in self._held.values():
-            if held.request.id == job_id:
-                self._host.remove_waiting({held.waiting.seq})
-                self._settle(held.waiting.seq, requests.tell_cancelled)
-                return
+        held = self._held.named(job_id)
+        if held is not None:
+            self._host.remove_waiting({held.seq})
+            self._held.settle(held.seq, requests.tell_cancelled)
 
     def _claim(self) -> None:
         claims = []
@@ -179,7 +184,7 @@ class Dispatcher:
                 claims.append(Claim(key, tuple(job.seq for job in alike), resources, grant, line.lease_id))
                 self._claims[key] = (line, alike)
         if claims:
-            self.ledger.add(claims=claims, uses=self.keeper.news(line for line, _ in chosen))
+            self.ledger.add(claims=claims)
 
     # What the ledger says
 
@@ -189,7 +194,7 @@ class Dispatcher:
         for finish in batch.finishes:
             self._finished(finish, stale=(finish.job_seq, finish.attempt) in stale)
         for seq in batch.withdrawals:
-            self._settle(seq, requests.drop)
+            self._held.settle(seq, requests.drop)
         if batch.joins:
             self.keeper.on_joined(batch.joins, outcome.members)
         for claim in outcome.claims:
@@ -209,10 +214,11 @@ class Dispatcher:
         for lease_id in set(asked) - renewal.live:
             self.lines.lose(lease_id)
         self.keeper.on_leaving(renewal.leaving)
+        if renewal.open:
+            self.ledger.add(finishes=self._held.give_back_unknown(renewal.open))
         self._dirty = self._dirty or bool(renewal.leaving)
-        wanted = set(renewal.cancel_requested)
-        for held in [held for seq, held in self._held.items() if seq in wanted]:
-            self.cancel(held.request.id)
+        for job_id in self._held.ids(renewal.cancel_requested):
+            self.cancel(job_id)
 
     def on_node_state(self, state: NodeState) -> None:
         """An operator may have told the host to drain, or to take jobs again."""
@@ -234,43 +240,40 @@ class Dispatcher:
         line, jobs = self._claims.pop(claim.key)
         line.claiming = False
         if claim.lease_id is not None:
-            line.lease_id = claim.lease_id
-            self.lines.trust(line, asked_at)
+            self.lines.begin_lease(line, claim.lease_id, asked_at)
         by_seq = {job.seq: job for job in jobs}
         for seq, refusal in claim.refused:
             self._host.take_out(line, seq)
             if refusal is Refusal.GPUS_TAKEN:
                 self._host.add_waiting(by_seq[seq])
             else:
-                self._settle(seq, partial(requests.refuse, refusal=refusal))
+                self._held.settle(seq, partial(requests.refuse, refusal=refusal))
         for claimed in claim.granted:
             self._start(line, claimed)
 
     def _finished(self, finish: Finish, *, stale: bool) -> None:
-        work, report = self._settling.pop((finish.job_seq, finish.attempt))
+        settling = self._settling.pop((finish.job_seq, finish.attempt), None)
+        if settling is None:
+            return  # it never came here
+        work, report = settling
         if not stale:
-            self._settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
+            self._held.settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
             self.untold.tell(work, finish, report)
             return
         logger.warning("job %s: its attempt %d is no longer ours; nothing was recorded", work.id, finish.attempt)
         self.lines.lose(finish.lease_id)
-        self._settle(finish.job_seq, requests.drop)
-
-    def _settle(self, seq: int, tell: Callable[[Any], None]) -> None:
-        held = self._held.pop(seq, None)
-        if held is not None:
-            tell(held.request)
+        self._held.settle(finish.job_seq, requests.drop)
 
     # Starting
 
     def _start(self, line: Line, claimed: ClaimedJob) -> None:
         failpoints.reach("start.before")
-        held = self._held[claimed.seq]
+        request = self._held.request(claimed.seq)
         self._pool.granted[claimed.id] = partial(self.accept, line, claimed)
-        self._execute(held.request)
+        self._execute(request)
         if self._pool.granted.pop(claimed.id, None) is not None:
             # Celery refused to run it: it was revoked between its delivery and its claim.
-            work = self.lines.make_work(line, claimed, held.request.request_dict, Callbacks(None, None, None, None))
+            work = self.lines.make_work(line, claimed, request.request_dict, Callbacks(None, None, None, None))
             work.cancelled = True
             self._finish(work, give_back(work), _DONE)
 
@@ -354,17 +357,17 @@ class Dispatcher:
     # On timers
 
     def flush(self) -> None:
-        """Hand over output and progress."""
+        """Hand over output and progress, and what runners of pools do."""
         self._reports.flush(self.ledger, self.lines.works())
+        uses = self.keeper.news(self._host.lines.values())
+        if uses:
+            self.ledger.add(uses=uses)
 
     def look_after(self) -> None:
         """Take back what stalls in lines; hand back what waits too long; ask for more when idle."""
         self.lines.stall_slow()
-        now = self._runtime.clock.monotonic()
-        waiting = [self._held[job.seq] for job in self._host.waiting_jobs()]
         longest = LONGEST_HOLD if self.accepting else 0.0
-        late = {held.waiting.seq for held in waiting if now - held.since > longest}
-        self._withdraw(self._host.remove_waiting(late))
+        self._withdraw(self._host.remove_waiting(self._held.late(self._host.waiting_jobs(), longest)))
         wanted = self.wanted()
         if wanted:
             self.refiller.ask(wanted)

@@ -41,6 +41,7 @@ class WaitingJob:
     id: str
     shape: Shape
     arrival: int
+    token: int | None = None  # the lease under which its submit has it run already
 
 
 @dataclass(eq=False, slots=True)
@@ -252,14 +253,18 @@ class Host:
             job = jobs.popleft()
             self._waiting_count -= 1
             self._keep(shape, jobs)
-            line.jobs.append(job.seq)
-            line.ahead_seconds += self._run_times.mean(shape.task)
-            if line.pool is not None:
-                line.pool.tasks[job.seq] = shape.task
+            self._append(line, job)
             additions.setdefault(line.key, []).append(job)
             if jobs:
                 heapq.heappush(order, (-shape.priority, jobs[0].arrival, number, shape))
         return [(self._lines[key], jobs) for key, jobs in additions.items()]
+
+    def seat(self, job: WaitingJob) -> Line | None:
+        """Put a job into the line of the lease that it was granted to; None if there is no such line any more."""
+        line = next((line for line in self._lines.values() if line.lease_id == job.token and not line.closed), None)
+        if line is not None:
+            self._append(line, job)
+        return line
 
     def take_out(self, line: Line, seq: int) -> None:
         """A job of the line ended, was refused, or was given back."""
@@ -291,6 +296,12 @@ class Host:
     def give_back_cpu_slot(self) -> None:
         """A plain task ended."""
         self._plain_running -= 1
+
+    def _append(self, line: Line, job: WaitingJob) -> None:
+        line.jobs.append(job.seq)
+        line.ahead_seconds += self._run_times.mean(job.shape.task)
+        if line.pool is not None:
+            line.pool.tasks[job.seq] = job.shape.task
 
     def _keep(self, shape: Shape, jobs: deque[WaitingJob]) -> None:
         if jobs:

@@ -17,6 +17,7 @@ from celery import bootsteps
 from celery.apps.worker import install_worker_term_hard_handler
 from celery.signals import task_revoked, task_unknown, worker_shutting_down
 from kombu.asynchronous import get_event_loop
+from kombu.common import ignore_errors
 
 from orchestrator.config import Settings
 from orchestrator.domain.cluster import GpuRecord, GpuSample, NodeState
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 FLUSH_INTERVAL: Final = 0.25
 LOOK_INTERVAL: Final = 0.25
 HEARTBEAT_INTERVAL: Final = 2.0
+#: Celery's task events are published together, at most so many seconds after the first of them: a round trip to the
+#: server in the event loop, that no job is to wait for.
+EVENTS_INTERVAL: Final = 0.05
 STOP_DEADLINE: Final = 10.0
 
 
@@ -58,6 +62,7 @@ class LeaseStep(bootsteps.StartStopStep):
         self._dispatcher: Dispatcher | None = None
         self._listener: Any = None
         self._plain_held = False
+        self._events_due = False
         self._exporter = traces.Exporter(None)
         if not isinstance(consumer.pool, RunnerPool):
             self._refuse_gpu_queues(consumer)
@@ -73,6 +78,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher.on_new_gpus = lambda: self._register(consumer, dispatcher)
         pool.jobs = self._dispatcher = dispatcher
         consumer.on_task_request = self._gate(dispatcher)
+        consumer.on_send_event_buffered = partial(self._publish_events_soon, consumer)
         consumer.cancel_active_requests = partial(_cancel_at_the_end, pool, consumer.cancel_active_requests)
 
     def start(self, consumer: Any) -> None:
@@ -95,6 +101,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Work in this event loop; called at every (re)connect, when Celery has emptied the old one's timers."""
         self._plain_held = False  # a new connection's queues have no credit that limits them
+        self._events_due = False
         dispatcher = self._dispatcher
         if dispatcher is None:
             return
@@ -111,6 +118,7 @@ class LeaseStep(bootsteps.StartStopStep):
         hub.on_tick.discard(getattr(self, "_tick_callback", None))
         self._tick_callback = tick
         hub.on_tick.add(tick)
+        consumer.connection.transport.after_read = dispatcher.tick  # claims what was delivered
 
     def stop(self, consumer: Any) -> None:
         """Nothing: the connection is lost or the worker stops; jobs go on either way."""
@@ -120,6 +128,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher = self._dispatcher
         if dispatcher is None:
             return
+        ignore_errors(consumer, consumer._flush_events)
         dispatcher.refiller.stop()
         dispatcher.abandon()
         if self._listener is not None:
@@ -233,6 +242,15 @@ class LeaseStep(bootsteps.StartStopStep):
             self._plain_held = hold
             for queue in set(consumer.app.amqp.queues.consume_from) - self._gpu_queues:
                 consumer.connection.transport.set_credit(queue, 0 if hold else None)
+
+    def _publish_events_soon(self, consumer: Any) -> None:
+        if not self._events_due:
+            self._events_due = True
+            consumer.hub.call_later(EVENTS_INTERVAL, self._publish_events, consumer)
+
+    def _publish_events(self, consumer: Any) -> None:
+        self._events_due = False
+        consumer._flush_events()
 
     def _renew(self, dispatcher: Dispatcher) -> None:
         lease_ids = dispatcher.lines.lease_ids()

@@ -67,10 +67,15 @@ class Lines:
             self._set_deadline(line)
         self._pool.runners.give(runner, work)
 
-    def trust(self, line: Line, asked_at: float) -> None:
-        """A lease was granted, or renewed, by a request sent at ``asked_at`` (monotonic)."""
-        line.trusted_until = asked_at + self._settings.lease_ttl - self._settings.lease_margin
-        self._set_deadline(line)
+    def begin_lease(self, line: Line, lease_id: int, asked_at: float) -> None:
+        """A claim sent at ``asked_at`` (monotonic) came back under this lease; only the line's first began its life.
+
+        A claim under a lease that is held already renews nothing, and so adds nothing to how long it is trusted.
+        """
+        if line.lease_id is None:
+            line.lease_id = lease_id
+            line.trusted_until = asked_at + self._settings.lease_ttl - self._settings.lease_margin
+            self._set_deadline(line)
 
     def extend_trust(self, asked_at: float, live: frozenset[int]) -> None:
         """These leases were renewed."""

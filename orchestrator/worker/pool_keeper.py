@@ -37,7 +37,6 @@ class PoolKeeper:
         wants = claimed.resources.wants
         if line.pool.member is not None:
             self._note_run(line, None if finish.event is JobEvent.GIVE_BACK else seconds)
-            ledger.add(uses=self.news([line]))
         elif finish.event is JobEvent.SUCCEED and wants is not None and wants.pool is not None:
             line.pool.joining = True
             join = PoolJoin(finish.lease_id, wants.pool, wants.generation, claimed.id, seconds or 0.0)
@@ -68,13 +67,13 @@ class PoolKeeper:
                 self._lines.stop(line)
 
     def news(self, lines: Iterable[Line]) -> list[PoolUse]:
-        """Return what the runners of those lines do that are pools', where that was not written down yet."""
+        """Return what the runners of those lines have done that are pools', where that was not written down yet."""
         news = []
         for line in lines:
             if line.pool is None or line.pool.member is None or line.lease_id is None:
                 continue
-            use = PoolUse(line.lease_id, len(line.jobs), line.pool.jobs_done, line.pool.run_seconds)
-            if use != self._told.get(line.lease_id, PoolUse(line.lease_id, 0, 0, None)):
+            use = PoolUse(line.lease_id, line.pool.jobs_done, line.pool.run_seconds)
+            if use != self._told.get(line.lease_id, PoolUse(line.lease_id, 0, None)):
                 self._told[line.lease_id] = use
                 news.append(use)
         return news

@@ -42,7 +42,8 @@ def waiting_job(request: Any, arrival: int) -> WaitingJob:
         shape = Shape(
             resources, str(header["tenant"]), JobKind(header["kind"]), str(request.type), int(header["priority"])
         )
-        return WaitingJob(int(header["seq"]), request.id, shape, arrival)
+        token = header.get("token")
+        return WaitingJob(int(header["seq"]), request.id, shape, arrival, None if token is None else int(token))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidEntry(f"malformed job header of {request.id}: {error!r}") from error
 

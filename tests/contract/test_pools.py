@@ -7,14 +7,26 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.job import JobEvent, JobState, LeaseMode, Resources
-from orchestrator.domain.lease import Claim, LeaseGrant, PoolJoin, PoolMember, PoolUse
+from orchestrator.domain.lease import (
+    Claim,
+    ClaimOutcome,
+    Finish,
+    LeaseGrant,
+    LedgerBatch,
+    PoolJoin,
+    PoolMember,
+    PoolUse,
+    Refusal,
+)
 from orchestrator.domain.pool import Leave, Pool, PoolChange, PoolRequest, PoolState, new_pool
-from orchestrator.domain.wants import Wants
+from orchestrator.domain.wants import Wants, wants_text
 from orchestrator.errors import Conflict, NotLeading, StaleVersion
 from orchestrator.pool_errors import InvalidPool, PoolExists, UnknownPool
+from orchestrator.ports import Submitted
 from orchestrator.scheduling.pools import Decision
+from orchestrator.storage import seats
 from orchestrator.storage.pools import SqlPoolStore
-from orchestrator.storage.queue_control import SqlQueueControl
+from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.testing.history import Expectations
 from tests.contract.conftest import TTL, Stores, new_job
 from tests.support.cluster import verify_database
@@ -119,18 +131,21 @@ def test_a_lease_joins_its_pool_once_its_model_is_loaded(stores: Stores, pools: 
     assert stores.commit(joins=(repeat,)).members == (PoolMember(lease, "chat", "llama", None, 12.5),)
 
     wants = Wants(model="chat")
-    *jobs, waiting = [stores.submit(resources=Resources(1, None, wants)) for _ in range(3)]
+    seated, *jobs, waiting = [stores.submit(resources=Resources(1, None, wants)) for _ in range(3)]
     snapshot = stores.admission.snapshot(limit=10)
     (view,) = snapshot.models
     assert (view.pool, view.model, view.node, view.runners, view.load_seconds) == ("chat", "llama", "a", 1, 12.5)
     assert [candidate.seq for candidate in snapshot.candidates] == [waiting.seq]
-    claim = Claim(1, tuple(job.seq for job in jobs), Resources(1, None, wants), lease_id=lease)
-    outcome = stores.commit(claims=(claim,), uses=(PoolUse(lease, 2, 0, None),)).claims[0]
-    assert [job.id for job in outcome.granted] == [job.id for job in jobs]
+    asked = Resources(1, None, wants)
+    claim = Claim(1, tuple(job.seq for job in jobs), asked, lease_id=lease)
+    seat = Claim(2, (seated.seq,), asked, lease_id=lease, seated=True)
+    outcomes = {outcome.key: outcome for outcome in stores.commit(claims=(claim, seat)).claims}
+    granted = [*outcomes[2].granted, *outcomes[1].granted]
+    assert [job.id for job in granted] == [seated.id, *(job.id for job in jobs)]
     assert pools.standing("chat").runners[0].running == 2
-    for job in outcome.granted:
+    for job in granted:
         stores.finish(job, lease, JobEvent.SUCCEED)
-    stores.commit(uses=(PoolUse(lease, 0, 2, 0.25),))
+    stores.commit(uses=(PoolUse(lease, 2, 0.25),))
     (runner,) = pools.standing("chat").runners
     assert (runner.running, runner.jobs_done, runner.run_seconds, runner.gpus) == (0, 2, 0.25, ("a-0",))
     assert pools.standing("chat").loads == ()
@@ -205,12 +220,101 @@ def test_a_submit_sends_a_job_to_the_runner_with_its_model_and_no_more_than_it_t
         stores.submit(resources=Resources(2), tenant="red")  # the first ones are admitted, the others wait
     wanted = Resources(1, None, Wants(model="chat"))
     outcome = stores.jobs.submit([new_job(resources=wanted, tenant="red") for _ in range(3)])
-    assert [job.state for job in outcome.jobs] == [JobState.QUEUED, JobState.QUEUED, JobState.PENDING]
+    assert [job.state for job in outcome.jobs] == [JobState.RUNNING, JobState.QUEUED, JobState.PENDING]
     assert [entry.node for entry in outcome.entries] == ["a", "a"]
     other = stores.jobs.submit([new_job(resources=wanted, tenant="blue")])
     assert (other.jobs[0].state, other.entries) == (JobState.PENDING, ())
 
-    claim = Claim(1, (outcome.jobs[0].seq,), wanted, lease_id=pools.standing("chat").runners[0].lease_id)
-    assert stores.commit(claims=(claim,)).claims[0].granted[0].id == outcome.jobs[0].id
+    claim = Claim(1, (outcome.jobs[1].seq,), wanted, lease_id=pools.standing("chat").runners[0].lease_id)
+    assert stores.commit(claims=(claim,)).claims[0].granted[0].id == outcome.jobs[1].id
     SqlQueueControl(stores.database).set_paused("gpu", paused=True, by="me")
     assert stores.jobs.submit([new_job(resources=wanted, tenant="red")]).jobs[0].state is JobState.PENDING
+
+
+def seat(stores: Stores, lease: int, node: str = "a", seq: int | None = None) -> tuple[Submitted, ClaimOutcome]:
+    """Submit a job for the idle runner's model, if no ``seq`` is given, and have it confirmed as its worker does."""
+    wanted = Resources(1, None, Wants(model="chat"))
+    job = stores.submit(resources=wanted) if seq is None else Submitted("", seq, False, JobState.RUNNING)
+    claim = Claim(1, (job.seq,), wanted, lease_id=lease, seated=True)
+    return job, stores.ledger.commit(node, LedgerBatch(claims=(claim,)), ttl=TTL).claims[0]
+
+
+def test_a_submit_grants_a_job_to_the_idle_runner_with_its_model(stores: Stores, pools: SqlPoolStore) -> None:
+    """Its worker has only to ask; what another lease, host or time has it refused is refused."""
+    for node in ("a", "b"):
+        stores.register(node, 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    lease = join(stores, pools, start(pools))
+    job, outcome = seat(stores, lease)
+    assert job.state is JobState.RUNNING
+    (granted,) = outcome.granted
+    assert (granted.id, granted.attempt, outcome.lease_id, outcome.refused) == (job.id, 1, lease, ())
+    assert [event.kind for event in stores.jobs.history(job.id)] == ["submit", "admit", "claim"]
+    (attempt,) = stores.jobs.attempts(job.id)
+    assert (attempt.node, attempt.lease_id, attempt.gpus) == ("a", lease, ("a-0",))
+
+    assert seat(stores, lease + 1, seq=job.seq)[1].refused == ((job.seq, Refusal.RUNNING),)
+    assert seat(stores, lease, "b", seq=job.seq)[1].refused == ((job.seq, Refusal.RUNNING),)
+    stores.finish(granted, lease, JobEvent.SUCCEED)
+    assert seat(stores, lease, seq=job.seq)[1].refused == ((job.seq, Refusal.ENDED),)
+    again, outcome = seat(stores, lease)
+    stores.commit(releases=(lease,))
+    assert seat(stores, lease, seq=again.seq)[1].granted == ()
+    report = verify_database(stores.url, Expectations())
+    assert report.is_clean, report
+
+
+def test_a_job_whose_entry_was_lost_is_named_with_the_renewal_and_can_be_given_back(
+    stores: Stores, pools: SqlPoolStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while: an entry takes its time."""
+    stores.register("a", 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    lease = join(stores, pools, start(pools))
+    job = stores.submit(resources=Resources(1, None, Wants(model="chat")))
+    assert stores.ledger.renew("a", [lease], ttl=TTL).open == ()
+    monkeypatch.setattr(seats, "DELIVERY_BOUND", timedelta(0))
+    assert stores.ledger.renew("a", [lease], ttl=TTL).open == ((job.seq, 1, lease),)
+
+    assert stores.commit(finishes=(Finish(job.seq, 1, lease, JobEvent.GIVE_BACK),)).stale == ()
+    found = stores.jobs.get(job.id)
+    assert found is not None
+    assert (found.state, found.attempt) == (JobState.PENDING, 0)
+    assert stores.ledger.renew("a", [lease], ttl=TTL).open == ()
+    report = verify_database(stores.url, Expectations())
+    assert report.is_clean, report
+
+
+def test_a_pause_that_came_first_keeps_a_submit_from_granting(stores: Stores, pools: SqlPoolStore) -> None:
+    """The submit read the queue before the pause and writes after it; so it is with safe mode and a lease that ends."""
+    stores.register("a", 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    lease = join(stores, pools, start(pools))
+    job = stores.submit(resources=Resources(1))
+    row = {"seq": job.seq, "node": "a", "state": "queued", "kind": "task", "tenant": "default"}
+    row |= {"wants": wants_text(Wants(model="chat"))}
+    SqlPolicyStore(stores.database).change({"safe_mode": False}, by="me", version=None)
+    for closed, opened in (
+        ("UPDATE orchestrator_queues SET paused = 1", "UPDATE orchestrator_queues SET paused = 0"),
+        ("UPDATE orchestrator_policy SET safe_mode = 1", "UPDATE orchestrator_policy SET safe_mode = 0"),
+    ):
+        execute(stores, closed)  # and not by an order, which takes back what is on its way
+        assert taken(stores, row) == "queued", closed
+        execute(stores, opened)
+    assert taken(stores, row) == "running"
+    assert taken(stores, row) == "queued", "it runs already"
+    other = stores.submit(resources=Resources(1))
+    stores.commit(releases=(lease,))
+    assert taken(stores, row | {"seq": other.seq}) == "queued"
+
+
+def execute(stores: Stores, statement: str) -> None:
+    """Change something behind everybody's back."""
+    stores.database.transaction(lambda connection: connection.exec_driver_sql(statement))
+
+
+def taken(stores: Stores, row: dict[str, Any]) -> str:
+    """Look for a seat for a job; return its state."""
+    row = dict(row)
+    stores.database.transaction(lambda connection: seats.take_seats(stores.database, connection, [row]))
+    return str(row["state"])

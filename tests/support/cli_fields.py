@@ -17,9 +17,7 @@ ATTEMPT = _words(
     " gpu_busy_seconds"
 )
 USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")
-_TOKEN = _words(
-    "name id role tenant requests_per_minute created_by created_at expires_at revoked_at last_used_at"
-)
+_TOKEN = _words("name id role tenant requests_per_minute created_by created_at expires_at revoked_at last_used_at")
 _GPU = _words(
     "uuid node index model memory_mib used_mib reserved_mib utilization_percent health health_reason strikes lease"
     " driver_version temperature_celsius power_watts mig_profile parent_uuid numa links live headroom_mib foreign_mib"

@@ -36,7 +36,9 @@ if os.fork() == 0:
 wait()
 """
 #: And another daemon, that threw its environment away as well.
-STUBBORN = STUBBORN_TREE.removesuffix("wait()\n") + """
+STUBBORN = (
+    STUBBORN_TREE.removesuffix("wait()\n")
+    + """
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
@@ -47,6 +49,7 @@ if os.fork() == 0:
     os._exit(0)
 wait()
 """
+)
 
 
 def wait(condition: Callable[[], T | None], what: str | Callable[[], str], seconds: float = DEADLINE) -> T:

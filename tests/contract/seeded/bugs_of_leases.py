@@ -17,7 +17,7 @@ from orchestrator.errors import NotLeading
 from orchestrator.guardian.messages import Spawned, SpawnFailed
 from orchestrator.guardian.settings import GuardianSettings
 from orchestrator.leader_ports import Term
-from orchestrator.storage import endings, granting, leadership, ledger, statements, sweeps
+from orchestrator.storage import claiming, endings, granting, leadership, ledger, statements, sweeps
 from orchestrator.storage.engine import Database
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
@@ -81,7 +81,11 @@ def trust_a_lease_past_its_end(world: World) -> None:
 
 
 @bug(
-    "claim-under-live-lease", rewritten(statements, "LIVE_LEASES", (" AND state = 'active' AND expires_at > {now}", ""))
+    "claim-under-live-lease",
+    together(
+        rewritten(statements, "LIVE_LEASES", (" AND state = 'active' AND expires_at > {now}", "")),
+        rewritten(statements, "TAKE_READY", (" AND l.state = 'active' AND l.expires_at > {now}", "")),
+    ),
 )
 def line_up_under_a_lease_that_has_ended(world: World) -> None:
     """A short job is claimed onto the line of a runner whose lease was given back."""
@@ -215,7 +219,7 @@ def _grant_what_is_there(
     return None
 
 
-@bug("gang-whole", replaced(ledger, "take_gpus", _grant_what_is_there))
+@bug("gang-whole", replaced(claiming, "take_gpus", _grant_what_is_there))
 def start_with_half_a_gang(world: World) -> None:
     """One of two GPUs is taken, and the job starts on the other."""
     world.start("a-0")

@@ -233,3 +233,12 @@ def test_names_of_secrets_are_checked(api: TestClient, secrets: list[str], words
 
     assert answer.status_code == 422
     assert words in answer.text
+
+
+@pytest.mark.parametrize("instant", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1969-12-31T23:59:59Z"])
+def test_accounts_of_a_time_before_all_leases_are_refused_or_empty(ask: Callable[..., Any], instant: str) -> None:
+    """No instant that a date-time can name is a defect."""
+    viewer = ask("viewer", Role.VIEWER)
+    assert viewer("GET", "/usage", params={"until": instant}).json()["type"].endswith(":invalid-request")
+    answer = viewer("GET", "/usage", params={"since": instant})
+    assert (answer.status_code, answer.json()["usage"]) == (200, [])

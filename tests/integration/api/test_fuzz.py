@@ -6,7 +6,10 @@
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +75,19 @@ def app(
         headers = {"Authorization": "Bearer installation"}
         for tenant, name in (("blue", "seen"), ("red", HIDDEN)):
             client.post("/jobs/submit", json={"argv": ["true"], "tenant": tenant, "name": name}, headers=headers)
+    made.state.begin_again = partial(_begin_again, home, embedded_redis_server)
+    made.state.begin_again()
     yield made
     runtime.close()
+
+
+def _begin_again(home: Path, redis: RedisServer) -> None:
+    """Bring the database back to what it was at the first call."""
+    redis.clear()
+    kept = home / "as-it-was.db"
+    source, target = (kept, home / "fuzz.db") if kept.exists() else (home / "fuzz.db", kept)
+    with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as copy:
+        database.backup(copy)
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,10 @@ def load(model: str, seconds: float = 0.0, broken: str | None = None) -> dict[st
 
 
 @app.task(base=GPUTask, name="p.ask", gpus=1)
-def ask(seconds: float = 0.0) -> dict[str, Any]:
-    """Use the model, and say who did."""
+def ask(seconds: float = 0.0, begun: str | None = None) -> dict[str, Any]:
+    """Use the model, and say who did; the file ``begun`` is made first."""
+    if begun is not None:
+        Path(begun).touch()
     context = current()
     model = context.model or "none"
     was_loaded = model in model_cache.loaded()

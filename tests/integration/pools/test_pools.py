@@ -4,9 +4,12 @@ import os
 import signal
 from itertools import count
 
+from orchestrator.domain.ids import uuid7
 from orchestrator.domain.job import JobState
 from orchestrator.domain.pool import Leave, PoolState
-from orchestrator.ports import JobFilter
+from orchestrator.domain.request import TaskRequest, new_job
+from orchestrator.ports import JobFilter, SubmitOutcome
+from orchestrator.services.submit import limits_of
 from orchestrator.services.why import explain
 from tests.integration.pools.conftest import QUEUES, Pools, serving
 from tests.support.waiting import wait_for
@@ -94,8 +97,9 @@ def test_a_pool_outlives_its_runner_its_worker_beat_and_redis(pools: Pools) -> N
         return lease
 
     (pid,) = {job.result["pid"] for job in pools.cluster.wait_for_end([pools.ask("chat")])}
-    again = pools.ask("chat", 1.0)
-    pools.cluster.wait_for_state(again, JobState.RUNNING)
+    begun = pools.cluster.home / "begun"
+    again = pools.cluster.task("p.ask", 1.0, str(begun), model="chat")
+    wait_for(begun.exists, within_seconds=20, describe=pools.cluster.logs)
     os.kill(pid, signal.SIGKILL)
     assert another() not in (None, 0)
     (job,) = pools.cluster.wait_for_end([again])
@@ -210,3 +214,32 @@ def test_the_example_pool_answers(pools: Pools) -> None:
     assert [answer["label"] for answer in answers] == ["positive", "negative"]
     assert {answer["was_loaded"] for answer in answers} == {True}
     assert {pools.cluster.runtime.jobs.attempts(job)[0].lease_id for job in asked} == {lease}
+
+
+def test_a_job_granted_at_its_submit_runs_once_whatever_becomes_of_its_entry(pools: Pools) -> None:
+    """Delivered twice it runs once; lost, it is given back by the host that never saw it, and runs after that."""
+    pools.worker("a", lease_ttl=3, lease_margin=1)
+    pools.cluster.beat()
+    pools.start("chat", model="m")
+    (lease,) = serving(pools.wait_for_runners("chat", 1))
+    runtime = pools.cluster.runtime
+
+    def store() -> SubmitOutcome:
+        request = TaskRequest(task="p.ask", args=(0.0,), gpus=1, model="chat")
+        made = new_job(request, id=uuid7(runtime.clock.now()), limits=limits_of(runtime.settings))
+        outcome = runtime.jobs.submit([made])
+        assert [job.state for job in outcome.jobs] == [JobState.RUNNING]
+        assert [entry.headers["orchestrator"]["token"] for entry in outcome.entries] == [lease]
+        return outcome
+
+    twice = store()
+    runtime.publisher.publish([*twice.entries, *twice.entries])
+    (job,) = pools.cluster.wait_for_end([twice.jobs[0].id])
+    assert (job.state, job.result["was_loaded"]) == (JobState.SUCCEEDED, True)
+
+    lost = store()
+    (job,) = pools.cluster.wait_for_end([lost.jobs[0].id], within_seconds=30)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+    for submitted, told in ((twice, []), (lost, ["give_back", "admit", "claim"])):
+        kinds = [event.kind for event in runtime.jobs.history(submitted.jobs[0].id)]
+        assert kinds == ["submit", "admit", "claim", *told, "succeed"]

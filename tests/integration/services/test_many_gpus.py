@@ -105,9 +105,7 @@ class SimulatedHost:
         self._lives += 1
         now = self._runtime.clock.now()
         cards = tuple(GpuRecord(gpu, self._node, GpuHealth.HEALTHY, 0, 0, None, 0) for gpu in self._gpus)
-        record = NodeRecord(
-            self._node, "boot", self._node, self._lives, NodeState.UP, ("gpu",), 2, 0, now, True, cards
-        )
+        record = NodeRecord(self._node, "boot", self._node, self._lives, NodeState.UP, ("gpu",), 2, 0, now, True, cards)
         self._runtime.cluster.register_node(record)
         times = RunTimes(look_ahead_seconds=0.5, most_ahead=4)
         times.note("task", 0.01)

@@ -121,8 +121,10 @@ def test_a_canvas_is_visible_and_cancelled_as_a_whole_before_most_of_it_was_call
     found = members(cluster, root_of(result))
     assert sorted(job.task for job in found.values()) == ["c.add", "c.add", "c.add", "c.nap", "c.total"]
     wait_for(
-        lambda: sorted(job.state for job in members(cluster, root_of(result)).values())
-        == ["blocked", "blocked", "blocked", "running", "succeeded"],
+        lambda: (
+            sorted(job.state for job in members(cluster, root_of(result)).values())
+            == ["blocked", "blocked", "blocked", "running", "succeeded"]
+        ),
         within_seconds=20,
         describe=cluster.logs,
     )

@@ -48,9 +48,7 @@ class World:
         app.conf.beat_schedule = {"e": {"task": "t", "schedule": seconds}}
         app.conf.update(result_expires=None, **conf)
         app.orchestrator_runtime = lambda: self.memory.runtime
-        app.backend = type(
-            "Backend", (), {"supports_autoexpire": True}
-        )()
+        app.backend = type("Backend", (), {"supports_autoexpire": True})()
         Recording.sent = []
         made = Recording(app)
         made.sent = []

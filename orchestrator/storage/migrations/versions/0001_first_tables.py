@@ -339,7 +339,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
 )
 
 INDEXES: Final = (
-    ("ix_orchestrator_attempts_lease_id", "orchestrator_attempts", ["lease_id"]),
+    ("ix_orchestrator_attempts_lease_id_ended_at", "orchestrator_attempts", ["lease_id", "ended_at"]),
     ("ix_orchestrator_dead_letters_copied", "orchestrator_dead_letters", ["copied"]),
     ("ix_orchestrator_events_job_seq", "orchestrator_events", ["job_seq"]),
     ("ix_orchestrator_gpus_node", "orchestrator_gpus", ["node"]),

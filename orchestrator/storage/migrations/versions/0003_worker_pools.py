@@ -73,7 +73,6 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("model", sa.String(length=128), nullable=False),
         sa.Column("ready_at", INSTANT, nullable=False),
         sa.Column("used_at", INSTANT, nullable=False),
-        sa.Column("running", sa.Integer(), nullable=False),
         sa.Column("jobs_done", sa.BigInteger(), nullable=False),
         sa.Column("run_s", sa.Float()),
         sa.Column("leaving", sa.String(length=8)),
