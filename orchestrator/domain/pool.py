@@ -202,17 +202,11 @@ def changed(pool: Pool, change: PoolChange, *, now: datetime) -> Pool:
     Raises:
         InvalidPool: Listing everything that is wrong with the change.
     """
-    checks = Checks()
     spec = pool.spec
     least = spec.least if change.least is None else change.least
     most = spec.most if change.most is None else change.most
+    checks = _check_change(spec, change)
     _check_size(checks, least, most)
-    checks.optional_seconds("idle_seconds", change.idle_seconds, LONGEST_IDLE_SECONDS, zero=True)
-    checks.optional_word("model", change.model, longest=128)
-    if change.arguments is not None:
-        checks.document("arguments", change.arguments)
-    if change.asleep and any(option.gpu_memory_mib is None for option in spec.resources.options):
-        checks.add("sleep", "is for runners with a share of a GPU (gpu_memory): nobody could use what others free")
     if change.wanted is not None:
         checks.whole("runners", change.wanted, 0, MOST_RUNNERS)
         if not checks.faults and change.wanted > most:
@@ -242,6 +236,17 @@ def changed(pool: Pool, change: PoolChange, *, now: datetime) -> Pool:
         generation=pool.generation + swapped,
         raised_at=now if wanted > pool.wanted or change.wanted is not None else pool.raised_at,
     )
+
+
+def _check_change(spec: PoolSpec, change: PoolChange) -> Checks:
+    checks = Checks()
+    checks.optional_seconds("idle_seconds", change.idle_seconds, LONGEST_IDLE_SECONDS, zero=True)
+    checks.optional_word("model", change.model, longest=128)
+    if change.arguments is not None:
+        checks.document("arguments", change.arguments)
+    if change.asleep and any(option.gpu_memory_mib is None for option in spec.resources.options):
+        checks.add("sleep", "is for runners with a share of a GPU (gpu_memory): nobody could use what others free")
+    return checks
 
 
 def restarted(pool: Pool, spec: PoolSpec, *, now: datetime) -> Pool:

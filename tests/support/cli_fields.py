@@ -35,11 +35,11 @@ _POOL = _words(
     " runners loads"
 )
 
-_POOL_ORDERS = ("start", "ls", "status", "scale", "preload", "swap", "sleep", "wake", "drain", "stop")
+POOL_ORDERS = ("start", "ls", "status", "scale", "preload", "swap", "sleep", "wake", "drain", "stop")
 
 FIELDS = {
     **dict.fromkeys(
-        [f"pool {order}" for order in _POOL_ORDERS],
+        [f"pool {order}" for order in POOL_ORDERS],
         _POOL,
     ),
     "pool rm": frozenset({"name"}),
