@@ -224,6 +224,9 @@ class Runners:
                 self._done(runner, message)
             elif message.get("op") == "turned":
                 self._listener.on_turned(runner, message)
+            elif message.get("op") == "loading":
+                if runner.front is not None and runner.front.id == message.get("id"):
+                    runner.front.loading = bool(message.get("on"))
             elif message.get("op") == "progress":
                 work = runner.front
                 if work is not None and work.id == message.get("id"):
