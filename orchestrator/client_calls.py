@@ -90,9 +90,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         return self._document("GET", f"/pools/{_name_path(name)}")
 
     def order_pool(self, name: str, order: str, changes: Mapping[str, Any] | None = None) -> DocumentT:
-        """``scale``, ``preload``, ``swap``, ``drain`` or ``stop`` a pool."""
+        """``scale``, ``preload``, ``swap``, ``sleep``, ``wake``, ``drain`` or ``stop`` a pool."""
         path = f"/pools/{_name_path(name)}/{_name_path(order)}"
-        more = {} if order in ("drain", "stop") else {"json": dict(changes or {})}
+        bare = ("sleep", "wake", "drain", "stop")
+        more = {} if order in bare else {"json": dict(changes or {})}
         return self._document("POST", path, repeatable=True, **more)
 
     def remove_pool(self, name: str) -> DocumentT:

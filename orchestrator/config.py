@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
     idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")
+    idle_gpu_percent: int = Field(default=0, ge=0, le=99, description="A GPU utilized no more than this does nothing.")
+    idle_gpu_grace: float = Field(
+        default=0, ge=0, description="A job may so long from its start on load what it needs."
+    )
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of this host, for --constraint.")
     cpus: int = Field(default_factory=offered_cpus, ge=0, description="CPUs of this host that jobs may ask for.")
     memory_mib: int = Field(

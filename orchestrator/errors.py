@@ -206,6 +206,12 @@ class ModelDoesNotFit(InvalidRequest):
     code = "model-does-not-fit"
 
 
+class ModelInUse(InvalidRequest):
+    """A model cannot be put to sleep while it is used."""
+
+    code = "model-in-use"
+
+
 class Unauthenticated(InvalidRequest):
     """No valid bearer token came with the request."""
 

@@ -1,7 +1,8 @@
 """What a running job may know and say of itself: ``orchestrator.current()``."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,14 +46,32 @@ class JobContext:
             raise ValueError(f"a checkpoint is one line of 1 to {LONGEST_CHECKPOINT} characters")
         self.send({"op": "progress", "id": self.job_id, "checkpoint": where})
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Say that the job is getting ready: meanwhile its GPUs may do nothing, and it is not held to be idle.
 
+        Of a task; a command has the time of the setting ``idle_gpu_grace``.
+        """
+        global _phases  # noqa: PLW0603 - one attempt at a time runs in a process
+        _phases += 1
+        if _phases == 1:
+            self.send({"op": "loading", "id": self.job_id, "on": True})
+        try:
+            yield
+        finally:
+            _phases -= 1
+            if _phases == 0:
+                self.send({"op": "loading", "id": self.job_id, "on": False})
+
+
+_phases = 0  # that are loading just now, one inside another
 _current: JobContext | None = None
 
 
 def enter(context: JobContext | None) -> None:
     """Make ``context`` the current one; the runner calls it, user code does not."""
-    global _current  # noqa: PLW0603 - one attempt at a time runs in a process
-    _current = context
+    global _current, _phases
+    _current, _phases = context, 0
 
 
 def current() -> JobContext:

@@ -20,6 +20,7 @@ class EndedJob:
     """How long a job took; ``waited_seconds`` is None if it never started."""
 
     queue: str
+    task: str
     state: JobState
     waited_seconds: float | None  # from when it could start to its last start
     ran_seconds: float | None  # from its last start to its end

@@ -12,6 +12,7 @@ that is promised; once a model is loaded, what was measured counts instead, wher
 """
 
 import gc
+import logging
 import os
 import sys
 import threading
@@ -22,8 +23,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from orchestrator.errors import ModelDoesNotFit
+from orchestrator.errors import ModelDoesNotFit, ModelInUse
 from orchestrator.scheduling.evictions import Hits, LoadedModel, choose_victims
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model")
 
@@ -38,8 +41,11 @@ class _Entry:
     model: object
     size_mib: int
     unload: Callable[[Any], None] | None
-    load_seconds: float = 0.0
+    sleep: Callable[[Any], None] | None
+    wake: Callable[[Any], None] | None
+    load_seconds: float = 0.0  # or that it took to wake, if it did so since
     users: int = 0
+    awake_mib: int | None = None  # its size when it is awake, while it sleeps
 
 
 def torch_reserved_mib() -> int | None:
@@ -88,6 +94,8 @@ class ModelCache:
         *,
         size_mib: int | None = None,
         unload: Callable[[Model], None] | None = None,
+        sleep: Callable[[Model], None] | None = None,
+        wake: Callable[[Model], None] | None = None,
     ) -> Iterator[Model]:
         """Give the model of this name, loaded by ``load`` if it is not there; it stays loaded for the whole block.
 
@@ -97,13 +105,18 @@ class ModelCache:
             size_mib: Memory that it is promised to take on the GPUs, in MiB: room for so much is made before the load,
                 and it counts until more than 0 MiB have been measured. None: room is made after the load.
             unload: Frees what dropping the last reference does not.
+            sleep: Moves it to the host's memory; a model without is unloaded when the cache is put to sleep.
+            wake: Brings it back.
 
         Raises:
             ModelDoesNotFit: If it is larger than the lease, or than what models in use leave; if only the load has
                 shown that, it is unloaded again.
-            ValueError: If no size is given, and nothing can be measured before the load.
+            ValueError: If no size is given, and nothing can be measured before the load; or only one of ``sleep`` and
+                ``wake`` is given.
         """
-        entry = self._enter(name, load, size_mib, unload)
+        if (sleep is None) != (wake is None):
+            raise ValueError("sleep and wake: give both, or neither")
+        entry = self._enter(name, size_mib, lambda: _Entry(load(), size_mib or 0, unload, sleep, wake))
         try:
             yield cast(Model, entry.model)
         finally:
@@ -124,23 +137,66 @@ class ModelCache:
         with self._lock:
             return {name: entry.size_mib for name, entry in self._entries.items()}
 
-    def _enter(
-        self, name: str, load: Callable[[], object], size_mib: int | None, unload: Callable[[Any], None] | None
-    ) -> _Entry:
+    def asleep(self) -> frozenset[str]:
+        """Return the models that sleep."""
+        with self._lock:
+            return frozenset(name for name, entry in self._entries.items() if entry.awake_mib is not None)
+
+    def sleep(self) -> None:
+        """Give all memory of the GPUs back: models that can sleep do, and the others are unloaded.
+
+        A model whose ``sleep`` fails is unloaded too.
+
+        Raises:
+            ModelInUse: If one is used; then nothing has been done.
+        """
+        with self._lock:
+            used = [name for name, entry in self._entries.items() if entry.users]
+            if used:
+                raise ModelInUse(f"model {used[0]!r} is in use")
+            for name, entry in list(self._entries.items()):
+                if entry.awake_mib is None and not (entry.sleep and _succeeds(name, "sleep", entry.sleep, entry.model)):
+                    self._unload(name)
+                elif entry.awake_mib is None:
+                    entry.awake_mib, entry.size_mib = entry.size_mib, 0
+            _give_back()
+
+    def wake(self) -> None:
+        """Wake the models that sleep and fit, most recently used first; the others wake up when they are used."""
+        with self._lock:
+            for name, entry in reversed(list(self._entries.items())):
+                if entry.awake_mib is None:
+                    continue
+                if self.capacity_mib is None or self._held_mib() + entry.awake_mib <= self.capacity_mib:
+                    self._wake(name, entry, entry.awake_mib)
+
+    def _enter(self, name: str, size_mib: int | None, load: Callable[[], _Entry]) -> _Entry:
         if size_mib is not None and size_mib < 0:
             raise ValueError(f"size_mib: {size_mib} is less than 0")
         with self._lock:  # also while it loads: two threads must not load the same model, or together too much
+            there = self._entries.get(name)
+            if there is not None and there.awake_mib is not None:
+                if not self._make_room(name, there.awake_mib):
+                    raise self._refusal(name, f"{there.awake_mib} MiB")
+                self._wake(name, there, there.awake_mib)
             if name not in self._entries:
-                self._load(name, load, size_mib, unload)
+                self._load(name, size_mib, load)
             self._entries.move_to_end(name)
             self._hits[name] = self._hits.get(name, Hits()).with_use(self._clock())
             entry = self._entries[name]
             entry.users += 1
             return entry
 
-    def _load(
-        self, name: str, load: Callable[[], object], size_mib: int | None, unload: Callable[[Any], None] | None
-    ) -> None:
+    def _wake(self, name: str, entry: _Entry, size_mib: int) -> None:
+        """Wake a model; one that cannot wake up is unloaded, so that its next use loads it again."""
+        started = self._clock()
+        if entry.wake is None or not _succeeds(name, "wake up", entry.wake, entry.model):
+            self._unload(name)
+            return
+        entry.size_mib, entry.awake_mib = size_mib, None
+        entry.load_seconds = self._clock() - started
+
+    def _load(self, name: str, size_mib: int | None, load: Callable[[], _Entry]) -> None:
         """Load a model and make room for it: before, for what is promised, and after, for what was measured."""
         if size_mib is not None and not self._make_room(name, size_mib):
             raise self._refusal(name, f"{size_mib} MiB")
@@ -149,7 +205,7 @@ class ModelCache:
             raise ValueError(f"size_mib: nothing can tell how much memory model {name!r} will take; give its size")
         started = self._clock()
         # The model is in no variable: a traceback of what is raised below would keep it.
-        self._entries[name] = _Entry(load(), size_mib or 0, unload)
+        self._entries[name] = load()
         self._entries[name].load_seconds = self._clock() - started
         measured = self._weigh(name, before_mib, others_mib)
         self._forget_uses()
@@ -222,6 +278,16 @@ class ModelCache:
         _give_back()
 
 
+def _succeeds(name: str, what: str, turn: Callable[[Any], None], model: object) -> bool:
+    """Call user code; tell whether it did not raise."""
+    try:
+        turn(model)
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        logger.warning("model %r cannot %s, and is unloaded: %s: %s", name, what, type(error).__name__, error)
+        return False
+    return True
+
+
 def _give_back() -> None:
     """Give back to the GPUs what nothing refers to any more."""
     gc.collect()  # models are full of reference cycles
@@ -256,9 +322,11 @@ def use(
     *,
     size_mib: int | None = None,
     unload: Callable[[Model], None] | None = None,
+    sleep: Callable[[Model], None] | None = None,
+    wake: Callable[[Model], None] | None = None,
 ) -> AbstractContextManager[Model]:
     """Give a model of this process's cache for the length of a ``with`` block; see ``ModelCache.use``."""
-    return cache().use(name, load, size_mib=size_mib, unload=unload)
+    return cache().use(name, load, size_mib=size_mib, unload=unload, sleep=sleep, wake=wake)
 
 
 def drop(name: str) -> bool:
@@ -269,3 +337,18 @@ def drop(name: str) -> bool:
 def loaded() -> Mapping[str, int]:
     """Return what this process has loaded, with sizes in MiB, least recently used first."""
     return cache().loaded()
+
+
+def asleep() -> frozenset[str]:
+    """Return the models of this process's cache that sleep."""
+    return cache().asleep()
+
+
+def sleep() -> None:
+    """Put this process's models to sleep; see ``ModelCache.sleep``."""
+    cache().sleep()
+
+
+def wake() -> None:
+    """Wake this process's models; see ``ModelCache.wake``."""
+    cache().wake()

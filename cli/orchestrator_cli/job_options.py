@@ -39,9 +39,7 @@ _OPTIONS: Final = (
     click.option("--grace", type=Duration(), help="From TERM to KILL.  [default: 10s]"),
     click.option("--name", help="What people see.  [default: the program]"),
     click.option("--queue", help="Queue.  [default: gpu]"),
-    click.option(
-        "--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."
-    ),
+    click.option("--env", "environment", type=Assignment(), multiple=True, metavar="K=V", help="Set a variable."),
     click.option(
         "--secret", "secrets", multiple=True, metavar="NAME", help="Set a variable to a secret that the host has."
     ),
@@ -89,13 +87,17 @@ def job_body(
         raise InvalidRequest("--warn needs a longer --time-limit")
     body = {name: value for name, value in options.items() if value not in (None, ())}
     body |= {} if warn is None else {"soft_time_limit": limit - warn}
-    return body | {
-        "constraints": dict(constraints),
-        "argv": list(argv),
-        "env": dict(environment),
-        "cwd": _absolute(cwd),
-        "max_attempts": retries + 1,
-    } | ({"retry_on": dict(retry_on)} if retry_on else {})
+    return (
+        body
+        | {
+            "constraints": dict(constraints),
+            "argv": list(argv),
+            "env": dict(environment),
+            "cwd": _absolute(cwd),
+            "max_attempts": retries + 1,
+        }
+        | ({"retry_on": dict(retry_on)} if retry_on else {})
+    )
 
 
 def _absolute(cwd: str | None) -> str:

@@ -84,9 +84,7 @@ class RetryClass(click.ParamType[tuple[str, int | None]]):
 
     name = "class"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int | None]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
         """Return class and number."""
         if isinstance(value, tuple):
             return value

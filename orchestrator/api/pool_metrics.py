@@ -21,7 +21,9 @@ def pool_families(standings: Sequence[PoolStanding]) -> Iterable[GaugeMetricFami
     for standing in standings:
         name, there = standing.pool.name, [one for one in standing.runners if one.ended_at is None]
         leaving = sum(one.leave is not None for one in there)
-        counts = {"wanted": standing.pool.wanted, "ready": len(there) - leaving, "leaving": leaving}
+        asleep = sum(one.asleep and one.leave is None for one in there)
+        ready = len(there) - leaving - asleep
+        counts = {"wanted": standing.pool.wanted, "ready": ready, "asleep": asleep, "leaving": leaving}
         for state, count in (counts | {"loading": len(standing.loads)}).items():
             runners.add_metric([name, state], count)
         jobs.add_metric([name], sum(one.running for one in there))

@@ -132,6 +132,7 @@ class Runner(BaseModel):
     jobs_done: int
     run_seconds: float | None
     leaving: Leave | None
+    asleep: bool
 
 
 class Load(BaseModel):
@@ -151,6 +152,7 @@ class WorkerPool(BaseModel):
     arguments: dict[str, Any]
     state: PoolState
     reason: str | None
+    asleep: bool
     min: int
     max: int
     wanted: int
@@ -236,6 +238,18 @@ def swap(
     return _change(given.runtime, caller, name, change, response, if_match)
 
 
+@routes.post("/{name}/sleep", responses=_CHANGED)
+def sleep(given: Given, caller: Operator, name: Name, response: Response) -> Any:
+    """Have the runners put their models to sleep and give their GPUs' memory back, until jobs wait. Repeatable."""
+    return _change(given.runtime, caller, name, PoolChange(asleep=True), response, None)
+
+
+@routes.post("/{name}/wake", responses=_CHANGED)
+def wake(given: Given, caller: Operator, name: Name, response: Response) -> Any:
+    """Have the runners wake up, each as soon as its GPU has room again. Repeatable."""
+    return _change(given.runtime, caller, name, PoolChange(asleep=False), response, None)
+
+
 @routes.post("/{name}/drain", responses=_CHANGED)
 def drain(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners leave when their jobs are done, and start no other. Repeating it changes nothing."""
@@ -266,10 +280,11 @@ def pool_document(standing: PoolStanding) -> dict[str, Any]:
         "arguments": dict(spec.arguments),
         "state": pool.state.value,
         "reason": pool.reason,
+        "asleep": pool.asleep,
         "min": spec.least,
         "max": spec.most,
         "wanted": pool.wanted,
-        "ready": sum(runner.leave is None for runner in runners),
+        "ready": sum(runner.leave is None and not runner.asleep for runner in runners),
         "gpus": spec.resources.gpus,
         "gpu_memory_mib": spec.resources.gpu_memory_mib,
         "wants": wants_document(spec.resources.wants),
@@ -304,6 +319,7 @@ def _runner_document(runner: PoolRunner) -> dict[str, Any]:
         "jobs_done": runner.jobs_done,
         "run_seconds": runner.run_seconds,
         "leaving": runner.leave.value if runner.leave else None,
+        "asleep": runner.asleep,
     }
 
 

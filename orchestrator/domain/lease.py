@@ -179,6 +179,15 @@ class PoolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolResize:
+    """A runner of a pool that goes to sleep or wakes up: it is to have another lease on its GPU, of this size."""
+
+    lease_id: int  # that it has
+    grant: LeaseGrant
+    asleep: bool  # from then on
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerBatch:
     """Everything that a worker commits at once: one transaction, in the order of the fields."""
 
@@ -189,6 +198,7 @@ class LedgerBatch:
     releases: tuple[int, ...] = ()  # lease ids
     withdrawals: tuple[int, ...] = ()  # seqs of queued jobs that this host hands back: pending again
     joins: tuple[PoolJoin, ...] = ()
+    resizes: tuple[PoolResize, ...] = ()
     claims: tuple[Claim, ...] = ()
     uses: tuple[PoolUse, ...] = ()
 
@@ -200,6 +210,7 @@ class LedgerOutcome:
     claims: tuple[ClaimOutcome, ...] = ()
     stale: tuple[Finish, ...] = ()  # finishes refused: the token was no longer the job's
     members: tuple[PoolMember, ...] = ()  # of the joins, those that took effect
+    resized: tuple[tuple[int, int | None], ...] = ()  # old and new lease; None: the old one stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +220,5 @@ class Renewal:
     live: frozenset[int] = field(default_factory=frozenset)
     cancel_requested: tuple[int, ...] = ()  # job seqs
     leaving: tuple[tuple[int, Leave], ...] = ()  # leases whose runners are to leave their pools
+    asleep: frozenset[int] = frozenset()  # leases whose pools are asleep, or to be
     open: tuple[tuple[int, int, int], ...] = ()  # attempts under pools' leases, of some age: (job seq, number, lease)

@@ -28,6 +28,7 @@ class PoolState(StrEnum):
 
     STARTING = "starting"  # fewer runners are ready than are to be there at least
     READY = "ready"
+    ASLEEP = "asleep"  # its runners keep their models in the hosts' memory, and little of their GPUs'
     DRAINING = "draining"  # its runners end, when their jobs have
     STOPPED = "stopped"  # it has no runner, and gets none until somebody starts it again
     FAILED = "failed"  # its runners did not come up, several times in a row
@@ -92,6 +93,7 @@ class Pool:
     generation: int  # counts what its runners are to have loaded: each swap begins another
     wanted: int  # runners that are to be there now
     leave: Leave | None  # its runners are to leave
+    asleep: bool  # its runners are to sleep until somebody wakes them, or jobs wait for the model
     state: PoolState
     reason: str | None  # why it is not ready
     failures: int  # in a row
@@ -117,6 +119,7 @@ class PoolRunner:
     jobs_done: int
     run_seconds: float | None  # what its latest jobs took, on average
     leave: Leave | None
+    asleep: bool = False
     ended_at: datetime | None = None  # its lease is over
     gpus: tuple[str, ...] = ()
 
@@ -152,6 +155,7 @@ class PoolChange:
     pinned: bool | None = None
     idle_seconds: float | None = None
     leave: Leave | None = None
+    asleep: bool | None = None
     model: str | None = None
     arguments: Mapping[str, Any] | None = None
 
@@ -198,15 +202,11 @@ def changed(pool: Pool, change: PoolChange, *, now: datetime) -> Pool:
     Raises:
         InvalidPool: Listing everything that is wrong with the change.
     """
-    checks = Checks()
     spec = pool.spec
     least = spec.least if change.least is None else change.least
     most = spec.most if change.most is None else change.most
+    checks = _check_change(spec, change)
     _check_size(checks, least, most)
-    checks.optional_seconds("idle_seconds", change.idle_seconds, LONGEST_IDLE_SECONDS, zero=True)
-    checks.optional_word("model", change.model, longest=128)
-    if change.arguments is not None:
-        checks.document("arguments", change.arguments)
     if change.wanted is not None:
         checks.whole("runners", change.wanted, 0, MOST_RUNNERS)
         if not checks.faults and change.wanted > most:
@@ -227,13 +227,26 @@ def changed(pool: Pool, change: PoolChange, *, now: datetime) -> Pool:
     if change.leave is not None:
         return replace(pool, spec=spec, leave=change.leave, wanted=0, state=PoolState.DRAINING)
     woken = replace(pool, failures=0, retry_at=None, reason=None) if pool.failures else pool
+    asleep = change.asleep if change.asleep is not None else pool.asleep and change.wanted is None
     return replace(
         woken,
         spec=spec,
         wanted=wanted,
+        asleep=asleep,
         generation=pool.generation + swapped,
         raised_at=now if wanted > pool.wanted or change.wanted is not None else pool.raised_at,
     )
+
+
+def _check_change(spec: PoolSpec, change: PoolChange) -> Checks:
+    checks = Checks()
+    checks.optional_seconds("idle_seconds", change.idle_seconds, LONGEST_IDLE_SECONDS, zero=True)
+    checks.optional_word("model", change.model, longest=128)
+    if change.arguments is not None:
+        checks.document("arguments", change.arguments)
+    if change.asleep and any(option.gpu_memory_mib is None for option in spec.resources.options):
+        checks.add("sleep", "is for runners with a share of a GPU (gpu_memory): nobody could use what others free")
+    return checks
 
 
 def restarted(pool: Pool, spec: PoolSpec, *, now: datetime) -> Pool:
@@ -247,6 +260,7 @@ def restarted(pool: Pool, spec: PoolSpec, *, now: datetime) -> Pool:
         generation=pool.generation + swapped,
         wanted=spec.least,
         leave=None,
+        asleep=False,
         state=PoolState.STARTING,
         reason=None,
         failures=0,

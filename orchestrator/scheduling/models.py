@@ -42,6 +42,8 @@ class Models:
             nodes: The hosts that the plan sends jobs to.
         """
         here = frozenset(nodes)
+        views = tuple(views)
+        self._asleep = [view for view in views if view.asleep]
         self._all = [_Runners(view) for view in views if view.runners]
         self._here = [runners for runners in self._all if runners.view.node in here]
         for jobs in admitted:
@@ -62,6 +64,11 @@ class Models:
         chosen = min(fitting, key=lambda runners: (runners.load / runners.view.runners, runners.view.node))
         chosen.load += 1
         return chosen.view.node
+
+    def sleep(self, model: str, tenant: str, queue: str) -> bool:
+        """Tell whether runners with the model sleep, and none is awake: they wake up for jobs that wait."""
+        awake = any(runners.view.serves(model, tenant, queue) for runners in self._all)
+        return not awake and any(view.serves(model, tenant, queue) for view in self._asleep)
 
     def wait_is_shorter(self, model: str, tenant: str, queue: str) -> tuple[float, float] | None:
         """Return what waiting for a runner and what a load would take, in seconds, if waiting takes less."""

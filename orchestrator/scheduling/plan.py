@@ -163,6 +163,9 @@ class _Pass:
             self._admit(candidate.queue, Admission(candidate.seq, node))
             return None
         wait = self._models.wait_is_shorter(wants.model, candidate.tenant, candidate.queue)
+        if self._models.sleep(wants.model, candidate.tenant, candidate.queue):
+            words = f"the runners with {wants.model} sleep; they wake up as soon as their GPUs have room for them"
+            return WaitReason.MODEL_BUSY, words
         if wait is None:
             return _NO_RUNNER
         words = f"the runners with {wants.model} are busy for about {wait[0]:.1f} s; a load takes {wait[1]:.1f} s"

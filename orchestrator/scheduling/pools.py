@@ -23,6 +23,8 @@ SHORT_LIFE: Final = timedelta(seconds=60)
 JOIN_GRACE: Final = timedelta(seconds=10)
 #: Who waits for a runner for so many seconds is waiting; less is only on its way.
 PATIENCE: Final = 1.0
+#: Why a pool is not ready that was asleep.
+WAKING: Final = "its runners wake up as soon as their GPUs have room for them"
 #: Until a load has been seen, it is taken for so long, in seconds.
 USUAL_LOAD: Final = 10.0
 
@@ -72,9 +74,7 @@ def reconcile(standing: PoolStanding, demand: Demand, now: datetime, *, idle_sec
     stale = [load.job_id for load in loads if load.generation != pool.generation]
     if not words and any(_has_lasted(runner, pool, now) for runner in current):
         pool = replace(pool, failures=0, reason=None, retry_at=None)
-    idle = pool.spec.idle_seconds if pool.spec.idle_seconds is not None else idle_seconds
-    leave, pool = _shrink(pool, current, demand, now, idle)
-    pool = _grow(pool, [runner for runner in current if runner.lease_id not in leave], demand, now, idle)
+    leave, pool = _resized(pool, current, demand, now, idle_seconds)
     leaving = [runner for runner in there if runner.leave is not None and runner.generation != pool.generation]
     held = len(current) - len(leave) + len(fresh) + len(old) + len(leaving)
     waiting = [load.job_id for load in reversed(fresh) if load.state is not JobState.RUNNING]
@@ -84,11 +84,34 @@ def reconcile(standing: PoolStanding, demand: Demand, now: datetime, *, idle_sec
         leave = (*leave, min(old, key=_least_used).lease_id)
     return replace(
         decision,
-        pool=replace(pool, state=_state(pool, len(current) + len(old))),
+        pool=_described(pool, current, len(old)),
         start=max(0, pool.wanted - held) if may_start else 0,
         cancel=(*stale, *excess),
         leave=tuple((lease_id, Leave.DRAIN) for lease_id in leave),
     )
+
+
+def _resized(
+    pool: Pool, current: Sequence[PoolRunner], demand: Demand, now: datetime, idle_seconds: float
+) -> tuple[tuple[int, ...], Pool]:
+    """Return who leaves, and the pool with as many runners as it is to have; one that sleeps wakes for jobs."""
+    if pool.asleep and not demand.jobs:
+        return (), pool
+    pool = replace(pool, asleep=False)
+    idle = pool.spec.idle_seconds if pool.spec.idle_seconds is not None else idle_seconds
+    leave, pool = _shrink(pool, current, demand, now, idle)
+    return leave, _grow(pool, [runner for runner in current if runner.lease_id not in leave], demand, now, idle)
+
+
+def _described(pool: Pool, current: Sequence[PoolRunner], old: int) -> Pool:
+    """Return the pool in the state that its runners make."""
+    sleepers = sum(runner.asleep for runner in current)
+    if pool.asleep and current and sleepers == len(current):
+        return replace(pool, state=PoolState.ASLEEP)
+    wakes = sleepers > 0 and not pool.asleep
+    if wakes or pool.reason == WAKING:
+        pool = replace(pool, reason=WAKING if wakes else None)
+    return replace(pool, state=_state(pool, len(current) - sleepers + old))
 
 
 def _leaving(decision: Decision, leave: Leave, there: Sequence[PoolRunner], loads: Sequence[PoolLoad]) -> Decision:
@@ -117,6 +140,7 @@ def _grow(pool: Pool, current: Sequence[PoolRunner], demand: Demand, now: dateti
 
 def _enough(jobs: int, current: Sequence[PoolRunner], load_seconds: float, waited: float) -> int:
     """Return how many runners do what waits before a further one would be ready."""
+    current = [runner for runner in current if not runner.asleep]
     known = [runner.run_seconds for runner in current if runner.run_seconds is not None]
     busy = sum(runner.running > 0 for runner in current)
     if not known:

@@ -88,11 +88,12 @@ class ModelView:
     pool: str
     model: str
     tenant: str | None  # whose jobs they run; None: everybody's
-    runners: int
+    runners: int  # that are awake
     running: int  # jobs in their lines
     load_seconds: float | None  # what loading the model took
     run_seconds: float | None  # what their latest jobs took, on average
     queues: frozenset[str]  # that their host's worker consumes
+    asleep: int = 0  # runners that jobs which wait will wake
 
     def serves(self, model: str, tenant: str, queue: str) -> bool:
         """Tell whether a job of the tenant that wants this model, and waits in the queue, can run there."""

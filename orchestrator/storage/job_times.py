@@ -15,7 +15,7 @@ SETTLE: Final = timedelta(seconds=5)
 NOW: Final = Sql("SELECT {now} AS now")
 #: By the index on ``finished_at``, which ends with the primary key.
 ENDED: Final = Sql(
-    "SELECT seq, queue, state, created_at, run_at, started_at, finished_at FROM orchestrator_jobs"
+    "SELECT seq, queue, task, state, created_at, run_at, started_at, finished_at FROM orchestrator_jobs"
     " WHERE finished_at >= :at AND finished_at < {now_minus:settle} AND (finished_at > :at OR seq > :seq)"
     " ORDER BY finished_at, seq LIMIT :limit"
 )
@@ -47,9 +47,10 @@ def _ended(row: Any) -> EndedJob:
         required_instant(row.finished_at),
     )
     if started is None:
-        return EndedJob(row.queue, JobState(row.state), None, None)
+        return EndedJob(row.queue, row.task, JobState(row.state), None, None)
     waited = started - _ready(created, instant(row.run_at), started)
-    return EndedJob(row.queue, JobState(row.state), waited.total_seconds(), (finished - started).total_seconds())
+    seconds = (waited.total_seconds(), (finished - started).total_seconds())
+    return EndedJob(row.queue, row.task, JobState(row.state), *seconds)
 
 
 def _ready(created: datetime, run_at: datetime | None, started: datetime) -> datetime:

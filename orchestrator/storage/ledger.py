@@ -20,6 +20,7 @@ from orchestrator.storage.endings import end_attempts, end_leases, heed_cancel, 
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import admit, withdraw
 from orchestrator.storage.pool_members import join_pools, renewal_of, use_steps
+from orchestrator.storage.pool_sleep import resize
 from orchestrator.storage.rows import dump, storable
 
 _NOTHING: Final = LedgerBatch()
@@ -55,9 +56,10 @@ class SqlLedgerStore:
             if batch.withdrawals:
                 withdraw(self._database, connection, batch.withdrawals, node=node)
             members = join_pools(self._database, connection, node, batch.joins) if batch.joins else ()
+            resized = resize(self._database, connection, node, batch.resizes, ttl)
             claiming = Claiming(self._database, connection, node, claims, max_lost=self._max_lost)
             granted = claiming.grant(ttl=ttl, also=use_steps(batch.uses))
-            return LedgerOutcome(granted, stale, members)
+            return LedgerOutcome(granted, stale, members, resized)
 
         return self._database.transaction(apply)
 

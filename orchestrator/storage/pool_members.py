@@ -14,8 +14,8 @@ from orchestrator.storage.rows import load
 from orchestrator.storage.sql import Sql
 
 JOIN: Final = Sql(
-    "INSERT INTO worker_pool_runners (lease_id, pool, generation, model, ready_at, used_at, jobs_done)"
-    " SELECT l.id, p.name, p.generation, p.model, {now}, {now}, 0 FROM worker_pools p, orchestrator_leases l"
+    "INSERT INTO worker_pool_runners (lease_id, pool, generation, model, ready_at, used_at, jobs_done,"
+    " asleep) SELECT l.id, p.name, p.generation, p.model, {now}, {now}, 0, 0 FROM worker_pools p, orchestrator_leases l"
     " WHERE p.name = :pool AND p.generation = :generation AND p.leaving IS NULL AND l.id = :lease_id"
     " AND l.node = :node AND l.state = 'active'"
     " AND NOT EXISTS (SELECT 1 FROM worker_pool_runners r WHERE r.lease_id = :lease_id)"
@@ -34,9 +34,15 @@ USE: Final = Sql(
 LEAVING: Final = Sql(
     "SELECT lease_id, leaving FROM worker_pool_runners WHERE lease_id IN :ids AND leaving IS NOT NULL", "ids"
 )
+ASLEEP: Final = Sql(
+    "SELECT r.lease_id FROM worker_pool_runners r JOIN worker_pools p ON p.name = r.pool"
+    " WHERE r.lease_id IN :ids AND p.asleep = 1",
+    "ids",
+)
 MODEL_NAMES: Final = Sql("SELECT name, model FROM worker_pools WHERE name IN :names", "names")
 MODELS: Final = Sql(
     "SELECT r.pool, r.model, p.tenant, l.node, n.queues, COUNT(*) AS runners,"
+    " SUM(CASE WHEN r.asleep = 1 OR p.asleep = 1 THEN 1 ELSE 0 END) AS asleep,"
     " SUM((SELECT COUNT(*) FROM orchestrator_attempts a WHERE a.lease_id = r.lease_id AND a.ended_at IS NULL))"
     " AS running,"
     " MAX(p.loaded_in_s) AS load_seconds, AVG(r.run_s) AS run_seconds"
@@ -71,11 +77,12 @@ def use_steps(uses: Sequence[PoolUse]) -> list[Step]:
 def renewal_of(database: Database, connection: Connection, lease_ids: Sequence[int], live: frozenset[int]) -> Renewal:
     """Return what is to be known of leases that were renewed, as far as they live."""
     ids = {"ids": list(lease_ids)}
-    cancelling, leaving, unknown = database.run_together(
+    cancelling, leaving, asleep, unknown = database.run_together(
         connection,
         [
             (statements.CANCEL_REQUESTED, ids),
             (LEAVING, ids),
+            (ASLEEP, ids),
             (seats.UNKNOWN, ids | {"bound": seats.DELIVERY_BOUND.total_seconds()}),
         ],
     )
@@ -83,6 +90,7 @@ def renewal_of(database: Database, connection: Connection, lease_ids: Sequence[i
         live=live,
         cancel_requested=tuple(row.seq for row in cancelling.rows),
         leaving=tuple((row.lease_id, Leave(row.leaving)) for row in leaving.rows),
+        asleep=frozenset(row.lease_id for row in asleep.rows),
         open=tuple((row.job_seq, row.number, row.lease_id) for row in unknown.rows if row.lease_id in live),
     )
 
@@ -100,7 +108,8 @@ def model_views(database: Database, connection: Connection, *, bound_seconds: fl
             pool=row.pool,
             model=row.model,
             tenant=row.tenant,
-            runners=row.runners,
+            runners=row.runners - int(row.asleep),
+            asleep=int(row.asleep),
             running=int(row.running),
             load_seconds=row.load_seconds,
             run_seconds=row.run_seconds,

@@ -25,6 +25,7 @@ pools = Table(
     Column("priority", SmallInteger, nullable=False),
     Column("generation", Integer, nullable=False),  # counts swaps
     Column("leaving", String(8)),  # its runners are to leave: when their jobs are done, or now
+    Column("asleep", SmallInteger, nullable=False),
     Column("state", String(10), nullable=False),
     Column("reason", String(512)),
     Column("failures", Integer, nullable=False),
@@ -58,6 +59,7 @@ pool_runners = Table(
     Column("jobs_done", BigInteger, nullable=False),
     Column("run_s", Float),
     Column("leaving", String(8)),
+    Column("asleep", SmallInteger, nullable=False),
     CheckConstraint(f"leaving IN ('{Leave.DRAIN.value}', '{Leave.NOW.value}')", name="leaving"),
     **INNODB,
 )

@@ -40,7 +40,7 @@ _SPEC: Final = (
     "model", "task", "arguments", "gpus", "gpu_memory_mib", "wants", "least", "most", "idle_s", "load_limit_s",
     "pinned", "tenant", "priority",
 )  # fmt: skip
-_STANDING: Final = ("generation", "wanted", "leaving", "state", "reason", "failures", "retry_at", "raised_at")
+_STANDING: Final = ("generation", "wanted", "leaving", "asleep", "state", "reason", "failures", "retry_at", "raised_at")
 INSERT: Final = Sql(
     f"INSERT INTO worker_pools (name, {', '.join((*_SPEC, *_STANDING))}, changed_by, created_at, version)"  # noqa: S608 - above
     f" VALUES (:name, {', '.join(f':{name}' for name in (*_SPEC, *_STANDING))}, :by, :created_at, 1)"
@@ -70,8 +70,8 @@ INSERT_LOAD: Final = Sql(
 )
 #: Guarded by the version: a person's change comes first, and the next pass decides anew.
 APPLY: Final = Sql(
-    "UPDATE worker_pools SET wanted = :wanted, state = :state, reason = :reason, failures = :failures,"
-    " retry_at = :retry_at, raised_at = :raised_at WHERE name = :name AND version = :version"
+    "UPDATE worker_pools SET wanted = :wanted, asleep = :asleep, state = :state, reason = :reason,"
+    " failures = :failures, retry_at = :retry_at, raised_at = :raised_at WHERE name = :name AND version = :version"
 )
 ASK_TO_LEAVE: Final = Sql("UPDATE worker_pool_runners SET leaving = :leaving WHERE lease_id = :lease_id")
 FORGET_LOADS: Final = Sql("DELETE FROM worker_pool_loads WHERE job_id IN :ids", "ids")
@@ -226,6 +226,7 @@ def _fresh(name: str, spec: PoolSpec, *, now: datetime, by: str) -> Pool:
         generation=1,
         wanted=spec.least,
         leave=None,
+        asleep=False,
         state=PoolState.STARTING,
         reason=None,
         failures=0,
@@ -252,6 +253,7 @@ def _said(change: PoolChange) -> dict[str, Any]:
         "pinned": change.pinned,
         "idle_seconds": change.idle_seconds,
         "leave": change.leave.value if change.leave else None,
+        "asleep": change.asleep,
         "model": change.model,
     }
 
@@ -276,6 +278,7 @@ def _values(pool: Pool) -> dict[str, Any]:
         "generation": pool.generation,
         "wanted": pool.wanted,
         "leaving": pool.leave.value if pool.leave else None,
+        "asleep": int(pool.asleep),
         "state": pool.state.value,
         "reason": storable(pool.reason),
         "failures": pool.failures,
@@ -304,6 +307,7 @@ def _pool(row: Any) -> Pool:
         generation=row["generation"],
         wanted=row["wanted"],
         leave=Leave(row["leaving"]) if row["leaving"] else None,
+        asleep=bool(row["asleep"]),
         state=PoolState(row["state"]),
         reason=row["reason"],
         failures=row["failures"],
@@ -328,6 +332,7 @@ def _runner(row: Any, gpus: tuple[str, ...]) -> PoolRunner:
         jobs_done=row.jobs_done,
         run_seconds=row.run_s,
         leave=Leave(row.leaving) if row.leaving else None,
+        asleep=bool(row.asleep),
         ended_at=instant(row.ended_at),
         gpus=gpus,
     )

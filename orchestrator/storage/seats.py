@@ -24,7 +24,8 @@ DELIVERY_BOUND: Final = timedelta(seconds=5)
 IDLE: Final = Sql(
     "SELECT r.lease_id, r.pool, r.model, p.tenant, l.node FROM worker_pool_runners r"
     " JOIN orchestrator_leases l ON l.id = r.lease_id AND l.state = 'active' AND l.expires_at > {now}"
-    " JOIN worker_pools p ON p.name = r.pool WHERE r.leaving IS NULL AND l.node IN :nodes"
+    " JOIN worker_pools p ON p.name = r.pool WHERE r.leaving IS NULL AND r.asleep = 0 AND p.asleep = 0"
+    " AND l.node IN :nodes"
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_attempts a WHERE a.lease_id = r.lease_id AND a.ended_at IS NULL)"
     " ORDER BY r.lease_id",
     "nodes",

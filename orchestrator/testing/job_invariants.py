@@ -104,6 +104,8 @@ def _claim(fold: _Fold, event: Event) -> None:
     if _is_past(event, lease):
         fold.report("claim-under-live-lease", f"under lease {lease.id}, which {_end_words(lease)}", event)
     wanted = fold.history.job.resources
+    if wanted.wants is not None and wanted.wants.model is not None and lease.gpus:
+        return  # the runner that has its model has the GPUs that its pool asked for
     alike = [w for w in wanted.options if lease.mode is w.mode and len(lease.gpus) == w.gpus]
     if not alike:
         held = f"{len(lease.gpus)} GPUs, {lease.mode.value}"

@@ -31,6 +31,7 @@ from orchestrator.errors import InvalidEntry
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
+from orchestrator.worker.appetite import Appetite
 from orchestrator.worker.duty import Duty
 from orchestrator.worker.frames import Message
 from orchestrator.worker.gpu_care import GpuCare
@@ -46,6 +47,7 @@ from orchestrator.worker.processes import RunnerProcess
 from orchestrator.worker.refiller import Refiller
 from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
+from orchestrator.worker.sleeper import Sleeper
 from orchestrator.worker.untold import Untold
 from orchestrator.worker.work import Callbacks, Ended, Work
 
@@ -54,8 +56,6 @@ logger = logging.getLogger(__name__)
 #: A delivered job that could not be claimed is handed back after so many seconds: the scheduler places it anew, and
 #: keeps GPUs for it if it is a gang.
 LONGEST_HOLD: Final = 5.0
-#: Jobs that may wait here even when nothing is free.
-LEAST_HELD: Final = 16
 _DONE: Final = {"runtime": 0.0}
 
 
@@ -86,7 +86,8 @@ class Dispatcher:
         self.care = GpuCare(pool, self._settings, runtime.clock)
         self.pace = Pace(runtime.clock, most=self._settings.max_look_ahead_jobs)
         self.lines = Lines(pool, self._settings)
-        self.keeper = PoolKeeper(pool.host, self.lines)
+        self.keeper, self.sleeper = PoolKeeper(pool.host, self.lines), Sleeper(pool.host, self.lines)
+        self.appetite = Appetite(pool.host, self.pace, self.duty)
         self.ledger: Ledger  # set by the lease step, which knows the event loop
         self.refiller: Refiller
         self.untold: Untold
@@ -146,23 +147,9 @@ class Dispatcher:
             self._refill()
             self._pool.run_plain()
 
-    def wanted(self) -> int:
-        """Return how many more entries this host could use now."""
-        return max(0, self._capacity() - self._host.waiting_count) if self.accepting else 0
-
-    def _capacity(self) -> int:
-        host = self._host
-        return host.free_gpus() + host.free_pool_lines() + host.free_cpu_slots() + self.pace.look_ahead()
-
     def _refill(self) -> None:
-        """Ask for more jobs, many at a time: each asking costs a look at the whole host."""
-        wanted = self.wanted()
-        if wanted > self.pace.look_ahead() // 2 or (wanted and not self._host.waiting_count):
-            self.refiller.ask(wanted)
-
-    def credit(self) -> int:
-        """Return how many entries may be delivered: some more than fit, so that a large job hides no small one."""
-        return max(0, max(LEAST_HELD, self._capacity()) - self._host.waiting_count) if self.accepting else 0
+        if self.appetite.asks_now():
+            self.refiller.ask(self.appetite.wanted())
 
     def cancel(self, job_id: str) -> None:
         """Somebody asked to end this job; the database has refused or marked it already."""
@@ -197,6 +184,7 @@ class Dispatcher:
             self._held.settle(seq, requests.drop)
         if batch.joins:
             self.keeper.on_joined(batch.joins, outcome.members)
+        self.sleeper.on_resized(asked_at, batch.resizes, outcome.resized)
         for claim in outcome.claims:
             self._claimed(asked_at, claim)
         if batch.finishes:
@@ -214,6 +202,7 @@ class Dispatcher:
         for lease_id in set(asked) - renewal.live:
             self.lines.lose(lease_id)
         self.keeper.on_leaving(renewal.leaving)
+        self.sleeper.heed(renewal)
         if renewal.open:
             self.ledger.add(finishes=self._held.give_back_unknown(renewal.open))
         self._dirty = self._dirty or bool(renewal.leaving)
@@ -332,9 +321,15 @@ class Dispatcher:
         """Follow the host's GPUs."""
         for work in self.care.on_report(report):
             self.on_output(work)
+        self.sleeper.look(self.care.samples)
         self._dirty = True
         if self.care.take_news():
             self.on_new_gpus()
+
+    def on_turned(self, runner: RunnerProcess, message: Message) -> None:
+        """A runner's models sleep, or are awake."""
+        self.sleeper.on_turned(runner.id, message)
+        self._dirty = True
 
     def on_gpu_orders(self, orders: Mapping[str, GpuOrder]) -> None:
         """Operators may want something of this host's GPUs."""
@@ -368,7 +363,7 @@ class Dispatcher:
         self.lines.stall_slow()
         longest = LONGEST_HOLD if self.accepting else 0.0
         self._withdraw(self._host.remove_waiting(self._held.late(self._host.waiting_jobs(), longest)))
-        wanted = self.wanted()
+        wanted = self.appetite.wanted()
         if wanted:
             self.refiller.ask(wanted)
 

@@ -35,7 +35,11 @@ class GpuCare:
 
     def __init__(self, pool: RunnerPool, settings: Settings, clock: Clock) -> None:
         self._pool, self._clock = pool, clock
-        self._idle = IdleKeeper(IdlePolicy(settings.idle_gpu_warn, settings.idle_gpu_end))
+        self._idle = IdleKeeper(
+            IdlePolicy(
+                settings.idle_gpu_warn, settings.idle_gpu_end, settings.idle_gpu_percent, settings.idle_gpu_grace
+            )
+        )
         self._guard = MemoryGuard(MemoryPolicy(settings.gpu_share_tolerance_mib))
         self._health = HealthKeeper(
             HealthPolicy(

@@ -8,7 +8,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample
@@ -54,6 +54,9 @@ class PoolPlace:
     run_seconds: float | None = None  # moving average
     tasks: dict[int, str] = field(default_factory=dict)  # of the jobs in the line, by seq
     joining: bool = False  # the model is loaded, and the database has not yet said whether it is a member
+    asleep: bool = False
+    turning: bool = False  # it is falling asleep, or waking up
+    awake_mib: int = 0  # of its GPU, while it sleeps
 
     @property
     def stays(self) -> bool:
@@ -80,7 +83,8 @@ class Line:
     @property
     def is_open(self) -> bool:
         """It may be given another job."""
-        return not (self.closed or self.retiring or self.claiming)
+        absent = self.pool is not None and (self.pool.asleep or self.pool.turning)
+        return not (self.closed or self.retiring or self.claiming or absent)
 
     def serves(self, shape: Shape) -> bool:
         """Its runner has the model that jobs of this shape want, and may run them."""
@@ -198,11 +202,8 @@ class Host:
 
     def free_pool_lines(self) -> int:
         """Count the runners of pools that have nothing to do."""
-        return sum(
-            1
-            for line in self._lines.values()
-            if line.pool and line.pool.member and not line.jobs and line.is_open and not line.pool.leave
-        )
+        pools = [line for line in self._lines.values() if line.pool and line.pool.member and not line.pool.leave]
+        return sum(not line.jobs and line.is_open for line in pools)
 
     def free_cpu_slots(self) -> int:
         """Count the CPU-only jobs that could start now."""
@@ -265,6 +266,12 @@ class Host:
         if line is not None:
             self._append(line, job)
         return line
+
+    def resize(self, line: Line, memory_mib: int) -> None:
+        """A line has another share of its GPU."""
+        for uuid in line.grant.gpus:
+            self._gpus[uuid].reserved_mib += memory_mib - (line.grant.memory_mib or 0)
+        line.grant = replace(line.grant, memory_mib=memory_mib)
 
     def take_out(self, line: Line, seq: int) -> None:
         """A job of the line ended, was refused, or was given back."""

@@ -19,10 +19,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class IdlePolicy:
-    """After how many seconds without any work of its GPUs a job is warned, and ended; 0 for never."""
+    """After how many seconds without work of its GPUs a job is warned, and ended; 0 for never."""
 
     warn_seconds: float
     end_seconds: float
+    idle_percent: int = 0  # a GPU that is utilized no more than this does no work
+    grace_seconds: float = 0.0  # of every job from its start on, to load what it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Holder:
     key: str
     gpus: tuple[str, ...]
     begun_at: float  # monotonic
+    is_loading: bool = False  # it says that it is getting ready, and its GPUs need not work
 
 
 class IdleWatch:
@@ -60,14 +63,17 @@ class IdleWatch:
         found = []
         for key, holder in current.items():
             if key not in self._busy_at:
-                self._busy_at[key], self._told[key] = holder.begun_at, set()
-            if any(utilization.get(uuid) != 0 for uuid in holder.gpus):
-                self._busy_at[key], self._told[key] = now, set()
-            idle = now - self._busy_at[key]
+                self._busy_at[key], self._told[key] = holder.begun_at + self._policy.grace_seconds, set()
+            if holder.is_loading or any(self._works(utilization.get(uuid)) for uuid in holder.gpus):
+                self._busy_at[key], self._told[key] = max(now, self._busy_at[key]), set()
+            idle = max(0.0, now - self._busy_at[key])
             due = [verdict for verdict in self._due(idle) if verdict not in self._told[key]]
             self._told[key].update(due)
             found += [(key, verdict, idle) for verdict in due]
         return found
+
+    def _works(self, percent: int | None) -> bool:
+        return percent is None or percent > self._policy.idle_percent
 
     def _due(self, idle: float) -> Iterator[Verdict]:
         if self._policy.warn_seconds and idle >= self._policy.warn_seconds:
@@ -101,7 +107,7 @@ class IdleKeeper:
             if runner.front is not None and runner.front.begun_at is not None and runner.front.job is not None
         }
         holders = [
-            Holder(key, work.job.line.grant.gpus, work.begun_at)
+            Holder(key, work.job.line.grant.gpus, work.begun_at, work.loading)
             for key, (_runner, work) in running.items()
             if work.job is not None and work.begun_at is not None and work.job.line.grant.gpus
         ]

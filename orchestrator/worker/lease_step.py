@@ -71,6 +71,7 @@ class LeaseStep(bootsteps.StartStopStep):
         results = ResultWriter(consumer.app.backend)
         dispatcher = Dispatcher(pool, self._runtime, results=results, execute=self._execute)
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
+        dispatcher.sleeper.ledger = dispatcher.ledger
         dispatcher.care.on_change = lambda: self._heartbeat(dispatcher)
         dispatcher.care.note = lambda note: dispatcher.ledger.add(notes=[note])
         dispatcher.untold = Untold(consumer.app)
@@ -231,7 +232,7 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher.tick()
         connection = consumer.connection
         if connection is not None:
-            credit = dispatcher.credit()
+            credit = dispatcher.appetite.credit()
             for queue in self._consumed(consumer):
                 connection.transport.set_credit(queue, credit)
             self._hold_plain_queues(consumer, hold=dispatcher.duty.draining)

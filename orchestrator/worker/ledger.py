@@ -24,6 +24,7 @@ from orchestrator.domain.lease import (
     LedgerOutcome,
     LogChunk,
     PoolJoin,
+    PoolResize,
     PoolUse,
     ProgressReport,
     Renewal,
@@ -94,6 +95,7 @@ class _Pending:
     releases: list[int] = field(default_factory=list)
     withdrawals: list[int] = field(default_factory=list)
     joins: list[PoolJoin] = field(default_factory=list)
+    resizes: list[PoolResize] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     uses: dict[int, PoolUse] = field(default_factory=dict)  # by lease
     renewals: list[int] | None = None
@@ -103,7 +105,7 @@ class _Pending:
 
     def any_rows(self) -> bool:
         said = self.logs or self.progress or self.notes
-        asked = self.finishes or self.releases or self.withdrawals or self.joins or self.claims
+        asked = self.finishes or self.releases or self.withdrawals or self.joins or self.resizes or self.claims
         return bool(said or asked or self.uses)
 
     def anything(self) -> bool:
@@ -125,6 +127,7 @@ class _Pending:
             releases=tuple(_cut(self.releases, LARGEST_BATCH)),
             withdrawals=tuple(_cut(self.withdrawals, LARGEST_BATCH)),
             joins=tuple(_cut(self.joins, LARGEST_BATCH)),
+            resizes=tuple(_cut(self.resizes, LARGEST_BATCH)),
             claims=tuple(_cut_claims(self.claims)),
             uses=tuple(self._take_uses()),
         )
@@ -213,6 +216,7 @@ class Ledger(threading.Thread):
         releases: Sequence[int] = (),
         withdrawals: Sequence[int] = (),
         joins: Sequence[PoolJoin] = (),
+        resizes: Sequence[PoolResize] = (),
         claims: Sequence[Claim] = (),
         uses: Sequence[PoolUse] = (),
     ) -> None:
@@ -226,6 +230,7 @@ class Ledger(threading.Thread):
             pending.releases += releases
             pending.withdrawals += withdrawals
             pending.joins += joins
+            pending.resizes += resizes
             pending.claims += claims
             pending.uses |= {use.lease_id: use for use in uses}
             self._changed.notify()
@@ -361,6 +366,7 @@ class Ledger(threading.Thread):
             pending.releases[:0] = batch.releases
             pending.withdrawals[:0] = batch.withdrawals
             pending.joins[:0] = batch.joins
+            pending.resizes[:0] = batch.resizes
             pending.uses = {use.lease_id: use for use in batch.uses} | pending.uses
             pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
             pending.cancels[:0] = taken.cancels

@@ -73,9 +73,29 @@ class Lines:
         A claim under a lease that is held already renews nothing, and so adds nothing to how long it is trusted.
         """
         if line.lease_id is None:
-            line.lease_id = lease_id
-            line.trusted_until = asked_at + self._settings.lease_ttl - self._settings.lease_margin
-            self._set_deadline(line)
+            self.change_lease(line, lease_id, asked_at)
+
+    def change_lease(self, line: Line, lease_id: int, asked_at: float) -> None:
+        """A lease was granted to the line by a request sent at ``asked_at`` (monotonic)."""
+        line.lease_id = lease_id
+        line.trusted_until = asked_at + self._settings.lease_ttl - self._settings.lease_margin
+        self._set_deadline(line)
+
+    def turn(self, line: Line, to: str) -> bool:
+        """Have the line's runner put its models to ``sleep``, or ``wake`` them; False if it cannot be told now."""
+        runner = self._runner_of.get(line.key)
+        return runner is not None and not runner.ending and runner.turn(to)
+
+    def runner_id(self, line: Line) -> str | None:
+        """Return the guardian's name for the line's runner."""
+        runner = self._runner_of.get(line.key)
+        return None if runner is None else runner.id
+
+    def end(self, line: Line) -> None:
+        """End the line's runner, which has no work."""
+        runner = self._runner_of.get(line.key)
+        if runner is not None and self._pool.runners is not None:
+            self._pool.runners.end(runner, grace_seconds=1)
 
     def extend_trust(self, asked_at: float, live: frozenset[int]) -> None:
         """These leases were renewed."""

@@ -252,6 +252,10 @@ class RunnerPool(BasePool):
         elif isinstance(report, GpuReport):
             self.host.update_gpus(report.samples)
 
+    def on_turned(self, runner: RunnerProcess, message: Message) -> None:
+        if self.jobs is not None:
+            self.jobs.on_turned(runner, message)
+
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         if self.jobs is not None:
             self.jobs.on_unclean(gpus, reason)

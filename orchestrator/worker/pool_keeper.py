@@ -2,20 +2,17 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from orchestrator.domain.job import JobEvent
 from orchestrator.domain.lease import Finish, PoolJoin, PoolMember, PoolUse
 from orchestrator.domain.pool import Leave
+from orchestrator.domain.run_times import expected_seconds
 from orchestrator.worker.host import Host, Line
 from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.lines import Lines
 from orchestrator.worker.work import Work
 
 logger = logging.getLogger(__name__)
-
-#: Weight of the latest job in the average of how long they take.
-SMOOTHING: Final = 0.2
 
 
 class PoolKeeper:
@@ -83,5 +80,4 @@ class PoolKeeper:
         if place is None or seconds is None:
             return
         place.jobs_done += 1
-        known = place.run_seconds
-        place.run_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
+        place.run_seconds = expected_seconds(place.run_seconds, seconds)

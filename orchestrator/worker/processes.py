@@ -99,6 +99,14 @@ class RunnerProcess:
                 if not work.sent:
                     return
 
+    def turn(self, to: str) -> bool:
+        """Have it put its models to ``sleep``, or ``wake`` them; False if its socket has no room."""
+        try:
+            return frames.send(self.channel, {"op": to})
+        except OSError as error:
+            logger.debug("runner %s is going: %s", self.id, error)
+            return False
+
     def messages(self) -> Iterator[Message]:
         """Yield what the runner reported."""
         while True:
@@ -131,7 +139,7 @@ class RunnerProcess:
                 break
             if message is None:
                 break
-            recovered.add(str(message["id"]))
+            recovered.add(str(message.get("id")))  # what is no work has none
         taken = [work for work in self.line if work.id in recovered]
         for work in taken:
             self.line.remove(work)

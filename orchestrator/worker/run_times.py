@@ -1,17 +1,12 @@
 """How long the tasks of each name ran of late, and how far ahead of a runner it therefore pays to claim."""
 
 import math
-from typing import Final
 
-#: Weight of the newest run in the moving average.
-NEWEST: Final = 0.2
+from orchestrator.domain.run_times import expected_seconds
 
 
 class RunTimes:
-    """Exponential moving averages of run times in seconds, by task name.
-
-    Source: the usual exponentially weighted mean; the first run counts fully.
-    """
+    """Expected run times in seconds, by task name."""
 
     def __init__(self, *, look_ahead_seconds: float, most_ahead: int) -> None:
         self.look_ahead_seconds = look_ahead_seconds
@@ -20,8 +15,7 @@ class RunTimes:
 
     def note(self, task: str, seconds: float) -> None:
         """Add one finished run."""
-        mean = self._means.get(task)
-        self._means[task] = seconds if mean is None else mean + NEWEST * (seconds - mean)
+        self._means[task] = expected_seconds(self._means.get(task), seconds)
 
     def mean(self, task: str) -> float:
         """Return the average run time of a task, 0 when none was seen."""

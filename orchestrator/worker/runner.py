@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from celery.app import trace
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import loads as revive
 
-from orchestrator import job_context
+from orchestrator import job_context, model_cache
 from orchestrator.job_context import ATTEMPT, CHECKPOINT, FENCING_TOKEN, JOB_ID, JobContext, visible_gpus
 from orchestrator.worker import frames, resubmission, task_log
 from orchestrator.worker.results import REPLACED, capture_results_of
@@ -31,6 +31,9 @@ from orchestrator.worker.results import REPLACED, capture_results_of
 #: Names the app (``module:attribute``) and the worker's node name to the runner.
 APP: Final = "ORCHESTRATOR_RUNNER_APP"
 HOSTNAME: Final = "ORCHESTRATOR_RUNNER_HOSTNAME"
+
+#: What a worker may ask for besides work.
+_TURNS: Final[dict[str, Callable[[], None]]] = {"sleep": model_cache.sleep, "wake": model_cache.wake}
 
 _running = False
 
@@ -44,13 +47,23 @@ def main(spec: Mapping[str, Any], channel: socket.socket) -> None:
     relay = task_log.set_up(app, hostname, os.environ)
     _prepare(app, hostname)
     while (message := frames.receive(channel, _loads, wait=True)) is not None:
-        frames.send(channel, _run(message, channel, relay))
+        turn = _TURNS.get(message["op"])
+        frames.send(channel, _run(message, channel, relay) if turn is None else _turn(message["op"], turn))
 
 
 def load_app(path: str) -> Any:
     """Import the Celery app named ``module:attribute``."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute or "app")
+
+
+def _turn(to: str, turn: Callable[[], None]) -> dict[str, Any]:
+    """Put the models to sleep or wake them; what user code raises is the worker's to know."""
+    try:
+        turn()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return {"op": "turned", "to": to, "error": f"{type(error).__name__}: {error}"}
+    return {"op": "turned", "to": to}
 
 
 def _loads(data: bytes) -> Any:

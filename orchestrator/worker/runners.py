@@ -68,6 +68,10 @@ class WorkListener(Protocol):
         """The guardian read the GPUs, or failed to."""
         ...
 
+    def on_turned(self, runner: RunnerProcess, message: Message) -> None:
+        """The runner has put its models to sleep, or woken them, or could not."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RunnerBounds:
@@ -218,6 +222,11 @@ class Runners:
         for message in runner.messages():
             if message.get("op") == "done":
                 self._done(runner, message)
+            elif message.get("op") == "turned":
+                self._listener.on_turned(runner, message)
+            elif message.get("op") == "loading":
+                if runner.front is not None and runner.front.id == message.get("id"):
+                    runner.front.loading = bool(message.get("on"))
             elif message.get("op") == "progress":
                 work = runner.front
                 if work is not None and work.id == message.get("id"):

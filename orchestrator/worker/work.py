@@ -56,6 +56,7 @@ class Work:
     peak_gpu_mib: int | None = None  # most that its processes used of its GPUs' memory, by samples; None: never seen
     soft_signalled: bool = False
     timed_out: bool = False
+    loading: bool = False  # it says that it is getting ready: its GPUs need not work
     cancelled: bool = False  # somebody asked to end it
     stopped: bool = False  # the worker stops and ends it: it is to run again
     checkpoints: CheckpointFile | None = None  # of a command

@@ -16,7 +16,7 @@ def classify(text: str) -> dict[str, Any]:
     name = current().model or "sentiment"
     example = models.find(name)
     was_loaded = name in model_cache.loaded()
-    with model_cache.use(name, example.load, size_mib=example.size_mib) as model:
+    with example.in_use(name) as model:
         probability = model.probability(text)
     label = "positive" if probability >= 0.5 else "negative"
     answer = {"label": label, "probability": round(probability, 4), "model": name}

@@ -1,9 +1,13 @@
 """The models of the examples, by name. Each is trained when it is loaded: nothing is downloaded."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from operator import methodcaller
 from typing import Any, Protocol
 
+from orchestrator import model_cache
 from orchestrator_tasks.sentiment import Sentiment
 
 
@@ -21,6 +25,13 @@ class Example:
 
     load: Callable[..., Classifier]
     size_mib: int
+    sleep: Callable[[Any], None] | None = None  # of a model that can lie in the host's memory for a while
+    wake: Callable[[Any], None] | None = None
+
+    def in_use(self, name: str, **options: Any) -> AbstractContextManager[Classifier]:
+        """Give the model out of the runner's cache, loaded under this name with these options if it is not there."""
+        load = partial(self.load, **options)
+        return model_cache.use(name, load, size_mib=self.size_mib, sleep=self.sleep, wake=self.wake)
 
 
 def find(name: str) -> Example:
@@ -43,5 +54,5 @@ def _load_torch(**options: Any) -> Classifier:
 
 _EXAMPLES = {
     "sentiment": Example(Sentiment.train, size_mib=0),
-    "sentiment-torch": Example(_load_torch, size_mib=64),
+    "sentiment-torch": Example(_load_torch, 64, methodcaller("sleep"), methodcaller("wake")),
 }

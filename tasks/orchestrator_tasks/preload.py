@@ -17,5 +17,5 @@ from orchestrator_tasks import models
 def preload(model: str, **options: Any) -> dict[str, Any]:
     """Load an example model, and say what is loaded now; the runner keeps it."""
     example = models.find(model)
-    with model_cache.use(model, lambda: example.load(**options), size_mib=example.size_mib):
+    with example.in_use(model, **options):
         return {"loaded": dict(model_cache.loaded()), "gpus": list(current().gpus)}

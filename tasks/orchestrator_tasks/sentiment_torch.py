@@ -55,6 +55,14 @@ class TorchSentiment:
         with torch.inference_mode():
             return float(torch.sigmoid(self._scores([text]))[0, 0])
 
+    def sleep(self) -> None:
+        """Lie in the host's memory."""
+        self._network.to("cpu")
+
+    def wake(self) -> None:
+        """Be on the device again."""
+        self._network.to(self._device)
+
     def _scores(self, texts: Sequence[str]) -> torch.Tensor:
         words = [[zlib.crc32(word.encode()) % BUCKETS for word in sorted(features(text))] or [0] for text in texts]
         starts = [0]

@@ -1,6 +1,7 @@
 """JobStore and canvases: jobs that wait for the tasks before them, and canvases that end as a whole."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from orchestrator.storage import tables
 from orchestrator.storage.history import SqlHistory
 from orchestrator.testing.history import Expectations, verify
 from tests.contract.conftest import Stores, new_job
+from tests.support.waiting import wait_for
 
 ROOT = "11111111-1111-4111-8111-111111111111"
 PLAIN = "22222222-2222-4222-8222-222222222222"
@@ -124,10 +126,11 @@ def test_a_lost_lease_and_a_missed_deadline_end_what_waits_too(stores: Stores) -
     lost, late = chain_of(2), chain_of(2)
     late[0] = new_job(id=late[0].id, root_id=late[0].id, deadline=datetime.now(UTC) - timedelta(seconds=1))
     stores.jobs.submit([*lost, *late])
-    claim = stores.claim(stores.job(lost[0].id).seq, "a-0", ttl=timedelta(seconds=-1))
+    claim = stores.claim(stores.job(lost[0].id).seq, "a-0", ttl=timedelta(seconds=0.5))
     assert claim.lease_id is not None
     policy = LossPolicy(max_lost=1, delay=timedelta(), grace=timedelta())
-    stores.admission.expire_leases([(claim.lease_id, 0)], policy=policy, epoch=epoch)
+    expire = partial(stores.admission.expire_leases, [(claim.lease_id, 0)], policy=policy, epoch=epoch)
+    wait_for(expire, within_seconds=10, describe="the lease to expire")
     stores.admission.release_due(limit=10, epoch=epoch)
 
     assert states(stores, lost) == [JobState.DEAD_LETTER, JobState.CANCELLED]

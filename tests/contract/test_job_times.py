@@ -79,4 +79,4 @@ def test_a_job_that_never_started_has_no_times(stores: Stores) -> None:
         connection.execute(text("UPDATE orchestrator_jobs SET finished_at = :at WHERE seq = :seq"), values)
 
     (told,), _ = times.ended(Mark(now - 2 * HOUR, 0), limit=10)
-    assert told == EndedJob("gpu", JobState.CANCELLED, None, None)
+    assert told == EndedJob("gpu", "a.task", JobState.CANCELLED, None, None)

@@ -15,6 +15,7 @@ from orchestrator.domain.lease import (
     LedgerBatch,
     PoolJoin,
     PoolMember,
+    PoolResize,
     PoolUse,
     Refusal,
 )
@@ -318,3 +319,80 @@ def taken(stores: Stores, row: dict[str, Any]) -> str:
     row = dict(row)
     stores.database.transaction(lambda connection: seats.take_seats(stores.database, connection, [row]))
     return str(row["state"])
+
+
+def test_a_runner_that_sleeps_has_a_small_share_and_gets_its_own_back_when_there_is_room(
+    stores: Stores, pools: SqlPoolStore
+) -> None:
+    """Each time under another lease, so that the history needs to know of no lease that changes its size."""
+    stores.register("a", 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    lease, grant = shared(stores, pools, 700)
+    pools.change("chat", PoolChange(asleep=True), by="ada")
+    assert stores.ledger.renew("a", [lease], ttl=TTL).asleep == {lease}
+    job, outcome = seat(stores, lease)
+    assert (job.state, outcome.granted) == (JobState.PENDING, ())
+    assert stores.admission.snapshot(limit=1).models[0].asleep == 1
+
+    asleep = resized(stores, lease, replace(grant, memory_mib=50), asleep=True)
+    assert asleep is not None
+    assert not stores.ledger.renew("a", [lease], ttl=TTL).live
+    (runner,) = pools.standing("chat").runners
+    assert (runner.lease_id, runner.asleep, runner.ended_at) == (asleep, True, None)
+    other = stores.submit(resources=Resources(1, 900))
+    stores.admission.admit([(other.seq, "a")], epoch=epoch(stores))
+    room = LeaseGrant(("a-0",), LeaseMode.SHARED, 900)
+    (granted,) = stores.commit(claims=(Claim(1, (other.seq,), Resources(1, 900), room),)).claims
+    assert granted.lease_id is not None, "what the runner has given back is there for others"
+    pools.change("chat", PoolChange(asleep=False), by="ada")
+    assert resized(stores, asleep, grant, asleep=False) is None
+    assert stores.ledger.renew("a", [asleep], ttl=TTL).live == {asleep}, "it waits, and keeps what it has"
+
+    stores.finish(granted.granted[0], granted.lease_id, JobEvent.SUCCEED)
+    stores.commit(releases=(granted.lease_id,))
+    awake = resized(stores, asleep, grant, asleep=False)
+    assert awake is not None
+    assert stores.admission.snapshot(limit=1).models[0].runners == 1
+    report = verify_database(stores.url, Expectations())
+    assert report.is_clean, report
+
+
+def test_a_runner_with_a_job_does_not_fall_asleep(stores: Stores, pools: SqlPoolStore) -> None:
+    """Nor one that is to leave, or another host's."""
+    for node in ("a", "b"):
+        stores.register(node, 1, queues=("gpu", "preloads"))
+    stores.cluster.ensure_queues(["preloads"])
+    lease, grant = shared(stores, pools, 700)
+    small = replace(grant, memory_mib=50)
+    assert resized(stores, lease, small, asleep=True, node="b") is None
+    job = stores.submit(resources=Resources(1, None, Wants(model="chat")))
+    assert job.state is JobState.RUNNING
+    assert resized(stores, lease, small, asleep=True) is None
+    assert stores.commit(finishes=(Finish(job.seq, 1, lease, JobEvent.SUCCEED),)).stale == ()
+    leaving = Decision(pools.standing("chat").pool, leave=((lease, Leave.DRAIN),))
+    assert pools.apply(leaving, epoch=epoch(stores))
+    assert resized(stores, lease, small, asleep=True) is None
+    assert resized(stores, lease + 100, small, asleep=True) is None
+
+
+def shared(stores: Stores, pools: SqlPoolStore, mib: int) -> tuple[int, LeaseGrant]:
+    """Start a pool whose runner has a share of the GPU a-0; return its lease."""
+    pool = pools.start("chat", new_pool(PoolRequest(name="chat", gpu_memory_mib=mib)), by="ada")
+    asked = Resources(1, mib, Wants(pool="chat", generation=1))
+    job = stores.submit(queue="preloads", resources=asked)
+    pools.new_loads(pool, [job.id], epoch=epoch(stores))
+    stores.admission.admit([(job.seq, "a")], epoch=epoch(stores))
+    grant = LeaseGrant(("a-0",), LeaseMode.SHARED, mib)
+    outcome = stores.commit(claims=(Claim(1, (job.seq,), asked, grant),)).claims[0]
+    assert outcome.lease_id is not None
+    stores.finish(outcome.granted[0], outcome.lease_id, JobEvent.SUCCEED)
+    stores.commit(joins=(PoolJoin(outcome.lease_id, "chat", 1, job.id, 1.0),))
+    return outcome.lease_id, grant
+
+
+def resized(stores: Stores, lease: int, grant: LeaseGrant, *, asleep: bool, node: str = "a") -> int | None:
+    """Have a runner's lease replaced; return the new one."""
+    batch = LedgerBatch(resizes=(PoolResize(lease, grant, asleep),))
+    ((old, new),) = stores.ledger.commit(node, batch, ttl=TTL).resized
+    assert old == lease
+    return new

@@ -30,13 +30,16 @@ _POLICY = _words("safe_mode pool_idle_seconds max_gpu_memory_fraction version ch
 _SCHEMA = frozenset({"version", "head", "database"})
 
 _POOL = _words(
-    "name model task arguments state reason min max wanted ready gpus gpu_memory_mib wants idle_seconds load_seconds"
-    " loaded_in_seconds pinned tenant priority failures retry_at changed_by created_at version runners loads"
+    "name model task arguments state reason asleep min max wanted ready gpus gpu_memory_mib wants idle_seconds"
+    " load_seconds loaded_in_seconds pinned tenant priority failures retry_at changed_by created_at version"
+    " runners loads"
 )
+
+POOL_ORDERS = ("start", "ls", "status", "scale", "preload", "swap", "sleep", "wake", "drain", "stop")
 
 FIELDS = {
     **dict.fromkeys(
-        ("pool start", "pool ls", "pool status", "pool scale", "pool preload", "pool swap", "pool drain", "pool stop"),
+        [f"pool {order}" for order in POOL_ORDERS],
         _POOL,
     ),
     "pool rm": frozenset({"name"}),

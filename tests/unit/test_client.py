@@ -76,7 +76,7 @@ def test_every_operation_has_a_method_and_every_method_an_operation(monkeypatch:
     client, async_client = connect(monkeypatch, handler)
     calls = [(name, arguments(getattr(Calls, name), drain)) for name in METHODS for drain in (True, False)]
     calls += [("order_gpu", {"uuid": "x-1", "action": action}) for action in ("quarantine", "release", "reset")]
-    orders = ("scale", "preload", "swap", "drain", "stop")
+    orders = ("scale", "preload", "swap", "sleep", "wake", "drain", "stop")
     calls += [("order_pool", {"name": "x-1", "order": order}) for order in orders]
     words = {"order_gpu": "action", "order_pool": "order"}
     calls = [(name, given) for name, given in calls if given.get(words.get(name, "")) != "x-1"]

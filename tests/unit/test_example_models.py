@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.model_cache import ModelCache
 from orchestrator_tasks import models
 from orchestrator_tasks.sentiment import BLAME, PRAISE, Sentiment, features
 
@@ -40,3 +41,20 @@ def test_models_have_names_and_versions() -> None:
     assert models.find("sentiment:v2") is models.find("sentiment")
     with pytest.raises(LookupError, match="there are: sentiment, sentiment-torch"):
         models.find("none")
+
+
+def test_the_torch_variant_has_learned_the_same_and_can_sleep() -> None:
+    pytest.importorskip("torch", reason="torch is an extra: pip install 'gpu-orchestrator[torch]'")
+    cache = ModelCache(None)
+    example = models.find("sentiment-torch")
+    turns = {"sleep": example.sleep, "wake": example.wake}
+    with cache.use("sentiment-torch", example.load, size_mib=example.size_mib, **turns) as model:
+        told = {text: model.probability(text) for text in UNSEEN}
+        assert all(model.probability(text) > 0.5 for text in PRAISE)
+        assert all(model.probability(text) < 0.5 for text in BLAME)
+    assert sum((told[text] >= 0.5) == well for text, well in UNSEEN.items()) >= 7
+    cache.sleep()
+    assert cache.asleep() == {"sentiment-torch"}
+    with cache.use("sentiment-torch", example.load, size_mib=example.size_mib, **turns) as again:
+        assert {text: again.probability(text) for text in UNSEEN} == told
+        assert again is model

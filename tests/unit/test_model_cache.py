@@ -4,12 +4,13 @@ import sys
 import threading
 import weakref
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from orchestrator import model_cache
-from orchestrator.errors import ModelDoesNotFit
+from orchestrator.errors import ModelDoesNotFit, ModelInUse
 from orchestrator.model_cache import GPU_MEMORY_MIB, ModelCache, torch_reserved_mib
 from orchestrator.scheduling.evictions import HIT_RATE_HALF_LIFE
 from orchestrator.testing.clock import FakeClock
@@ -136,7 +137,7 @@ def test_a_model_that_comes_back_has_the_uses_that_it_had(cache: ModelCache, gpu
 
 
 def test_names_without_end_take_no_memory_without_end(cache: ModelCache, gpu: Gpu) -> None:
-    for day in range(50):
+    for day in range(6):
         use(cache, gpu, f"model of day {day}")
         gpu.clock.advance(timedelta(days=1))
     assert len(cache._hits) <= 3
@@ -361,3 +362,115 @@ def test_the_process_measures_with_torch(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with model_cache.use("a", lambda: load(70), size_mib=100), model_cache.use("b", lambda: load(30)):
         assert model_cache.loaded() == {"a": 70, "b": 30}
+
+
+class Sleeper(Gpu):
+    """Its models can sleep; of those in ``broken`` a turn fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: set[str] = set()
+        self.turns: list[tuple[str, str]] = []
+
+    def turn(self, what: str, model: Model) -> None:
+        self.clock.advance(0.5)
+        self.turns.append((what, model.name))
+        if model.name in self.broken:
+            raise RuntimeError("no room on the host")
+
+    def use(self, cache: ModelCache, name: str, size_mib: int = 400) -> Model:
+        turns = {"sleep": partial(self.turn, "sleep"), "wake": partial(self.turn, "wake")}
+        with cache.use(name, lambda: self.load(name), size_mib=size_mib, unload=self.unload, **turns) as model:
+            return model
+
+
+def test_a_cache_that_sleeps_takes_no_memory_and_goes_on_with_the_same_models() -> None:
+    """What cannot sleep is unloaded, and so is what fails to; doing it again changes nothing."""
+    gpu = Sleeper()
+    gpu.broken = {"broken"}
+    cache = cache_of(gpu, 2000)
+    first = gpu.use(cache, "a")
+    gpu.use(cache, "broken")
+    use(cache, gpu, "plain")
+    cache.sleep()
+    cache.sleep()
+    assert (cache.loaded(), cache.asleep()) == ({"a": 0}, {"a"})
+    assert gpu.unloaded == ["broken", "plain"]
+    assert gpu.turns == [("sleep", "a"), ("sleep", "broken")]
+
+    assert gpu.use(cache, "a") is first
+    assert (cache.loaded(), cache.asleep()) == ({"a": 400}, frozenset())
+    assert gpu.made == ["a", "broken", "plain"]
+
+
+def test_as_many_wake_as_fit_and_the_last_used_first() -> None:
+    """The others wake when they are used, once the cache has made room."""
+    gpu = Sleeper()
+    cache = cache_of(gpu, 1000)
+    for name in ("a", "b"):
+        gpu.use(cache, name, 500)
+    cache.sleep()
+    gpu.use(cache, "c", 500)
+    cache.wake()
+    assert (cache.asleep(), gpu.turns[-1]) == ({"a"}, ("wake", "b"))
+    gpu.use(cache, "a", 500)
+    assert cache.asleep() == frozenset()
+    assert sum(cache.loaded().values()) == 1000
+    assert "a" not in gpu.unloaded
+
+
+def test_a_model_that_does_not_wake_up_is_loaded_again() -> None:
+    gpu = Sleeper()
+    cache = cache_of(gpu)
+    first = gpu.use(cache, "a")
+    cache.sleep()
+    gpu.broken = {"a"}
+    cache.wake()
+    assert (cache.loaded(), gpu.unloaded) == ({}, ["a"])
+    assert gpu.use(cache, "a") is not first
+    gpu.broken = set()
+    cache.sleep()
+    gpu.broken = {"a"}
+    assert gpu.use(cache, "a").name == "a"
+    assert gpu.made == ["a", "a", "a"]
+
+
+def test_a_model_in_use_keeps_all_from_sleeping() -> None:
+    gpu = Sleeper()
+    cache = cache_of(gpu)
+    gpu.use(cache, "b")
+    with cache.use("a", lambda: gpu.load("a"), size_mib=400), pytest.raises(ModelInUse, match="'a' is in use"):
+        cache.sleep()
+    assert (cache.asleep(), gpu.unloaded, gpu.turns) == (frozenset(), [], [])
+
+
+def test_a_model_that_wakes_costs_what_waking_took() -> None:
+    """Loading it took longer than the other's, waking it less: now it is the one to go."""
+    gpu = Sleeper()
+    cache = cache_of(gpu, 1000)
+    gpu.use(cache, "slow", 400)
+    cache.sleep()
+    gpu.use(cache, "slow", 400)
+    for _ in range(2):
+        use(cache, gpu, "other", 400, seconds=0.7)
+    use(cache, gpu, "new", 400)
+    assert gpu.unloaded == ["slow"]
+
+
+def test_a_sleeping_model_that_no_longer_fits_is_refused() -> None:
+    gpu = Sleeper()
+    cache = cache_of(gpu, 1000)
+    gpu.use(cache, "a", 700)
+    cache.sleep()
+    with cache.use("b", lambda: gpu.load("b"), size_mib=700), pytest.raises(ModelDoesNotFit, match="takes 700 MiB"):
+        gpu.use(cache, "a", 700)
+    assert cache.asleep() == {"a"}
+
+
+def test_sleep_and_wake_come_together(cache: ModelCache, gpu: Gpu) -> None:
+    with (
+        pytest.raises(ValueError, match="both"),
+        cache.use("a", lambda: gpu.load("a"), size_mib=1, sleep=lambda _: None),
+    ):
+        pass
+    assert gpu.made == []

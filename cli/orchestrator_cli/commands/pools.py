@@ -107,7 +107,7 @@ def status(name: str, as_json: bool) -> None:
     if found["runners"]:
         click.echo()
         show.table(
-            ["LEASE", "NODE", "GPUS", "MODEL", "RUNNING", "DONE", "SECONDS/JOB", "READY", "USED", "LEAVING"],
+            ["LEASE", "NODE", "GPUS", "MODEL", "RUNNING", "DONE", "SECONDS/JOB", "READY", "USED", "ASLEEP", "LEAVING"],
             [
                 [
                     one["lease"],
@@ -119,6 +119,7 @@ def status(name: str, as_json: bool) -> None:
                     None if one["run_seconds"] is None else f"{one['run_seconds']:.3f}",
                     show.age(one["ready_at"]),
                     show.age(one["used_at"]),
+                    "yes" if one["asleep"] else None,
                     one["leaving"],
                 ]
                 for one in found["runners"]
@@ -184,9 +185,27 @@ def swap(name: str, model: str, arguments: Sequence[tuple[str, Any]], wait: floa
 @NAME
 @WAIT
 @JSON
+def sleep(name: str, wait: float | None, as_json: bool) -> None:
+    """Have the runners give their GPUs' memory back and keep the model in the host's, until jobs wait for it."""
+    _order(name, "sleep", wait, lambda seen: seen["state"] == "asleep", as_json)
+
+
+@pool.command()
+@NAME
+@WAIT
+@JSON
+def wake(name: str, wait: float | None, as_json: bool) -> None:
+    """Have the runners wake up, each as soon as its GPU has room again."""
+    _order(name, "wake", wait, _is_awake, as_json)
+
+
+@pool.command()
+@NAME
+@WAIT
+@JSON
 def drain(name: str, wait: float | None, as_json: bool) -> None:
     """Have the runners leave when their jobs are done."""
-    _leave(name, "drain", wait, as_json)
+    _order(name, "drain", wait, _has_stopped, as_json)
 
 
 @pool.command()
@@ -195,7 +214,7 @@ def drain(name: str, wait: float | None, as_json: bool) -> None:
 @JSON
 def stop(name: str, wait: float | None, as_json: bool) -> None:
     """Have the runners leave now; their jobs run again elsewhere."""
-    _leave(name, "stop", wait, as_json)
+    _order(name, "stop", wait, _has_stopped, as_json)
 
 
 @pool.command()
@@ -212,12 +231,22 @@ def rm(name: str, as_json: bool) -> None:
 COMMANDS = [pool]
 
 
-def _leave(name: str, order: str, wait: float | None, as_json: bool) -> None:
+def _order(
+    name: str, order: str, wait: float | None, reached: Callable[[Mapping[str, Any]], bool], as_json: bool
+) -> None:
     with open_client() as client:
         found = client.order_pool(name, order)
         if wait is not None:
-            found = _await(client, name, wait, lambda seen: seen["state"] == "stopped")
+            found = _await(client, name, wait, reached)
     _tell(found, as_json)
+
+
+def _has_stopped(seen: Mapping[str, Any]) -> bool:
+    return bool(seen["state"] == "stopped")
+
+
+def _is_awake(seen: Mapping[str, Any]) -> bool:
+    return bool(seen["ready"]) and not any(one["asleep"] for one in seen["runners"])
 
 
 def _await(client: Client, name: str, seconds: float, reached: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ ROWS: Final = (
     Row("POST", "/pools/{name}/scale", Role.OPERATOR, absent=True, body={}),
     Row("POST", "/pools/{name}/preload", Role.OPERATOR, absent=True, body={}),
     Row("POST", "/pools/{name}/swap", Role.OPERATOR, absent=True, body={"model": "other"}),
+    Row("POST", "/pools/{name}/sleep", Role.OPERATOR, absent=True),
+    Row("POST", "/pools/{name}/wake", Role.OPERATOR, absent=True),
     Row("POST", "/pools/{name}/drain", Role.OPERATOR, absent=True),
     Row("POST", "/pools/{name}/stop", Role.OPERATOR, absent=True),
     Row("DELETE", "/pools/{name}", Role.OPERATOR, absent=True),

@@ -37,6 +37,7 @@ METRICS = {
     "gpu_orchestrator_jobs_ended_total": "counter",
     "gpu_orchestrator_job_wait_seconds": "histogram",
     "gpu_orchestrator_job_run_seconds": "histogram",
+    "gpu_orchestrator_job_run_estimate_error_ratio": "histogram",
     "gpu_orchestrator_stream_waiting": "gauge",
     "gpu_orchestrator_stream_pending": "gauge",
     "gpu_orchestrator_gpu_memory_mib": "gauge",

@@ -36,6 +36,9 @@ def test_a_pool_is_started_changed_swapped_stopped_and_forgotten(api: TestClient
     assert api.post("/pools/chat/scale", json={"min": 1}, headers={"If-Match": '"1"'}).status_code == 412
     assert api.post("/pools/chat/preload", json={"runners": 3}).json()["wanted"] == 3
     assert api.post("/pools/chat/preload", json={}).json()["wanted"] == 4
+    assert api.post("/pools/chat/sleep").json()["asleep"] is True
+    assert api.post("/pools/chat/sleep").json()["asleep"] is True
+    assert api.post("/pools/chat/wake").json()["asleep"] is False
     swapped = api.post("/pools/chat/swap", json={"model": "llama:2"}).json()
     assert (swapped["model"], swapped["arguments"]) == ("llama:2", {"bits": 4})
     drained = api.post("/pools/chat/drain").json()
@@ -63,6 +66,8 @@ def test_what_cannot_be_is_refused_with_every_fault(api: TestClient, runtime: Ru
     missing = api.post("/pools/none/scale", json={"min": 1})
     assert (missing.status_code, missing.json()["type"]) == (404, f"{PROBLEM}unknown-pool")
     assert api.post("/pools/chat/preload", json={"runners": 9}).status_code == 422
+    whole = api.post("/pools/chat/sleep")
+    assert (whole.status_code, whole.json()["type"]) == (422, f"{PROBLEM}invalid-pool")
 
 
 def test_a_load_is_a_job_and_another_follows_one_that_was_cancelled(api: TestClient, runtime: Runtime) -> None:

@@ -28,6 +28,10 @@ def test_a_pool_is_ordered_and_shown(orch: Orch, runtime: Runtime) -> None:
     late = orch("pool", "preload", "cli", "2", "--wait", "0.1s")
     assert (late.code, late.err.strip()) == (2, "orch: pool cli is starting with 0 runners ready")
 
+    whole = orch("pool", "sleep", "cli")
+    assert whole.code == 2
+    assert "share of a GPU" in whole.err
+    assert orch("pool", "wake", "cli", "--json").document["asleep"] is False
     assert orch("pool", "drain", "cli", "--json").document["state"] == "draining"
     assert orch("pool", "stop", "cli", "--json").document["state"] == "draining"
     assert orch("pool", "rm", "cli").code == 4

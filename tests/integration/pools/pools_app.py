@@ -10,8 +10,11 @@ from typing import Any
 from celery import Celery
 
 from orchestrator import current, model_cache
+from orchestrator.gpus.simulated_use import set_use
 from orchestrator.install import install
 from orchestrator.worker.gpu_task import GPUTask
+
+CONTEXT_MIB = 400
 
 app = install(Celery("pools_app", include=["orchestrator_tasks.command"]))
 app.conf.beat_schedule = {"tick": {"task": "p.tick", "schedule": timedelta(seconds=2)}}
@@ -38,6 +41,30 @@ def ask(seconds: float = 0.0, begun: str | None = None) -> dict[str, Any]:
         time.sleep(seconds)
         told = {"pid": os.getpid(), "model": loaded["name"], "was_loaded": was_loaded}
     return told | {"gpus": list(context.gpus), "token": context.fencing_token}
+
+
+class OnGpu(dict[str, Any]):
+    """A model that uses memory of its simulated GPU, and little of it while it sleeps."""
+
+    def __init__(self, name: str, cards: str, mib: int) -> None:
+        super().__init__(name=name)
+        self._cards, self._mib, self._gpus = Path(cards), mib, current().gpus
+        self.come()
+
+    def come(self) -> None:
+        """Be on the GPU."""
+        set_use(self._cards, dict.fromkeys(self._gpus, self._mib))
+
+    def leave(self) -> None:
+        """Be in the host's memory, but for the driver's context."""
+        set_use(self._cards, dict.fromkeys(self._gpus, CONTEXT_MIB))
+
+
+@app.task(base=GPUTask, name="p.load_on_gpu", gpus=1)
+def load_on_gpu(model: str, cards: str, mib: int) -> None:
+    """Load a model that can sleep."""
+    with model_cache.use(model, lambda: OnGpu(model, cards, mib), size_mib=mib, sleep=OnGpu.leave, wake=OnGpu.come):
+        pass
 
 
 @app.task(base=GPUTask, name="p.tick", gpus=0)

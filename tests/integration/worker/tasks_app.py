@@ -133,6 +133,15 @@ def talk_on_gpu(text: str) -> str:
     return text
 
 
+@app.task(base=GPUTask, name="t.get_ready", gpus=1)
+def get_ready(seconds: float) -> None:
+    """Load for a while, then do nothing."""
+    with current().loading():
+        time.sleep(seconds)
+    print("ready", flush=True)
+    time.sleep(60)
+
+
 @app.task(base=GPUTask, name="t.steps", gpus=1, max_attempts=9)
 def steps(count: int) -> list[str | None]:
     """Do a step an attempt, and tell what each attempt was told."""

@@ -9,6 +9,7 @@ from orchestrator.gpus.simulated import make_gpus, write_gpus
 from tests.support.cluster import Cluster
 from tests.support.waiting import wait_for
 
+HERE = Path(__file__).parent
 NAP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)")
 
 
@@ -42,3 +43,13 @@ def test_an_idle_job_is_warned_in_its_output_and_then_ended(cluster: Cluster) ->
     assert "; it is ended after 6 s" in cluster.output(idle)
     assert "; the job is ended" in cluster.output(idle)
     assert {cluster.job(job).state for job in (busy, silent)} == {JobState.RUNNING}
+
+
+def test_what_a_task_says_it_needs_to_load_does_not_count(cluster: Cluster) -> None:
+    """Its GPU does nothing all the time; it is warned only once it is ready."""
+    cards(cluster, 0)
+    cluster.worker("a", gpus=1, app="tasks_app", path=HERE, idle_gpu_warn=1)
+    job = cluster.task("t.get_ready", 4.0, gpus=1)
+    wait_for(lambda: "have done nothing for" in cluster.output(job), within_seconds=30, describe=cluster.logs)
+    output = cluster.output(job)
+    assert output.index("ready") < output.index("have done nothing for")

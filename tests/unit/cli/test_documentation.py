@@ -11,15 +11,14 @@ from orchestrator.errors import Conflict, InvalidRequest, OrchestratorError, Una
 from orchestrator_cli.main import exit_code
 from orchestrator_cli.stack.lifecycle import Stack, Stopped
 from orchestrator_cli.stack.supervision import PartState
-from tests.support.cli_fields import ATTEMPT, FIELDS
+from tests.support.cli_fields import ATTEMPT, FIELDS, POOL_ORDERS
 from tests.support.verbs import every_verb
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 #: Verbs whose section lists the fields elsewhere: those of a job.
 SEE_ALSO = {"run": "A job", "ps": "A job", "status": "A job", "nodes": "`orch gpus`"}
 SEE_ALSO |= dict.fromkeys(("gpus quarantine", "gpus release", "gpus reset"), "`orch gpus`")
-POOL_VERBS = ("start", "ls", "status", "scale", "preload", "swap", "drain", "stop")
-SEE_ALSO |= {f"pool {verb}": "A worker pool" for verb in POOL_VERBS}
+SEE_ALSO |= {f"pool {verb}": "A worker pool" for verb in POOL_ORDERS}
 STACK_FIELDS = {
     "up": {field.name for kind in (Stack, PartState) for field in dataclasses.fields(kind)},
     "down": {field.name for field in dataclasses.fields(Stopped)},

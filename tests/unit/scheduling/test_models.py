@@ -76,3 +76,13 @@ def test_a_host_alone_leaves_jobs_to_the_runners_of_other_hosts() -> None:
     """A refill sees one host and every model: it starts nothing cold that another host's runner has loaded."""
     made = decide([host("b", 4)], [asks(1)], [loaded("a")])
     assert reasons(made) == {1: WaitReason.MODEL_BUSY}
+
+
+def test_jobs_wait_for_runners_that_sleep_and_do_not_load_their_model_again() -> None:
+    """That they wait is what wakes the runners; those that are awake go on taking jobs."""
+    free = [host("a", 4)]
+    made = decide(free, [asks(1)], [loaded(runners=0, asleep=1)])
+    assert (placed(made), reasons(made)) == ({}, {1: WaitReason.MODEL_BUSY})
+    assert placed(decide(free, [asks(1)], [loaded(runners=1, asleep=1)])) == {1: "a"}
+    other = decide(free, [asks(1, "another")], [loaded(runners=0, asleep=1)])
+    assert placed(other) == {1: "a"}

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,8 @@ from orchestrator.domain.pool import (
     new_pool,
     restarted,
 )
-from orchestrator.scheduling.pools import FAILED_AFTER, LONGEST_PAUSE, Decision, Demand, reconcile
+from orchestrator.pool_errors import InvalidPool
+from orchestrator.scheduling.pools import FAILED_AFTER, LONGEST_PAUSE, WAKING, Decision, Demand, reconcile
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDLE = 600.0
@@ -37,6 +39,7 @@ def pool(**fields: Any) -> Pool:
         generation=1,
         wanted=spec.least,
         leave=None,
+        asleep=False,
         state=PoolState.STARTING,
         reason=None,
         failures=0,
@@ -247,3 +250,30 @@ def test_whatever_happens_a_pool_stays_within_its_bounds_and_comes_to_rest(data:
     assert len(serving) == least
     assert {each.generation for each in serving} <= {one.generation}
     assert one.state is PoolState.READY
+
+
+def test_a_pool_sleeps_until_jobs_wait_for_it() -> None:
+    """Its runners stay, however long they do nothing; then they wake up, and that is why it is not ready."""
+    long_ago = NOW - timedelta(days=1)
+    quiet = tuple(runner(lease_id, asleep=True, used_at=long_ago) for lease_id in (1, 2))
+    sleeping = pool(asleep=True, least=1, most=2, wanted=2, state=PoolState.ASLEEP)
+    assert decide(sleeping, quiet) == Decision(sleeping)
+    half = decide(sleeping, (quiet[0], runner(2)))
+    assert (half.pool.state, half.leave) == (PoolState.READY, ())
+
+    woken = decide(sleeping, quiet, demand=Demand(1, 5.0)).pool
+    assert (woken.asleep, woken.state, woken.reason) == (False, PoolState.STARTING, WAKING)
+    up = decide(replace(woken, version=2), (replace(quiet[0], asleep=False), replace(quiet[1], asleep=False))).pool
+    assert (up.state, up.reason) == (PoolState.READY, None)
+
+
+def test_only_pools_whose_runners_share_gpus_can_sleep() -> None:
+    """What a runner with a whole GPU frees, nobody else could be granted; an order for runners wakes them."""
+    with pytest.raises(InvalidPool, match="share of a GPU"):
+        changed(pool(), PoolChange(asleep=True), now=NOW)
+    spec = new_pool(PoolRequest(name="chat", gpu_memory_mib=4096, most=2))
+    asleep = changed(pool(spec=spec), PoolChange(asleep=True), now=NOW)
+    assert asleep.asleep
+    assert changed(asleep, PoolChange(pinned=True), now=NOW).asleep
+    assert not changed(asleep, PoolChange(asleep=False), now=NOW).asleep
+    assert not changed(asleep, PoolChange(wanted=2), now=NOW).asleep

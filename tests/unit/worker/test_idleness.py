@@ -1,5 +1,7 @@
 """Which jobs hear that their GPUs do nothing, and when."""
 
+from dataclasses import replace
+
 from orchestrator.domain.gpu_memory import Verdict
 from orchestrator.worker.idleness import Holder, IdlePolicy, IdleWatch
 
@@ -44,3 +46,23 @@ def test_the_next_job_begins_with_a_clean_slate() -> None:
     look(watch, 112, 0, 0)
     assert watch.look(113, [], {}) == []
     assert look(watch, 114, 0, 0, holder=Holder("job", ("G0", "G1"), begun_at=113)) == []
+
+
+def test_a_gpu_that_hardly_works_does_nothing() -> None:
+    """As much as the operator says."""
+    watch = IdleWatch(IdlePolicy(10, 30, idle_percent=5))
+    assert look(watch, 111, 5, 0) == [(Verdict.WARN, 11)]
+    assert look(watch, 112, 6, 0) == []
+    assert look(watch, 121, 5, 5) == []
+    assert look(watch, 122, 5, 5) == [(Verdict.WARN, 10)]
+
+
+def test_the_time_to_load_does_not_count() -> None:
+    """From the start of the job on, or when it says that it loads."""
+    watch = IdleWatch(IdlePolicy(10, 30, grace_seconds=20))
+    assert [look(watch, now, 0, 0) for now in (119, 129, 130)] == [[], [], [(Verdict.WARN, 10)]]
+
+    loading = replace(JOB, is_loading=True)
+    watch = IdleWatch(POLICY)
+    assert [look(watch, now, 0, 0, holder=loading) for now in (110, 500)] == [[], []]
+    assert [look(watch, now, 0, 0) for now in (509, 510)] == [[], [(Verdict.WARN, 10)]]

@@ -48,6 +48,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("leaving", sa.String(length=8)),
+        sa.Column("asleep", sa.SmallInteger(), nullable=False),
         sa.Column("state", sa.String(length=10), nullable=False),
         sa.Column("reason", sa.String(length=512)),
         sa.Column("failures", sa.Integer(), nullable=False),
@@ -58,7 +59,8 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.CheckConstraint(
-            "state IN ('starting', 'ready', 'draining', 'stopped', 'failed')", name=conv("ck_worker_pools_state")
+            "state IN ('starting', 'ready', 'asleep', 'draining', 'stopped', 'failed')",
+            name=conv("ck_worker_pools_state"),
         ),
         sa.CheckConstraint(
             "least >= 0 AND least <= most AND wanted >= 0 AND wanted <= most", name=conv("ck_worker_pools_size")
@@ -76,6 +78,7 @@ TABLES: Final[tuple[tuple[Any, ...], ...]] = (
         sa.Column("jobs_done", sa.BigInteger(), nullable=False),
         sa.Column("run_s", sa.Float()),
         sa.Column("leaving", sa.String(length=8)),
+        sa.Column("asleep", sa.SmallInteger(), nullable=False),
         sa.CheckConstraint("leaving IN ('drain', 'now')", name=conv("ck_worker_pool_runners_leaving")),
         sa.ForeignKeyConstraint(
             ["lease_id"],
