@@ -120,7 +120,7 @@ def test_a_pool_grows_with_what_waits_and_shrinks_when_idle_or_when_others_wait(
     """Up to its most; beyond its least, runners go when nothing is asked, at once if somebody waits for their GPUs."""
     pools.worker("a", gpus=3)
     pools.cluster.beat()
-    pools.start("chat", model="m", least=1, most=3, idle_seconds=600.0, arguments={"seconds": 1.0})
+    pools.start("chat", model="m", least=1, most=3, idle_seconds=600.0, arguments={"seconds": 2.0})
     pools.wait_for_runners("chat", 1)
     asked = [pools.ask("chat", 0.4) for _ in range(30)]
     pools.wait_for_runners("chat", 3)
