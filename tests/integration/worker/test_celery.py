@@ -156,6 +156,8 @@ def test_inspect_shows_what_runs_and_revoke_ends_it(cluster: Cluster, worker: Pr
         return {task["id"] for tasks in replies.values() for task in tasks}
 
     wait_for(lambda: active() == {result.id for result in napping}, within_seconds=15, describe=cluster.logs)
+    # To Celery a task is active once its runner lives; one revoked before its first line has no exit code.
+    wait_for(lambda: "napping" in cluster.output(napping[0].id), within_seconds=15, describe=cluster.logs)
     (stats,) = (inspect.stats() or {}).values()
     assert stats["pool"]["implementation"].endswith("RunnerPool")
     assert len(stats["orchestrator"]["leases"]) == 2
