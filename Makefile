@@ -40,8 +40,8 @@ test: $(VENV)/dev.stamp ## Run everything: lint and all tests (installs Debian's
 test-quick: $(VENV)/dev.stamp ## Run the unit, contract and short integration tests on SQLite and the embedded Redis
 	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m quick $(PYTEST_ARGS)
 
-test-gpu: $(VENV)/dev.stamp ## Run the tests that need a real NVIDIA GPU
-	@$(PYTEST) -m gpu $(PYTEST_ARGS)
+test-gpu: $(VENV)/gpu.stamp ## Run the tests that need a real NVIDIA GPU (pip wheels, SQLite and the embedded Redis; torch if it is there)
+	@$(PYTEST) -m gpu tests/gpu $(PYTEST_ARGS)
 
 explore: $(VENV)/dev.stamp ## Play EXAMPLES new random sequences against the stores of each database, and the model with more terms
 	@tests/install-debian-packages
@@ -116,7 +116,12 @@ $(VENV)/run.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
 	@$(PIP) --editable '.[embedded,mariadb,flower,examples]'
 	@touch $@
 
+$(VENV)/gpu.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
+	@echo "Installing gpu-orchestrator and what its tests on GPUs need into $(VENV)"
+	@$(PIP) --editable '.[gpu-tests]'
+	@touch $@
+
 $(VENV)/dev.stamp: $(VENV)/made.stamp pyproject.toml constraints.txt
 	@echo "Installing gpu-orchestrator and the development tools into $(VENV)"
 	@$(PIP) --editable '.[dev]'
-	@touch $@ $(VENV)/run.stamp
+	@touch $@ $(VENV)/run.stamp $(VENV)/gpu.stamp

@@ -126,7 +126,7 @@ class Cluster:
         self,
         node: str,
         *,
-        gpus: int = 2,
+        gpus: int | None = 2,
         slots: int = 2,
         app: str = "orchestrator_tasks.app",
         queues: str = "gpu",
@@ -135,14 +135,17 @@ class Cluster:
     ) -> Process:
         """Start a worker that plays a host, by Celery's own command, and wait until it has registered.
 
-        ``path`` is where the app's module is found, when it is a test's own.
+        ``path`` is where the app's module is found, when it is a test's own. Its GPUs are simulated; with ``gpus=None``
+        they are the machine's.
         """
-        cards = self.home / f"{node}.toml"
-        if not cards.exists():
-            write_gpus(cards, make_gpus(gpus, owner=f"{self.home.name}-{node}"))
+        if gpus is not None:
+            cards = self.home / f"{node}.toml"
+            if not cards.exists():
+                write_gpus(cards, make_gpus(gpus, owner=f"{self.home.name}-{node}"))
+            settings["simulated_gpus"] = cards
         command = ["celery", "-A", app, "worker", "-Q", queues, "-c", str(slots), "-l", "INFO", "-E"]
         command += ["-n", f"orchestrator@{node}"]
-        process = self.spawn(node, command, path=path, node=node, simulated_gpus=cards, **settings)
+        process = self.spawn(node, command, path=path, node=node, **settings)
         self.wait_for_node(node, process)
         return process
 
