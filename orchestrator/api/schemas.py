@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.api.instants import JobInstant
 from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.canvas import Need
 from orchestrator.domain.cluster import GpuHolder, GpuRecord
@@ -27,6 +28,21 @@ Text = Annotated[str, Field(max_length=4096)]
 #: Fields that mean something only with the other kind of job.
 _OF_COMMANDS: Final = ("env", "secrets", "cwd")
 _OF_TASKS: Final = ("args", "kwargs", "model")
+#: What ``SubmitBody`` asks of its fields together, for its description.
+_ONE_KIND: Final[dict[str, Any]] = {
+    "oneOf": [
+        {
+            "title": "A command",
+            "required": ["argv"],
+            "properties": {"argv": {"type": "array"}, "task": {"type": "null"}} | dict.fromkeys(_OF_TASKS, False),
+        },
+        {
+            "title": "A Celery task",
+            "required": ["task"],
+            "properties": {"task": {"type": "string"}, "argv": {"type": "null"}} | dict.fromkeys(_OF_COMMANDS, False),
+        },
+    ]
+}
 
 
 class AlternativeBody(BaseModel):
@@ -44,7 +60,7 @@ class AlternativeBody(BaseModel):
 class SubmitBody(BaseModel):
     """A job to submit: a command (``argv``) or a Celery task (``task``)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_ONE_KIND)
 
     argv: list[str] | None = Field(default=None, description="Program and arguments; no shell.")
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables of a command.")
@@ -79,8 +95,8 @@ class SubmitBody(BaseModel):
     retry_on: dict[str, int | None] | None = Field(
         default=None, description="By failure class, after how many failures at most another attempt follows."
     )
-    run_at: Annotated[datetime | None, Field(strict=False)] = None
-    deadline: Annotated[datetime | None, Field(strict=False)] = None
+    run_at: JobInstant | None = None
+    deadline: JobInstant | None = None
     key: Text | None = Field(default=None, description="Idempotency key.")
     tenant: Text | None = Field(default=None, description="Whose job it is; default: the token's tenant.")
 

@@ -110,3 +110,32 @@ def test_what_json_cannot_hold_becomes_null() -> None:
         "all": [1.5, None, "x", None],
     }
     json.dumps(plain(deep), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/pools", "GET, POST"), ("/queues/gpu", "GET, PATCH"), ("/jobs/cancel", "POST"), ("/healthz", "GET")],
+)
+def test_a_method_that_is_not_there_is_answered_with_those_that_are(api: TestClient, path: str, allowed: str) -> None:
+    answer = api.put(path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["type"] == f"{problems.TYPE}method-not-allowed"
+
+
+@pytest.mark.parametrize("instant", ["0", "1767225600", "1767225600000.5", "2026-01-31", "noon"])
+def test_an_instant_is_written_in_full(api: TestClient, instant: str) -> None:
+    """Not as a number, of which nobody knows whether it counts seconds or milliseconds."""
+    window = api.get("/usage", params={"since": instant})
+    job = api.post("/jobs/submit", json={"argv": ["true"], "run_at": instant})
+
+    assert (window.status_code, job.status_code) == (422, 422)
+    assert api.post("/jobs/submit", json={"argv": ["true"], "deadline": 1767225600}).status_code == 422
+    assert api.get("/usage", params={"since": "2001-01-31T12:00:00Z"}).status_code == 200
+    assert api.post("/jobs/submit", json={"argv": ["true"], "run_at": "2026-01-31 12:00:00+01:00"}).status_code == 201
+
+
+def test_a_truth_value_is_no_priority(api: TestClient) -> None:
+    answer = api.post("/jobs/orders", json={"order": "priority", "ids": ["a"], "priority": False})
+
+    assert answer.status_code == 422
