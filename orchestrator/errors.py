@@ -314,12 +314,13 @@ class IdempotencyConflict(Conflict):
 
     code = "idempotency-conflict"
 
-    def __init__(self, key: str, job_id: str) -> None:
+    def __init__(self, key: str, job_id: str | None) -> None:
         super().__init__(key, job_id)
-        self.key, self.job_id = key, job_id
+        self.key, self.job_id = key, job_id  # None: it was used for a lease
 
     def __str__(self) -> str:
-        return f"idempotency key {self.key!r} belongs to job {self.job_id}, which was submitted with another request"
+        thing = "a lease" if self.job_id is None else f"job {self.job_id}"
+        return f"idempotency key {self.key!r} belongs to {thing}, which was asked for with another request"
 
 
 class NameTaken(Conflict):

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -102,14 +102,23 @@ class Leases(BaseModel):
     next: int | None
 
 
-@routes.post("", status_code=201, responses={**answers.answers(GrantedLease, 201), **problems.responses(409)})
+#: What a grant answers.
+GRANTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": GrantedLease, "description": "It was granted before, under the same key; the token is a new one."},
+    **answers.answers(GrantedLease, 201),
+    **problems.responses(409),
+}
+
+
+@routes.post("", status_code=201, responses=GRANTED)
 async def grant(
     given: Given,
     caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))],
     body: LeaseBody,
+    response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Any:
-    """Lease GPUs. The token is told here and never again; with the same key, the lease granted before is ended."""
+    """Lease GPUs. The token is told here and never again; with the same key while the lease lives, a new one is."""
     if body.tenant is not None and not caller.sees(body.tenant):
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
@@ -123,6 +132,8 @@ async def grant(
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 1.5 * pause)
         else:
+            if not granted.created:
+                response.status_code = 200
             return _granted_document(granted)
 
 

@@ -187,13 +187,23 @@ class RemovedPool(BaseModel):
     name: str
 
 
-_CHANGED: Any = {**answers.answers(WorkerPool), **problems.responses(409, 412)}
+_STARTED: Any = {
+    200: {"model": WorkerPool, "description": "There was one of this name: it is the same, or starts again."},
+    **answers.answers(WorkerPool, 201),
+    **problems.responses(409),
+}
+#: Of an order that says what is to be, whatever was before: it needs no If-Match.
+_ORDERED: Any = {**answers.answers(WorkerPool), **problems.responses(409)}
+_CHANGED: Any = {**_ORDERED, **problems.responses(412)}
 
 
-@routes.post("", status_code=201, responses={**answers.answers(WorkerPool, 201), **problems.responses(409)})
+@routes.post("", status_code=201, responses=_STARTED)
 def start(given: Given, caller: Operator, body: PoolBody, response: Response) -> Any:
-    """Start a pool: a new one, or one that was stopped. Repeating it changes nothing."""
-    return _answer(PoolService(given.runtime).start(body.to_request(), by=caller.name), response)
+    """Start a pool: a new one, or one that was stopped. Repeating it changes nothing; its name is its key."""
+    standing, created = PoolService(given.runtime).start(body.to_request(), by=caller.name)
+    if not created:
+        response.status_code = 200
+    return _answer(standing, response)
 
 
 @routes.get("", responses=answers.answers(WorkerPools))
@@ -238,25 +248,25 @@ def swap(
     return _change(given.runtime, caller, name, change, response, if_match)
 
 
-@routes.post("/{name}/sleep", responses=_CHANGED)
+@routes.post("/{name}/sleep", responses=_ORDERED)
 def sleep(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners put their models to sleep and give their GPUs' memory back, until jobs wait. Repeatable."""
     return _change(given.runtime, caller, name, PoolChange(asleep=True), response, None)
 
 
-@routes.post("/{name}/wake", responses=_CHANGED)
+@routes.post("/{name}/wake", responses=_ORDERED)
 def wake(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners wake up, each as soon as its GPU has room again. Repeatable."""
     return _change(given.runtime, caller, name, PoolChange(asleep=False), response, None)
 
 
-@routes.post("/{name}/drain", responses=_CHANGED)
+@routes.post("/{name}/drain", responses=_ORDERED)
 def drain(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners leave when their jobs are done, and start no other. Repeating it changes nothing."""
     return _change(given.runtime, caller, name, PoolChange(leave=Leave.DRAIN), response, None)
 
 
-@routes.post("/{name}/stop", responses=_CHANGED)
+@routes.post("/{name}/stop", responses=_ORDERED)
 def stop(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners leave now; their jobs run again elsewhere, without having used an attempt. Repeatable."""
     return _change(given.runtime, caller, name, PoolChange(leave=Leave.NOW), response, None)

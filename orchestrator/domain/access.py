@@ -24,8 +24,8 @@ class Role(StrEnum):
 
     VIEWER = "viewer"  # read
     SUBMITTER = "submitter"  # submit jobs and change its tenant's
-    OPERATOR = "operator"  # change every tenant's jobs, queues and hosts
-    ADMIN = "admin"  # tokens, policy, sweeps, the audit
+    OPERATOR = "operator"  # change every tenant's jobs, queues and hosts, and the policy
+    ADMIN = "admin"  # tokens, sweeps, the audit
 
     def covers(self, needed: "Role") -> bool:
         """This role may do what ``needed`` may."""

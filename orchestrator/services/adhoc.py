@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.domain.adhoc import AdHocLease, LeaseRequest, lease_resources
+from orchestrator.domain.adhoc import AdHocLease, LeaseRequest, lease_digest, lease_resources
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import Resources
 from orchestrator.domain.lease import LeaseGrant
@@ -28,6 +28,7 @@ class Granted:
 
     lease: AdHocLease
     token: str
+    created: bool = True  # False: it was granted before, under the same key
 
 
 class LeaseService:
@@ -39,19 +40,26 @@ class LeaseService:
     def grant(self, request: LeaseRequest) -> Granted:
         """Take the GPUs that are asked for on the first host where they are free.
 
+        As long as a lease lives, its key names it: the same request again is given it, under a new token, since the
+        old one is stored as a hash alone and cannot be told again.
+
         Raises:
+            IdempotencyConflict: If the key was used with another request.
             InvalidRequest: If the request makes no sense.
             UnsatisfiableRequest: If no registered host could ever grant it.
             NoGpuFree: If none can now, with what each lacks.
             StoreUnavailable: If the database does not answer.
         """
         resources = lease_resources(request)
+        token = TOKEN_PREFIX + secrets.token_urlsafe(24)
+        name, digest = request.name or request.holder, lease_digest(request)
+        holder = Holder(name, request.tenant, request.holder, token_hash(token), request.key, digest)
+        if (lease := self._runtime.leases.again(holder)) is not None:
+            return Granted(lease, token, created=False)
         nodes = self._runtime.cluster.nodes()
         if not nodes:
             raise NoGpuFree(("no host is registered",))
         require_satisfiable(resources, nodes)
-        token = TOKEN_PREFIX + secrets.token_urlsafe(24)
-        holder = Holder(request.name or request.holder, request.tenant, request.holder, token_hash(token), request.key)
         if not self._runtime.policy.get().values.safe_mode:
             for node, grant in _candidates(nodes, resources):
                 lease = self._runtime.leases.grant(node, grant, holder, ttl=timedelta(seconds=request.ttl_seconds))

@@ -227,6 +227,7 @@ lease_holders = Table(
     Column("holder", String(128), nullable=False),
     Column("idempotency_key", String(128)),
     Column("ttl_s", Float, nullable=False),
+    Column("request_digest", String(64)),
     UniqueConstraint("token_hash"),
     UniqueConstraint("tenant", "idempotency_key"),
     **_INNODB,

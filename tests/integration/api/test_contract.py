@@ -40,6 +40,20 @@ def test_every_operation_says_who_may_call_it() -> None:
     } == set()
 
 
+def test_a_version_is_stale_only_where_one_can_be_named() -> None:
+    """412 is described of what takes If-Match, and of nothing else."""
+    takes, answers = set(), set()
+    for path, methods in json.loads(PATH.read_text())["paths"].items():
+        for method, operation in methods.items():
+            if any(each["name"] == "if-match" for each in operation.get("parameters", ())):
+                takes.add((method, path))
+            if "412" in operation["responses"]:
+                answers.add((method, path))
+
+    assert takes == answers
+    assert ("patch", "/policy") in takes
+
+
 @pytest.fixture
 def busy(api: TestClient, runtime: Runtime) -> str:
     """An installation with something of everything: a job that ended, with an attempt, output, a result."""
