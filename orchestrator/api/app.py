@@ -22,6 +22,7 @@ from orchestrator.api import (
     problems,
     queues,
     tenants,
+    tokens,
     usage,
 )
 from orchestrator.api.dependencies import Services
@@ -31,7 +32,6 @@ from orchestrator.api.openapi import described
 from orchestrator.api.rates import Rates
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
-from orchestrator.services.tokens import TokenService
 
 #: In this order: of two paths that fit a request, the first is meant.
 _GUARDED: Final[tuple[Any, ...]] = (
@@ -50,6 +50,7 @@ _GUARDED: Final[tuple[Any, ...]] = (
     leases,
     pools,
     access,
+    tokens,
     dlq,
 )
 
@@ -79,7 +80,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.add_middleware(
         Edge,
         settings=runtime.settings,
-        callers=Callers(token, TokenService(runtime.access, runtime.clock)),
+        callers=Callers(token, services.tokens),
         rates=Rates(runtime.clock.monotonic),
         access=runtime.access,
         requests=services.requests,

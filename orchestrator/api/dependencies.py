@@ -12,6 +12,7 @@ from orchestrator.api.metrics import Requests
 from orchestrator.runtime import Runtime
 from orchestrator.services.cancel import CancelService
 from orchestrator.services.submit import SubmitService
+from orchestrator.services.tokens import TokenService
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Services:
     cancels: CancelService
     ended: EndedJobs
     feed: Feed
+    tokens: TokenService
     requests: Requests = field(default_factory=Requests)
     stopping: threading.Event = field(default_factory=threading.Event)  # the process is to end: answer what waits
 
@@ -36,6 +38,7 @@ class Services:
             CancelService(runtime),
             EndedJobs(runtime.times),
             Feed(runtime.events, stopping),
+            TokenService(runtime.access, runtime.clock),
             stopping=stopping,
         )
 

@@ -27,6 +27,7 @@ from orchestrator.errors import (
     UnknownLease,
     UnknownNode,
     UnknownSweep,
+    UnknownToken,
     UnsatisfiableRequest,
 )
 from orchestrator.pool_errors import UnknownPool
@@ -59,6 +60,7 @@ _STATUS: Final = (
     (UnknownSweep, 404),
     (UnknownGpu, 404),
     (UnknownLease, 404),
+    (UnknownToken, 404),
     (UnknownPool, 404),
     (PayloadTooLarge, 413),
     (TooSlow, 408),

@@ -84,6 +84,14 @@ class AuditEntry:
     at: datetime | None = None
 
 
+def token_document(token: Token) -> dict[str, str | int | None]:
+    """Return a token as people and programs read it: all of it but the hash."""
+    instants = ("created_at", "expires_at", "revoked_at", "last_used_at")
+    values = {name: getattr(token, name) for name in ("name", "id", "tenant", "requests_per_minute", "created_by")}
+    moments = {name: getattr(token, name) for name in instants}
+    return values | {"role": token.role.value} | {k: v.isoformat() if v else None for k, v in moments.items()}
+
+
 def make_secret(draw: bytes) -> tuple[str, str]:
     """Return (id, secret) of a new token.
 

@@ -87,6 +87,7 @@ def app(
     made.state.secrets = {
         role: service.create(role.value, role=role, tenant=TENANTS.get(role), by="test")[1] for role in Role
     }
+    service.create("a-first-one", role=Role.VIEWER, by="test")  # links lead to it: it may be revoked
     made.state.secrets["red"] = service.create("red", role=Role.SUBMITTER, tenant="red", by="test")[1]
     running.register(runtime, "alpha", 2)
     with TestClient(made) as client:
