@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from orchestrator.api import answers, problems
+from orchestrator.api import answers, bounds, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import MOST_SEQ
@@ -36,18 +36,28 @@ class LeaseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    gpus: int | None = Field(default=None, description="Whole GPUs of one host; default: 1.")
+    gpus: int | None = Field(
+        default=None, description="Whole GPUs of one host; default: 1.", json_schema_extra=bounds.GPUS
+    )
     gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
-    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
+    gpu_type: Text | None = Field(
+        default=None, description="Models that would do, as H100|A100.", json_schema_extra=bounds.KIND
+    )
     min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
-    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
+    mig: Text | None = Field(
+        default=None, description="MIG instances of this profile in place of cards.", json_schema_extra=bounds.PROFILE
+    )
     constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the host; node names one.")
-    ttl_seconds: float = Field(default=15.0, description="The lease lives so long after its last heartbeat.")
+    ttl_seconds: float = Field(
+        default=15.0, description="The lease lives so long after its last heartbeat.", json_schema_extra=bounds.TTL
+    )
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
         default=0.0, description="Wait so long for GPUs to become free."
     )
-    name: Text | None = Field(default=None, description="What people see.")
-    tenant: Text | None = Field(default=None, description="Whose it is; default: the token's tenant.")
+    name: Text | None = Field(default=None, description="What people see.", json_schema_extra=bounds.NAME)
+    tenant: Text | None = Field(
+        default=None, description="Whose it is; default: the token's tenant.", json_schema_extra=bounds.WORD
+    )
 
     def to_request(self, caller: Principal, key: str | None) -> LeaseRequest:
         """Return the request; its values are checked where all requests are."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from orchestrator.api import answers, problems
+from orchestrator.api import answers, bounds, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import AlternativeBody
@@ -41,28 +41,56 @@ class PoolBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Text
-    model: Text | None = Field(default=None, description="What its runners have loaded; default: the name.")
-    task: Text = Field(default=DEFAULT_LOADER, description="The Celery task that loads it, called with model=MODEL.")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Further keywords of that task.")
-    gpus: int | None = Field(default=None, description="Whole GPUs of each runner; default: 1.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
-    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
-    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the hosts.")
-    cpus: int | None = Field(default=None, description="CPUs of the host that each runner is counted with.")
-    memory: str | int | None = Field(default=None, description="Memory of the host, likewise.")
-    alternatives: list[AlternativeBody] = Field(default_factory=list, description="Other GPUs, in order of preference.")
-    min: int = Field(default=1, description="Runners that are there even if nobody asks for them.")
-    max: int | None = Field(default=None, description="Runners at most; default: as min.")
-    idle_seconds: float | None = Field(
-        default=None, description="Runners beyond min leave after so long without a job; default: the policy's."
+    name: Text = Field(json_schema_extra=bounds.WORD)
+    model: Text | None = Field(
+        default=None, description="What its runners have loaded; default: the name.", json_schema_extra=bounds.NAME
     )
-    load_seconds: float = Field(default=600.0, description="A load that takes longer has failed.")
+    task: Text = Field(
+        default=DEFAULT_LOADER,
+        description="The Celery task that loads it, called with model=MODEL.",
+        json_schema_extra=bounds.TASK,
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Further keywords of that task.")
+    gpus: int | None = Field(
+        default=None, description="Whole GPUs of each runner; default: 1.", json_schema_extra=bounds.GPUS
+    )
+    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_type: Text | None = Field(
+        default=None, description="Models that would do, as H100|A100.", json_schema_extra=bounds.KIND
+    )
+    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    mig: Text | None = Field(
+        default=None, description="MIG instances of this profile in place of cards.", json_schema_extra=bounds.PROFILE
+    )
+    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the hosts.")
+    cpus: int | None = Field(
+        default=None, description="CPUs of the host that each runner is counted with.", json_schema_extra=bounds.CPUS
+    )
+    memory: str | int | None = Field(default=None, description="Memory of the host, likewise.")
+    alternatives: list[AlternativeBody] = Field(
+        default_factory=list, description="Other GPUs, in order of preference.", json_schema_extra=bounds.ALTERNATIVES
+    )
+    min: int = Field(
+        default=1,
+        description="Runners that are there even if nobody asks for them.",
+        json_schema_extra=bounds.LEAST_RUNNERS,
+    )
+    max: int | None = Field(
+        default=None, description="Runners at most; default: as min.", json_schema_extra=bounds.MAX_RUNNERS
+    )
+    idle_seconds: float | None = Field(
+        default=None,
+        description="Runners beyond min leave after so long without a job; default: the policy's.",
+        json_schema_extra=bounds.IDLE,
+    )
+    load_seconds: float = Field(
+        default=600.0, description="A load that takes longer has failed.", json_schema_extra=bounds.LOAD
+    )
     pinned: bool = Field(default=False, description="Runners do not leave for being idle, nor for others.")
-    tenant: Text | None = Field(default=None, description="Whose jobs run in it; default: everybody's.")
-    priority: int = Field(default=5, description="Of its loads, 0 to 9.")
+    tenant: Text | None = Field(
+        default=None, description="Whose jobs run in it; default: everybody's.", json_schema_extra=bounds.WORD
+    )
+    priority: int = Field(default=5, description="Of its loads, 0 to 9.", json_schema_extra=bounds.PRIORITY)
 
     def to_request(self) -> PoolRequest:
         """Return the request; its values are checked where all requests are."""
@@ -96,10 +124,10 @@ class ScaleBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    min: int | None = None
-    max: int | None = None
+    min: int | None = Field(default=None, json_schema_extra=bounds.LEAST_RUNNERS)
+    max: int | None = Field(default=None, json_schema_extra=bounds.MAX_RUNNERS)
     pinned: bool | None = None
-    idle_seconds: float | None = None
+    idle_seconds: float | None = Field(default=None, json_schema_extra=bounds.IDLE)
 
 
 class PreloadBody(BaseModel):
@@ -107,7 +135,11 @@ class PreloadBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    runners: int | None = Field(default=None, description="At least so many; default: as many as the pool may have.")
+    runners: int | None = Field(
+        default=None,
+        description="At least so many; default: as many as the pool may have.",
+        json_schema_extra=bounds.LEAST_RUNNERS,
+    )
 
 
 class SwapBody(BaseModel):
@@ -115,7 +147,7 @@ class SwapBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: Text
+    model: Text = Field(json_schema_extra=bounds.NAME)
     arguments: dict[str, Any] | None = Field(default=None, description="Keywords of the loader; default: as before.")
 
 

@@ -13,6 +13,7 @@ from orchestrator.api.schemas import plain
 from orchestrator.domain.job import JobEvent
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime import Runtime
+from tests.support import reference
 from tests.support.openapi import PATH, openapi_text
 from tests.support.running import Running, register
 
@@ -22,6 +23,26 @@ def test_the_description_is_the_one_that_was_agreed_on() -> None:
     kept, made = PATH.read_text().splitlines(), openapi_text().splitlines()
 
     assert list(difflib.unified_diff(kept, made, "docs/openapi.json", "the API", lineterm="", n=1)) == []
+
+
+def test_the_reference_is_that_of_the_description() -> None:
+    """`make openapi` writes both."""
+    kept, made = reference.PATH.read_text(), reference.reference_text(json.loads(openapi_text()))
+
+    assert list(difflib.unified_diff(kept.splitlines(), made.splitlines(), lineterm="", n=1)) == []
+
+
+def test_the_reference_has_every_operation_with_its_role_and_fields() -> None:
+    text = reference.PATH.read_text()
+    sections = {part.split("`")[1]: part for part in text.split("\n### ")[1:]}
+    document = json.loads(PATH.read_text())
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            section = sections.pop(f"{method.upper()} {path}")
+            assert f"Role: {operation.get('x-role', 'none')}." in section
+            assert [one["name"] for one in operation.get("parameters", ()) if f"`{one['name']}`" not in section] == []
+    assert sections == {}
+    assert "| `most_running` | integer, 0 to " in text
 
 
 def test_every_operation_says_who_may_call_it() -> None:
