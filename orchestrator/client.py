@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
-from orchestrator import errors, pool_errors
+from orchestrator import body_errors, errors, pool_errors
 from orchestrator.client_calls import Calls, stream_path
 from orchestrator.errors import ApiUnavailable, InvalidRequest, OrchestratorError
 from orchestrator.held_lease import HeldLease
@@ -28,7 +28,7 @@ LONGEST_PAUSE: Final = 2.0
 #: Every error that the API can name; what it calls otherwise is told by its status.
 _BY_CODE: Final = {
     kind.code: kind
-    for kind in (vars(errors) | vars(pool_errors)).values()
+    for kind in (vars(errors) | vars(pool_errors) | vars(body_errors)).values()
     if isinstance(kind, type) and issubclass(kind, OrchestratorError) and "code" in vars(kind)
 }
 

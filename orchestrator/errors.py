@@ -25,8 +25,7 @@ OrchestratorError
 │   ├── Unauthenticated
 │   ├── Forbidden
 │   ├── MissingSecret           the host has no secret of this name for the job's tenant
-│   ├── TooSlow                 the request's body did not come in time
-│   └── TooDeep                 JSON nested deeper than is read
+│   └── (in ``body_errors``)    a request's body is late, too deep, or ambiguous
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
 │   ├── StaleVersion            somebody else changed it since it was read
@@ -241,18 +240,6 @@ class MissingSecret(InvalidRequest):
     """The host has no secret of this name for the job's tenant, or cannot use what it has."""
 
     code = "missing-secret"
-
-
-class TooSlow(InvalidRequest):
-    """The request's body did not come in time."""
-
-    code = "too-slow"
-
-
-class TooDeep(InvalidRequest):
-    """The request's JSON is nested deeper than is read."""
-
-    code = "too-deep"
 
 
 class Conflict(OrchestratorError):

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
+from orchestrator.body_errors import TooSlow
 from orchestrator.errors import (
     Conflict,
     Forbidden,
@@ -18,7 +19,6 @@ from orchestrator.errors import (
     QueueNotFound,
     RateLimited,
     StaleVersion,
-    TooSlow,
     Unauthenticated,
     Unavailable,
     UnknownDeadLetter,
