@@ -1,8 +1,9 @@
 """What should be admitted now, where, and why everything else waits.
 
 The first form of the policy. Jobs are looked at by priority, then arrival. Each goes where it fits best: whole GPUs of
-the host that it leaves the fewest free, a share on the fullest GPU that has room, all GPUs of a gang on one host. When
-nothing is free, a host that ends its jobs fast takes a few ahead.
+the host that it leaves the fewest free, a share on the fullest GPU that has room, all GPUs of a gang on one host. Where
+hosts tell how near their GPUs are to each other, a gang goes to the closest ones that are free anywhere, and how well
+it fits decides among those alike. When nothing is free, a host that ends its jobs fast takes a few ahead.
 
 The first GPU job of a queue that fits nowhere has GPUs kept for it on one host, so that smaller jobs behind it cannot
 keep a gang waiting for ever: they pass on other hosts, or beside what is kept. Which host that is follows from the job
