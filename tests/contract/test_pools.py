@@ -338,7 +338,7 @@ def test_a_runner_that_sleeps_has_a_small_share_and_gets_its_own_back_when_there
     assert asleep is not None
     assert not stores.ledger.renew("a", [lease], ttl=TTL).live
     (runner,) = pools.standing("chat").runners
-    assert (runner.lease_id, runner.asleep, runner.ended_at) == (asleep, True, None)
+    assert (runner.lease_id, runner.asleep, runner.ended_at, runner.memory_mib) == (asleep, True, None, 50)
     other = stores.submit(resources=Resources(1, 900))
     stores.admission.admit([(other.seq, "a")], epoch=epoch(stores))
     room = LeaseGrant(("a-0",), LeaseMode.SHARED, 900)
