@@ -154,6 +154,17 @@ def test_who_is_pinned_busy_or_needed_by_the_pool_stays() -> None:
     assert spare.left(Resources(2)) == [], "one alone would not do"
 
 
+def test_a_pool_that_has_given_all_that_it_can_leaves_the_rest_to_others() -> None:
+    world = World("a")
+    world.pool("chat", on(1, "a0"), on(2, "a1"), least=1)
+    world.pool("image", on(3, "a2"))
+    world.hold_rest()
+    world.uses = {3: busy(9.0)}
+    assert world.left(Resources(1)) == [1]
+    assert world.left(*[Resources(1)] * 2) == [1, 3]
+    assert world.left(Resources(2)) == [1, 3]
+
+
 def test_a_job_for_several_gpus_gets_them_on_one_host_or_has_nobody_leave() -> None:
     world = World("ab")
     world.pool("chat", on(1, "a0"), on(2, "b0"), on(3, "b1"))
@@ -163,6 +174,8 @@ def test_a_job_for_several_gpus_gets_them_on_one_host_or_has_nobody_leave() -> N
     assert world.left(Resources(2)) == [4], "1.5 is less than 1 + 1, and the one that is cheapest of all stays"
     assert world.left(Resources(3)) == [1, 4]
     assert world.left(Resources(4)) == []
+    world.uses[4] = busy(2.5)
+    assert world.left(Resources(2)) == [2, 3], "on the other host, though the cheapest of all is here"
     world.views = [
         replace(world.views[0], gpus=tuple(replace(gpu, exclusive=False) for gpu in world.views[0].gpus[3:]))
     ]
@@ -216,9 +229,11 @@ def test_nobody_leaves_a_host_for_whom_its_gpus_are_not() -> None:
     world = World("a")
     world.pool("chat", on(1, "a0"))
     world.hold(("a1", "a2"))
-    assert world.left(Resources(4), Resources(1)) == []
     assert world.left(Resources(2), Resources(1)) == [1]
     assert world.left(Resources(1), Resources(2)) == []
+    world.hold_rest()
+    assert world.left(Resources(1)) == [1]
+    assert world.left(Resources(4), Resources(1)) == []
 
 
 def test_uses_count_by_when_they_were_and_are_watched_from_then_on() -> None:
