@@ -109,8 +109,9 @@ def test_a_split_card_serves_a_lease_for_each_instance_and_no_whole_gpu(stores: 
     reasons = {refusal.seq: refusal.reason for refusal in made.refusals}
     assert reasons == dict.fromkeys((job.seq for job in submitted[3:]), WaitReason.TOO_LARGE)
     stores.admission.admit([(admission.seq, admission.node) for admission in made.admissions], epoch=epoch)
-    for job, resources in zip(submitted, asked, strict=True):
-        host.add_waiting(WaitingJob(job.seq, job.id, Shape(resources, "default", JobKind.COMMAND, "run", 5), job.seq))
+    for job, resources in zip(submitted, asked, strict=True):  # those that get none come first
+        shape = Shape(resources, "default", JobKind.COMMAND, "run", 5)
+        host.add_waiting(WaitingJob(job.seq, job.id, shape, arrival=-job.seq))
     claims = [
         Claim(line.key, tuple(job.seq for job in jobs), line.shape.resources, grant=line.grant)
         for line, jobs in host.choose()
