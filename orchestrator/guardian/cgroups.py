@@ -19,14 +19,13 @@ from orchestrator.domain.cluster import GpuSample
 from orchestrator.errors import InvalidSettings
 from orchestrator.guardian import device_filter
 from orchestrator.guardian.messages import RunnerSpec
+from orchestrator.guardian.settings import GuardianSettings
 
 logger = logging.getLogger(__name__)
 
 ROOT: Final = Path("/sys/fs/cgroup")
 OWN: Final = Path("/proc/self/cgroup")
-#: Where the NVIDIA driver tells which device file belongs to which GPU.
-DRIVER_GPUS: Final = Path("/proc/driver/nvidia/gpus")
-#: The major number of its device files.
+#: The major number of the NVIDIA driver's device files.
 NVIDIA_MAJOR: Final = 195
 MIB: Final = 1 << 20
 #: A group that is empty for so long has been left: a runner joins its own at once, or its start has failed by then.
@@ -177,7 +176,7 @@ def cards_of(gpus: Iterable[str], samples: Iterable[GpuSample]) -> set[str]:
     return {cards.get(gpu) or gpu for gpu in gpus}
 
 
-def read_minors(gpus: Path = DRIVER_GPUS) -> Mapping[str, int]:
+def read_minors(gpus: Path) -> Mapping[str, int]:
     """Return the numbers of the device files of the host's GPUs, by uuid; none where there is no such driver."""
     found = {}
     for file in sorted(gpus.glob("*/information")):
@@ -251,12 +250,12 @@ class Isolation:
         self.name = PROCESS if cgroups is None else cgroups.isolation
 
     @classmethod
-    def of_host(cls, mode: str, node: str) -> "Isolation":
+    def of_host(cls, settings: GuardianSettings) -> "Isolation":
         """Find out what the host permits; raises ``InvalidSettings`` if that is less than is insisted on."""
-        cgroups = find_cgroups(mode, node)
+        cgroups = find_cgroups(settings.isolation, settings.node)
         if cgroups is not None:
             cgroups.sweep()
-        return cls(cgroups, read_minors())
+        return cls(cgroups, read_minors(settings.driver_gpus))
 
     def enter(self, spec: RunnerSpec, mark: str, samples: Iterable[GpuSample]) -> RunnerSpec:
         """Return a runner's spec with the groups that it is to join; raises ``OSError`` if they cannot be made.

@@ -97,7 +97,7 @@ class Wards:
         self._ask_reading, self._handoff = ask_reading, Handoff(settings.clean_memory_mib)
         self._settings, self._nursery, self._forest = settings, nursery, forest
         self._journal, self._identity, self._report = journal, identity, report
-        self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation.of_host(settings.isolation, settings.node)
+        self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation.of_host(settings)
         self._wards: dict[str, Ward] = {}
 
     def __len__(self) -> int:

@@ -1,11 +1,14 @@
 """Control groups, as far as they are files: what a host permits, what is written, what is read."""
 
+import errno
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample
 from orchestrator.errors import InvalidSettings
+from orchestrator.guardian import device_filter
 from orchestrator.guardian.cgroups import Cgroups, Isolation, find_cgroups, read_minors
 from tests.support.guardian import make_spec
 
@@ -56,8 +59,17 @@ def test_the_first_version_gives_a_group_a_controller_below_ours(tmp_path: Path)
     assert found.isolation == "cgroup1:memory", "without a filter of devices, memory is bounded all the same"
 
 
-def test_the_second_version_gives_one_group_beside_ours(tmp_path: Path) -> None:
-    """Controllers have to be passed on to it, by a group that has no processes of its own."""
+@pytest.mark.parametrize(("permitted", "isolation"), [(True, "cgroup2:devices,memory"), (False, "cgroup2:memory")])
+def test_the_second_version_gives_one_group_beside_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permitted: bool, isolation: str
+) -> None:
+    """Controllers have to be passed on to it, by a group that has no processes of its own; devices need a program."""
+
+    def attach(group: Path, *, major: int, minors: Collection[int]) -> None:
+        if not permitted:
+            raise PermissionError(errno.EPERM, "Operation not permitted", "bpf")
+
+    monkeypatch.setattr(device_filter, "attach", attach)
     root, file = mounted(tmp_path / "cgroup", "0::/system.slice/worker\n", "system.slice/worker")
     (root / "cgroup.controllers").write_text("memory pids\n")
     for group in ("system.slice/worker", "system.slice", "system.slice/worker/orchestrator-a"):
@@ -65,7 +77,9 @@ def test_the_second_version_gives_one_group_beside_ours(tmp_path: Path) -> None:
         (root / group / "cgroup.subtree_control").write_text("memory pids\n")
     found = find_cgroups("auto", "a", root=root, own=file)
     assert found is not None
-    assert (found.isolation, found.version) == ("cgroup2:memory", 2), "these are files, and take no filter of devices"
+    assert (found.isolation, found.version) == (isolation, 2)
+    assert set(found.directories.values()) == {root / "system.slice/worker/orchestrator-a"}
+    assert not list(found.directories["memory"].glob("probe-*"))
 
 
 def test_who_insists_is_told_why_there_are_none(tmp_path: Path) -> None:

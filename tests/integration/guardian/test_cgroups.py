@@ -5,13 +5,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.domain.cluster import GpuSample
 from orchestrator.domain.job import FailureClass, JobState
+from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.guardian.cgroups import NVIDIA_MAJOR, PROCESS, Cgroups, find_cgroups, permits_filters
-from orchestrator.guardian.messages import Spawned
+from orchestrator.guardian.messages import GpuReport, Spawned
 from tests.support.cluster import Cluster
 from tests.support.guardian import StartHost, python
 
@@ -99,6 +102,35 @@ def test_a_process_cannot_open_the_card_of_others_nor_make_a_file_for_it(
         assert touch((), foreign, own, Path("/dev/null")) == outside, "and nobody else notices"
     finally:
         filtering.remove("r1")
+
+
+@pytest.mark.parametrize("gpu", ["GPU-own", "MIG-own"])
+def test_a_job_cannot_open_the_cards_that_its_lease_does_not_name(
+    groups: Cgroups, cards: tuple[Path, Path], start_host: StartHost, tmp_path: Path, gpu: str
+) -> None:
+    """Nor does it lose the card whose instance it has."""
+    if "devices" not in groups.directories:
+        pytest.skip("this host keeps no devices from a process")
+    foreign, own = describe_gpu("GPU-foreign", 0), describe_gpu(gpu, 1)
+    write_gpus(tmp_path / "gpus.toml", [foreign, own])
+    for uuid, minor in (("GPU-foreign", FOREIGN), ("GPU-own", OWN)):
+        (tmp_path / "driver" / uuid).mkdir(parents=True)
+        (tmp_path / "driver" / uuid / "information").write_text(f"GPU UUID: {uuid}\nDevice Minor: {minor}\n")
+    host = start_host("cgroups-gpus", simulated_gpus=tmp_path / "gpus.toml", driver_gpus=tmp_path / "driver")
+    host.expect(GpuReport)
+
+    host.run("without", argv=python(TOUCH, "", *map(str, cards)))
+    host.run("with", argv=python(TOUCH, "", *map(str, cards)), gpus=(gpu,))
+
+    assert host.printed["without"].split()[:2] == [b"EPERM", b"EPERM"]
+    assert host.printed["with"].split() == [b"EPERM", touch((), *cards)[1].encode(), b"EPERM"]
+
+
+def describe_gpu(uuid: str, index: int) -> GpuSample:
+    """Return a reading of a simulated card, or of an instance of ``GPU-own``."""
+    (sample,) = make_gpus(1, owner="cgroups")
+    of = {"mig_profile": "1g.10gb", "parent_uuid": "GPU-own"} if uuid.startswith("MIG-") else {}
+    return replace(sample, gpu=replace(sample.gpu, uuid=uuid, index=index, **of))
 
 
 @pytest.fixture(scope="module")
