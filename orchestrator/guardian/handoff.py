@@ -31,6 +31,10 @@ class Handoff:
             self._samples, self._read_at = {sample.gpu.uuid: sample for sample in samples}, read_at
             self._known.update(self._samples)
 
+    def samples(self) -> Iterable[GpuSample]:
+        """Return the latest reading."""
+        return self._samples.values()
+
     def doubt(self, gpu: str) -> str | None:
         """Return why a GPU cannot be handed over now; None if it can."""
         if gpu not in self._known:

@@ -41,6 +41,8 @@ class RunnerSpec:
     deadline: float | None = None
     memory_mib: int = 0  # of the host's memory, where control groups can hold it to that; 0: no limit
     cgroups: tuple[str, ...] = ()  # directories of the groups that it joins; the guardian's to say
+    umask: int | None = None
+    no_new_privileges: bool = False  # no program that it starts gets more rights than it has
 
     def __post_init__(self) -> None:
         if (self.argv is None) == (self.entry is None) or self.argv == ():

@@ -33,6 +33,7 @@ class GuardianSettings:
     leftover_grace_seconds: float = 1  # from TERM to KILL for what a runner leaves behind
     log_format: str = "text"  # or "json"
     isolation: str = "auto"  # or "process" for no control groups, "cgroup" to insist on them
+    driver_gpus: Path = Path("/proc/driver/nvidia/gpus")  # where the driver tells which device file is whose
 
     def find_lock_dir(self) -> Path:
         """Return the directory of device locks, made if missing.
@@ -63,7 +64,7 @@ class GuardianSettings:
         """Read what ``to_document`` wrote."""
         paths = {
             name: None if document[name] is None else Path(document[name])
-            for name in ("home", "lock_dir", "journal_dir", "simulated_gpus")
+            for name in ("home", "lock_dir", "journal_dir", "simulated_gpus", "driver_gpus")
         }
         lists = {name: tuple(document[name]) for name in ("preload", "import_path")}
         return cls(**{**document, **paths, **lists})

@@ -235,7 +235,13 @@ class Lines:
         more |= {} if context is None else {traces.VARIABLE: context}
         more |= {} if job.claimed.checkpoint is None else {CHECKPOINT: job.claimed.checkpoint}
         spec = command_runner_spec(
-            runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ, secrets=more
+            runners.next_id(),
+            job.claimed,
+            key,
+            token=job.lease_id,
+            inherited=os.environ,
+            confinement=self._pool.confinement,
+            secrets=more,
         )
         return spec if argv is None else replace(spec, argv=argv)
 

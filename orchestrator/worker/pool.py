@@ -25,6 +25,7 @@ from orchestrator.config import Settings
 from orchestrator.guardian.client import Guardian, GuardianSettings
 from orchestrator.guardian.messages import GpuFault, GpuReport
 from orchestrator.worker import task_log
+from orchestrator.worker.confinement import confine
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Host
 from orchestrator.worker.launch import find_app_path, task_runner_spec
@@ -77,6 +78,7 @@ class RunnerPool(BasePool):
         self.runners: Runners | None = None
         self._ends_at_once = False
         self.clock = SystemClock()
+        self.confinement = confine(self._settings)
         self._hostname = (self.options.get("initargs") or (None, ""))[1]
 
     def on_start(self) -> None:
@@ -151,6 +153,7 @@ class RunnerPool(BasePool):
             app=self._app_path,
             hostname=self._hostname,
             inherited=os.environ,
+            confinement=self.confinement,
         )
         return self.runners.start(spec, key)
 

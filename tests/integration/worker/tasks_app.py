@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,12 @@ def get_ready(seconds: float) -> None:
         time.sleep(seconds)
     print("ready", flush=True)
     time.sleep(60)
+
+
+@app.task(base=GPUTask, name="t.told", gpus=1)
+def told(*argv: str) -> str:
+    """Return what a program printed that the task started."""
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @app.task(base=GPUTask, name="t.steps", gpus=1, max_attempts=9)
