@@ -82,6 +82,27 @@ def test_cpus_and_memory_are_taken_with_the_lease_and_given_back_with_it(stores:
     assert (after.cpus_taken, after.memory_taken_mib) == (0, 0)
 
 
+def test_an_attempt_tells_which_alternative_it_has_got(stores: Stores) -> None:
+    """By the GPUs of its lease, whichever host it is on; jobs without alternatives have no choice to tell."""
+    stores.register("a", 3)
+    either = Wants(models=("H100",), alternatives=(Alternative(2, models=("Sim",)), Alternative(1, 400)))
+    asked = Resources(1, wants=either)
+    grants = (
+        LeaseGrant(("a-0", "a-1"), LeaseMode.EXCLUSIVE, None),
+        LeaseGrant(("a-2",), LeaseMode.SHARED, 400),
+    )
+    choices = []
+    for key, grant in enumerate(grants, 1):
+        submitted = stores.submit(resources=asked)
+        stores.admission.admit([(submitted.seq, "a")], epoch=stores.lead())
+        assert stores.commit(claims=(Claim(key, (submitted.seq,), asked, grant=grant),)).claims[0].granted
+        choices += [attempt.choice for attempt in stores.jobs.attempts(submitted.id)]
+    assert choices == [2, 3]
+    plain = stores.submit(resources=Resources(1, 100))
+    assert stores.claim(plain.seq, "a-2", mib=100).granted
+    assert [attempt.choice for attempt in stores.jobs.attempts(plain.id)] == [None]
+
+
 SPLIT = ("3g.40gb", "2g.20gb", "2g.20gb")
 
 

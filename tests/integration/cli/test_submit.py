@@ -10,6 +10,7 @@ from orchestrator.domain.wants import Alternative, Wants
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from tests.integration.cli.conftest import Orch
+from tests.support.running import Running
 
 
 @pytest.fixture
@@ -111,3 +112,19 @@ def test_what_makes_no_sense_or_no_host_has_is_one_line_and_2(orch: Orch, argume
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
     assert answer.err.startswith("orch: ")
     assert words in answer.err
+
+
+@pytest.mark.usefixtures("hosts")
+def test_status_shows_which_alternative_a_job_has_got(orch: Orch, runtime: Runtime) -> None:
+    """And nothing of it for a job without any."""
+    either = orch("submit", "--gpu-type", "H100", "--or", "gpus=2,gpu-type=A100", "--", "true").out.strip()
+    asked = Resources(1, wants=Wants(models=("H100",), alternatives=(Alternative(2, models=("A100",)),)))
+    Running(runtime, either, "rich", ("rich-2", "rich-3"), asked).end()
+    plain = orch("submit", "--gpus", "1", "--", "true").out.strip()
+    Running(runtime, plain, "rich", ("rich-0",)).end()
+
+    titles, row = (line.split() for line in orch("status", either).out.splitlines()[-2:])
+    assert row[titles.index("CHOICE")] == "2"
+    assert [one["choice"] for one in orch("status", either, "--json").document["attempts"]] == [2]
+    shown = orch("status", plain)
+    assert (shown.code, "CHOICE" in shown.out) == (0, False)
