@@ -90,6 +90,7 @@ class Attempt:
     gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
     peak_gpu_memory_mib: int | None = None  # likewise
     isolation: str | None = None  # "process", or the control groups around it
+    choice: int | None = None  # which of what the job asks for it has got, from 1; None: there are no alternatives
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "peak_memory_mib": attempt.peak_memory_mib,
         "peak_gpu_memory_mib": attempt.peak_gpu_memory_mib,
         "isolation": attempt.isolation,
+        "choice": attempt.choice,
         "gpu_seconds": attempt.gpu_seconds,
         "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }

@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
+from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob, Resources
+from orchestrator.domain.wants import wants_from
 from orchestrator.errors import StoreUnavailable, UnknownJob
 from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
 from orchestrator.storage import canvases, statements, tables
@@ -20,6 +21,7 @@ from orchestrator.storage.job_names import Name, names_of, refuse_other_request,
 from orchestrator.storage.model_placing import hosts_with_models
 from orchestrator.storage.placing import PUBLISH_GRACE
 from orchestrator.storage.rows import (
+    Row,
     dump,
     entry_from,
     instant,
@@ -109,30 +111,24 @@ class SqlJobStore:
 
     def attempts(self, job_id: str) -> Sequence[Attempt]:
         """Return a job's attempts, oldest first."""
-        rows = self._database.read(
-            lambda c: self._database.run(c, statements.ATTEMPTS, {"id": job_id}).mappings().all()
-        )
-        return [
-            Attempt(
-                number=row["number"],
-                node=row["node"],
-                lease_id=row["lease_id"],
-                gpus=tuple((row["gpu_uuids"] or "").split(",")) if row["gpu_uuids"] else (),
-                pid=row["pid"],
-                started_at=instant(row["started_at"]),
-                ended_at=instant(row["ended_at"]),
-                outcome=row["outcome"],
-                failure_class=row["failure_class"],
-                exit_code=row["exit_code"],
-                error=row["error"],
-                peak_memory_mib=row["peak_memory_mib"],
-                peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
-                isolation=row["isolation"],
-                gpu_seconds=row["gpu_seconds"],
-                gpu_busy_seconds=row["gpu_busy_seconds"],
-            )
-            for row in rows
-        ]
+
+        def read(connection: Connection) -> list[Attempt]:
+            rows = self._database.run(connection, statements.ATTEMPTS, {"id": job_id}).mappings().all()
+            return [_attempt(row, self._choice(connection, row)) for row in rows]
+
+        return self._database.read(read)
+
+    def _choice(self, connection: Connection, row: Row) -> int | None:
+        """Return which of a job's alternatives an attempt has got."""
+        asked = Resources(row["gpus"], row["gpu_memory_mib"], wants_from(row["wants"]))
+        uuids = _uuids(row)
+        if len(asked.options) == 1:
+            return None
+        found = self._database.run(connection, statements.CARDS, {"uuids": uuids}).all() if uuids else []
+        if len(found) < len(uuids):
+            return None
+        cards = [(card.model, card.memory_mib, card.mig_profile) for card in found]
+        return asked.choice(cards, row["share_mib"])
 
     def history(self, job_id: str) -> Sequence[HistoryEvent]:
         """Return a job's events in the order in which they were written."""
@@ -358,3 +354,29 @@ class SqlJobStore:
 
 #: Everything but the payload, which can be large.
 _JOB_COLUMNS: Final = select(*(column for column in tables.jobs.c if column.name not in ("payload", "headers")))
+
+
+def _uuids(row: Row) -> list[str]:
+    return str(row["gpu_uuids"]).split(",") if row["gpu_uuids"] else []
+
+
+def _attempt(row: Row, choice: int | None) -> Attempt:
+    return Attempt(
+        number=row["number"],
+        node=row["node"],
+        lease_id=row["lease_id"],
+        gpus=tuple(_uuids(row)),
+        pid=row["pid"],
+        started_at=instant(row["started_at"]),
+        ended_at=instant(row["ended_at"]),
+        outcome=row["outcome"],
+        failure_class=row["failure_class"],
+        exit_code=row["exit_code"],
+        error=row["error"],
+        peak_memory_mib=row["peak_memory_mib"],
+        peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
+        isolation=row["isolation"],
+        gpu_seconds=row["gpu_seconds"],
+        gpu_busy_seconds=row["gpu_busy_seconds"],
+        choice=choice,
+    )

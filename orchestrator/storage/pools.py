@@ -52,7 +52,8 @@ UPDATE: Final = Sql(
 DELETE: Final = Sql("DELETE FROM worker_pools WHERE name = :name")
 RUNNERS: Final = Sql(
     "SELECT r.*, (SELECT COUNT(*) FROM orchestrator_attempts a WHERE a.lease_id = r.lease_id AND a.ended_at IS NULL)"
-    " AS running, l.node, CASE WHEN l.state = 'active' THEN NULL ELSE COALESCE(l.ended_at, {now}) END AS ended_at"
+    " AS running, l.node, l.memory_mib,"
+    " CASE WHEN l.state = 'active' THEN NULL ELSE COALESCE(l.ended_at, {now}) END AS ended_at"
     " FROM worker_pool_runners r JOIN orchestrator_leases l ON l.id = r.lease_id WHERE r.pool IN :pools"
     " ORDER BY r.lease_id",
     "pools",
@@ -335,6 +336,7 @@ def _runner(row: Any, gpus: tuple[str, ...]) -> PoolRunner:
         asleep=bool(row.asleep),
         ended_at=instant(row.ended_at),
         gpus=gpus,
+        memory_mib=row.memory_mib,
     )
 
 

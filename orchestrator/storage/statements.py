@@ -51,9 +51,11 @@ EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq, data) VA
 
 ATTEMPTS: Final = Sql(
     "SELECT a.*, (SELECT GROUP_CONCAT(g.gpu_uuid) FROM orchestrator_lease_gpus g WHERE g.lease_id ="
-    " a.lease_id) AS gpu_uuids"
-    " FROM orchestrator_attempts a JOIN orchestrator_jobs j ON j.seq = a.job_seq WHERE j.id = :id ORDER BY a.number"
+    " a.lease_id) AS gpu_uuids, j.gpus, j.gpu_memory_mib, j.wants, l.memory_mib AS share_mib"
+    " FROM orchestrator_attempts a JOIN orchestrator_jobs j ON j.seq = a.job_seq"
+    " LEFT JOIN orchestrator_leases l ON l.id = a.lease_id WHERE j.id = :id ORDER BY a.number"
 )
+CARDS: Final = Sql("SELECT uuid, model, memory_mib, mig_profile FROM orchestrator_gpus WHERE uuid IN :uuids", "uuids")
 LOCK_WAITING: Final = tuple(
     Sql(
         f"SELECT job_seq FROM {table} WHERE job_seq = (SELECT seq FROM orchestrator_jobs WHERE id = :id) {{for_update}}"  # noqa: S608 - the names stand below

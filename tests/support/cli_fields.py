@@ -13,7 +13,7 @@ _JOB = _words(
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
-    " peak_gpu_memory_mib isolation"
+    " peak_gpu_memory_mib isolation choice"
     " gpu_busy_seconds"
 )
 USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")

@@ -28,12 +28,19 @@ def register(runtime: Runtime, node: str, gpus: int, *, tasks: tuple[str, ...] =
 class Running:
     """A job on a registered host, under a new lease of these GPUs; it prints and ends when the test says so."""
 
-    def __init__(self, runtime: Runtime, job_id: str, node: str = "alpha", gpus: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        job_id: str,
+        node: str = "alpha",
+        gpus: tuple[str, ...] = (),
+        asked: Resources | None = None,
+    ) -> None:
         job = runtime.jobs.get(job_id)
         assert job is not None
         runtime.ledger.admit([(job.seq, node)])  # if it waits behind other tests' jobs
         grant = LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None)
-        batch = LedgerBatch(claims=(Claim(1, (job.seq,), Resources(len(gpus)), grant=grant),))
+        batch = LedgerBatch(claims=(Claim(1, (job.seq,), asked or Resources(len(gpus)), grant=grant),))
         (outcome,) = runtime.ledger.commit(node, batch, ttl=TTL).claims
         assert outcome.lease_id is not None, outcome
         self._runtime, self._node = runtime, node

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -131,22 +131,7 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
             click.echo(f"{name + ':':22}{show.harmless(str(value))}")
     if attempts:
         click.echo()
-        show.table(
-            ["TRY", "NODE", "LEASE", "GPUS", "PID", "OUTCOME", "EXIT", "STARTED"],
-            (
-                [
-                    one["number"],
-                    one["node"],
-                    one["lease"],
-                    ",".join(one["gpus"]),
-                    one["pid"],
-                    one["outcome"],
-                    one["exit_code"],
-                    show.age(one["started_at"]),
-                ]
-                for one in attempts
-            ),
-        )
+        _show_attempts(attempts)
 
 
 @click.command()
@@ -238,6 +223,27 @@ def why(job_id: str, as_json: bool) -> None:
     click.echo(answer["state"])
     for reason in answer["reasons"]:
         click.echo(f"  {show.harmless(reason['words'])}")
+
+
+def _show_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table; what only jobs with alternatives have is shown of them alone."""
+    has_choice = any(one["choice"] is not None for one in attempts)
+    rows = (
+        [
+            one["number"],
+            one["node"],
+            one["lease"],
+            ",".join(one["gpus"]),
+            *([one["choice"]] if has_choice else []),
+            one["pid"],
+            one["outcome"],
+            one["exit_code"],
+            show.age(one["started_at"]),
+        ]
+        for one in attempts
+    )
+    choice = ["CHOICE"] if has_choice else []
+    show.table(["TRY", "NODE", "LEASE", "GPUS", *choice, "PID", "OUTCOME", "EXIT", "STARTED"], rows)
 
 
 COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]

@@ -1,13 +1,14 @@
 """Durations, sizes and assignments as people write them."""
 
 import math
+import re
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_cli.values import Assignment, Duration, Size
+from orchestrator_cli.values import Alternative, Assignment, Duration, Size
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 MEBIBYTES = {"MiB": 1, "GiB": 1024, "TiB": 1 << 20, "G": 1024, "": 1}
@@ -64,3 +65,28 @@ def test_an_assignment_is_cut_at_its_first_equals_sign(name: str, value: str) ->
 def test_what_assigns_nothing_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="NAME=VALUE"):
         Assignment().convert(text, None, None)
+
+
+def test_an_alternative_is_read_as_the_api_takes_it() -> None:
+    text = "gpus=2, gpu-type=H100|A100,min-memory=40GiB"
+    read = {"gpus": 2, "gpu_type": "H100|A100", "min_memory": "40GiB"}
+    assert Alternative().convert(text, None, None) == read
+    assert Alternative().convert(read, None, None) == read, "click converts a default again"
+    assert Alternative().convert("gpu-memory=8GiB", None, None) == {"gpu_memory": "8GiB"}
+    assert Alternative().convert("mig=1g.10gb,gpus=3", None, None) == {"mig": "1g.10gb", "gpus": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "'' is none of gpus=…, gpu-memory=…, gpu-type=…, min-memory=…, mig=…"),
+        ("gpus", "'gpus' is none of"),
+        ("gpus=2,cpus=4", "'cpus=4' is none of"),
+        ("gpu_type=H100", "'gpu_type=H100' is none of"),
+        ("gpus=-1", "gpus=-1 is not a whole number"),
+        ("gpus=1.5", "gpus=1.5 is not a whole number"),
+    ],
+)
+def test_what_is_no_alternative_is_named(text: str, words: str) -> None:
+    with pytest.raises(click.BadParameter, match=re.escape(words)):
+        Alternative().convert(text, None, None)
