@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,6 +115,22 @@ class Guardian:
     def kill(self, runner_id: str, grace_seconds: float) -> None:
         """End a runner and all that it started: TERM, KILL after the grace; at once if that is 0."""
         self._channel.send({"op": "kill", "runner": runner_id, "grace_seconds": grace_seconds})
+
+    def clear(self, lease_id: int, gpus: Sequence[str], *, exclusive: bool, after: Sequence[str]) -> None:
+        """Make sure that nothing is left on GPUs that go to a lease without a job; ``Cleared`` will tell.
+
+        ``after``: runners that have to be gone; they are being ended.
+        """
+        wanted = {"lease": lease_id, "gpus": list(gpus), "exclusive": exclusive, "after": list(after)}
+        self._channel.send({"op": "clear", **wanted})
+
+    def drop_clearance(self, lease_id: int) -> None:
+        """Nobody waits for the GPUs of this lease any more."""
+        self._channel.send({"op": "drop_clearance", "lease": lease_id})
+
+    def note_use(self, gpus: Sequence[str]) -> None:
+        """Who had these GPUs without a job has given them back: the next user's are read anew."""
+        self._channel.send({"op": "used", "gpus": list(gpus)})
 
     def read_events(self) -> list[GuardianEvent]:
         """Return what has happened since the last call.

@@ -10,11 +10,13 @@ import time
 from typing import Any, Final
 
 from orchestrator.guardian.channel import Channel, Frame
+from orchestrator.guardian.clearing import Clearances
+from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import RESTART_SECONDS, Nursery, Watch
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.locks import Note
-from orchestrator.guardian.messages import GpuFault, GpuReport, GuardianEvent, RunnerSpec, event_to_document
+from orchestrator.guardian.messages import Cause, GpuFault, GpuReport, GuardianEvent, RunnerSpec, event_to_document
 from orchestrator.guardian.settings import GuardianSettings
 from orchestrator.guardian.tree import Forest
 from orchestrator.guardian.wards import Wards
@@ -38,7 +40,9 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._nursery, self._watch = Nursery(settings), Watch(settings)
         self._forest = Forest()
-        self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._watch.ask)
+        self._handoff, ask = Handoff(settings.clean_memory_mib), self._watch.ask
+        self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._handoff, ask)
+        self._clearances = Clearances(settings, self._handoff, identity, self._wards, self._report, ask)
         self._is_closing = False
 
     def run(self) -> None:
@@ -50,13 +54,17 @@ class Supervisor:
             self._reap()
             self._restart_helpers()
             if self._channel.closed and not self._is_closing:
-                self._is_closing = True
-                self._wards.end_all("worker_lost")
+                self._close("worker_lost")
         self._stop()
+
+    def _close(self, cause: Cause) -> None:
+        self._is_closing = True
+        self._clearances.drop_all()
+        self._wards.end_all(cause)
 
     def _next_timeout(self) -> float:
         now = boottime()
-        dues = [self._wards.step(now), self._nursery.due, self._watch.due]
+        dues = [self._wards.step(now), self._clearances.step(now), self._nursery.due, self._watch.due]
         if self._is_closing and not len(self._wards):
             return 0.0
         return max(0.0, min([MOST_SLEEP_SECONDS, *(due - now for due in dues if due is not None)]))
@@ -82,7 +90,8 @@ class Supervisor:
             self._wards.on_status(statuses[descriptor])
         self._watch.is_eager = self._wards.has_shares()
         news = self._watch.read()
-        self._wards.note_reading(self._watch.samples, self._watch.read_at)
+        self._handoff.note_reading(self._watch.samples, self._watch.read_at)
+        self._wards.on_reading()
         if isinstance(news, GpuReport):
             news = GpuReport(self._wards.attribute(news.samples))
         self._say_gpus(news)
@@ -113,8 +122,13 @@ class Supervisor:
             case "kill":
                 self._wards.end(message["runner"], "killed", message["grace_seconds"])
             case "close":
-                self._is_closing = True
-                self._wards.end_all("killed")
+                self._close("killed")
+            case "clear":
+                self._clearances.add(message)
+            case "drop_clearance":
+                self._clearances.drop(message["lease"])
+            case "used":
+                self._handoff.note_use(message["gpus"], boottime())
             case unknown:
                 logger.error("the worker asked for %r, which is unknown", unknown)
 

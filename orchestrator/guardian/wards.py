@@ -16,7 +16,7 @@ from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import Nursery
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
-from orchestrator.guardian.locks import DeviceLock, Note
+from orchestrator.guardian.locks import DeviceLockFailed, DeviceLocks, Note
 from orchestrator.guardian.messages import Cause, Exited, GuardianEvent, RunnerSpec, Spawned, SpawnFailed
 from orchestrator.guardian.processes import Process, read_process, send_signal
 from orchestrator.guardian.settings import GuardianSettings
@@ -60,7 +60,7 @@ class Ward:
     spec: RunnerSpec
     tree: Tree
     descriptors: list[int]  # control socket and output, until the fork server has them
-    locks: list[DeviceLock]
+    locks: DeviceLocks
     lock_deadline: float
     deadline: float | None
     look_at: float = 0.0
@@ -88,13 +88,14 @@ class Wards:
         journal: Journal,
         identity: Note,
         report: Callable[[GuardianEvent], None],
+        handoff: Handoff,
         ask_reading: Callable[[], None],
     ) -> None:
         """Start without runners; ``identity`` is this guardian's note, whose mark begins those of its runners.
 
-        ``ask_reading`` has the GPUs read at once; ``note_reading`` tells what came of it.
+        ``ask_reading`` has the GPUs read at once; ``handoff`` hears what came of it, and then ``on_reading`` is called.
         """
-        self._ask_reading, self._handoff = ask_reading, Handoff(settings.clean_memory_mib)
+        self._ask_reading, self._handoff = ask_reading, handoff
         self._settings, self._nursery, self._forest = settings, nursery, forest
         self._journal, self._identity, self._report = journal, identity, report
         self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation(settings.isolation, settings.node)
@@ -102,6 +103,9 @@ class Wards:
 
     def __len__(self) -> int:
         return len(self._wards)
+
+    def __contains__(self, runner_id: object) -> bool:
+        return runner_id in self._wards
 
     def add(self, spec: RunnerSpec, descriptors: list[int]) -> None:
         """Begin to start a runner; takes the descriptors of its control socket and its output."""
@@ -112,8 +116,7 @@ class Wards:
             return
         mark = f"{self._identity.mark}:{spec.runner_id}"
         note = Note(mark, self._identity.guardian, self._identity.guardian_start_ticks, self._identity.boot_id)
-        # In one order everywhere, so that two guardians never wait for each other.
-        locks = [DeviceLock(self._lock_dir, gpu, note, exclusive=spec.exclusive) for gpu in sorted(set(spec.gpus))]
+        locks = DeviceLocks(self._lock_dir, spec.gpus, note, exclusive=spec.exclusive)
         until = boottime() + self._settings.lock_wait_seconds
         ward = Ward(spec, Tree(mark), descriptors, locks, until, spec.deadline)
         self._wards[spec.runner_id] = ward
@@ -125,9 +128,8 @@ class Wards:
             if runner_id in self._wards:
                 self._wards[runner_id].deadline = deadline
 
-    def note_reading(self, samples: Sequence[GpuSample], read_at: float) -> None:
+    def on_reading(self) -> None:
         """The GPUs were read; who waited for a clean one and has it starts at once, others look again in a while."""
-        self._handoff.note_reading(samples, read_at)
         for ward in self._wards.values():
             if ward.stage is Stage.CLEANING and not self._unclean(ward):
                 ward.look_at = 0.0
@@ -264,22 +266,18 @@ class Wards:
             self._pursue(ward, ward.ending, now)
 
     def _lock(self, ward: Ward, now: float) -> None:
-        for lock in ward.locks:
-            try:
-                if lock.try_acquire():
-                    continue
-                late = now >= ward.lock_deadline
-                ward.failure = lock.holder() if late else None
-            except OSError as error:
-                late = True
-                ward.failure = f"device lock of {lock.gpu}: {error.strerror}: {error.filename or self._lock_dir}"
-            ward.look_at = now + LOCK_RETRY_SECONDS
-            if late:
-                ward.stage = Stage.ENDED
-                self._settle(ward)
-            return
-        ward.clean_deadline = now + self._settings.clean_wait_seconds
-        self._await_clean(ward, now)
+        try:
+            if ward.locks.try_acquire():
+                ward.clean_deadline = now + self._settings.clean_wait_seconds
+                self._await_clean(ward, now)
+                return
+            ward.failure = ward.locks.holder() if now >= ward.lock_deadline else None
+        except DeviceLockFailed as error:
+            ward.failure = str(error)
+        ward.look_at = now + LOCK_RETRY_SECONDS
+        if ward.failure is not None:
+            ward.stage = Stage.ENDED
+            self._settle(ward)
 
     def _await_clean(self, ward: Ward, now: float) -> None:
         """Start the runner once its GPUs are clean."""
@@ -295,8 +293,7 @@ class Wards:
 
     def _unclean(self, ward: Ward) -> dict[str, str]:
         """Return which of a runner's GPUs are in doubt, and why; a share is others' as well, and not judged."""
-        doubts = {gpu: self._handoff.doubt(gpu) for gpu in ward.spec.gpus} if ward.spec.exclusive else {}
-        return {gpu: doubt for gpu, doubt in doubts.items() if doubt is not None}
+        return self._handoff.doubts(ward.spec.gpus) if ward.spec.exclusive else {}
 
     def _fork(self, ward: Ward) -> None:
         self._journal.append("spawn", **_describe(ward))
@@ -360,8 +357,7 @@ class Wards:
         self._journal.append("exit", **_describe(ward), **values)
         kills = self._isolation.leave(ward.tree.mark)
         self._handoff.note_use(ward.spec.gpus if ward.pid is not None else (), boottime())
-        for lock in ward.locks:  # after the record: the next holder's cannot be older than this one
-            lock.release()
+        ward.locks.release()  # after the record: the next holder's cannot be older than this one
         if ward.failure is not None:
             self._report(SpawnFailed(ward.spec.runner_id, ward.failure, ward.unclean))
         else:

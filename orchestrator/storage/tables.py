@@ -227,6 +227,8 @@ lease_holders = Table(
     Column("holder", String(128), nullable=False),
     Column("idempotency_key", String(128)),
     Column("ttl_s", Float, nullable=False),
+    Column("ready_at", _Instant),  # its host has confirmed that nothing else is on the GPUs
+    Column("refusal", String(255)),  # or why it cannot
     UniqueConstraint("token_hash"),
     UniqueConstraint("tenant", "idempotency_key"),
     **_INNODB,

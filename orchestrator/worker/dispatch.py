@@ -28,7 +28,7 @@ from orchestrator.domain.lease import (
     Renewal,
 )
 from orchestrator.errors import InvalidEntry
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import GpuNews
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
 from orchestrator.worker.appetite import Appetite
@@ -317,9 +317,9 @@ class Dispatcher:
         """Have the output flushed."""
         self._reports.note_output(work)
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+    def on_gpus(self, news: GpuNews) -> None:
         """Follow the host's GPUs."""
-        for work in self.care.on_report(report):
+        for work in self.care.on_news(news):
             self.on_output(work)
         self.sleeper.look(self.care.samples)
         self._dirty = True

@@ -19,8 +19,9 @@ from orchestrator.domain.gpu_memory import (
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import Cleared, GpuFault, GpuNews, GpuReport
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
+from orchestrator.worker.lending import Lending
 from orchestrator.worker.memory_guard import MemoryGuard
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.work import Work
@@ -35,6 +36,7 @@ class GpuCare:
 
     def __init__(self, pool: RunnerPool, settings: Settings, clock: Clock) -> None:
         self._pool, self._clock = pool, clock
+        self.lending = Lending()
         self._idle = IdleKeeper(
             IdlePolicy(
                 settings.idle_gpu_warn, settings.idle_gpu_end, settings.idle_gpu_percent, settings.idle_gpu_grace
@@ -72,13 +74,21 @@ class GpuCare:
         self._told = found | (self._told or set())
         return True
 
-    def on_report(self, report: GpuReport | GpuFault) -> list[Work]:
-        """Take in a reading; return the jobs whose output has grown."""
-        if isinstance(report, GpuFault):
-            logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
-            self.samples = ()
-            self._pool.host.update_gpus(())
-            return []
+    def on_news(self, news: GpuNews) -> list[Work]:
+        """Take in what the guardian tells of GPUs; return the jobs whose output has grown."""
+        match news:
+            case GpuReport():
+                return self._on_report(news)
+            case GpuFault():
+                logger.error("the GPUs cannot be read, none is granted: %s", news.reason)
+                self.samples = ()
+                self._pool.host.update_gpus(())
+            case Cleared():
+                self.on_unclean(news.unclean, news.refusal or "")
+                self.lending.on_cleared(news)
+        return []
+
+    def _on_report(self, report: GpuReport) -> list[Work]:
         self._readings = report.samples
         self._foreign = self._foreigners.look({sample.gpu.uuid: self._shown(sample) for sample in report.samples})
         self._judge()
@@ -91,6 +101,8 @@ class GpuCare:
         """Follow what operators want."""
         self._orders = orders
         self._pool.host.set_lent(orders)
+        if self._pool.runners is not None:
+            self.lending.heed(orders, self._pool.runners)
         self._health.obey(orders, self._clock.monotonic())
         self._judge()
 
@@ -99,7 +111,8 @@ class GpuCare:
         for uuid in gpus:
             if self._foreign.get(uuid, NO_FOREIGN_USE).clean:
                 self._health.strike(uuid, reason, self._clock.monotonic())
-        self._judge()
+        if gpus:
+            self._judge()
 
     def _judge(self) -> None:
         if not self._readings and not self.samples:

@@ -23,7 +23,7 @@ from kombu.asynchronous import get_event_loop
 from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.guardian.client import Guardian, GuardianSettings
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import GpuNews, GpuReport
 from orchestrator.worker import task_log
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Host
@@ -246,11 +246,11 @@ class RunnerPool(BasePool):
         if self.jobs is not None:
             self.jobs.on_output(work)
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+    def on_gpus(self, news: GpuNews) -> None:
         if self.jobs is not None:
-            self.jobs.on_gpus(report)
-        elif isinstance(report, GpuReport):
-            self.host.update_gpus(report.samples)
+            self.jobs.on_gpus(news)
+        elif isinstance(news, GpuReport):
+            self.host.update_gpus(news.samples)
 
     def on_turned(self, runner: RunnerProcess, message: Message) -> None:
         if self.jobs is not None:

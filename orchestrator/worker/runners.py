@@ -14,7 +14,16 @@ from typing import Any, Final, Protocol
 from orchestrator.clock import Clock
 from orchestrator.errors import RunnerLost
 from orchestrator.guardian.client import Guardian
-from orchestrator.guardian.messages import Exited, GpuFault, GpuReport, RunnerSpec, Spawned, SpawnFailed
+from orchestrator.guardian.messages import (
+    Cleared,
+    Exited,
+    GpuFault,
+    GpuNews,
+    GpuReport,
+    RunnerSpec,
+    Spawned,
+    SpawnFailed,
+)
 from orchestrator.worker.frames import Message
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
 from orchestrator.worker.work import Callbacks, Ended, Work, about
@@ -64,8 +73,8 @@ class WorkListener(Protocol):
         """The job printed something."""
         ...
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
-        """The guardian read the GPUs, or failed to."""
+    def on_gpus(self, news: GpuNews) -> None:
+        """The guardian read the GPUs, or failed to, or has to tell of some of them."""
         ...
 
     def on_turned(self, runner: RunnerProcess, message: Message) -> None:
@@ -138,13 +147,16 @@ class Runners:
                 return runner
         return None
 
-    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> None:
-        """End idle runners that hold any of these GPUs: they go to somebody else."""
-        wanted = set(gpus)
+    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> list[str]:
+        """End idle runners that hold any of these GPUs, which go to somebody else; return those that are not gone."""
+        wanted, leaving = set(gpus), []
         for runner in list(self._runners.values()):
-            in_use = runner.line or runner.ending or runner.kept
+            in_use = runner.line or (runner.kept and not runner.ending)
             if wanted.intersection(runner.key.gpus) and runner.key != keep and not in_use:
-                self.end(runner, grace_seconds=0)
+                leaving.append(runner.id)
+                if not runner.ending:
+                    self.end(runner, grace_seconds=0)
+        return leaving
 
     def give(self, runner: RunnerProcess, work: Work) -> None:
         """Append work to the runner's line."""
@@ -185,7 +197,7 @@ class Runners:
                 case Exited():
                     ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
                     self._gone(event.runner_id, replace(ended, memory_kills=event.memory_kills))
-                case GpuReport() | GpuFault():
+                case GpuReport() | GpuFault() | Cleared():
                     self._listener.on_gpus(event)
 
     def watch(self) -> None:

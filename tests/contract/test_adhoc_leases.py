@@ -54,6 +54,37 @@ def test_a_lease_takes_its_gpus_from_jobs_until_it_is_released(stores: Stores) -
     assert report.is_clean, report
 
 
+def test_the_host_is_told_what_waits_for_its_word_and_its_first_word_counts(stores: Stores) -> None:
+    """A lease of several GPUs, and two shares of one; what is ready, refused or ended waits no longer."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 3)
+    both = grant(stores, "a-0", "a-1")
+    shares = [
+        leases.grant(
+            "a", LeaseGrant(("a-2",), LeaseMode.SHARED, 300), Holder("nb", "red", "ada", name, None), ttl=MINUTE
+        )
+        for name in ("s", "u")
+    ]
+    assert both is not None
+    first, second = (share.id for share in shares if share is not None)
+    waiting = lambda: {  # noqa: E731
+        uuid: order.unready for uuid, order in stores.cluster.note_gpu_standings("a", {}).items()
+    }
+    assert waiting() == {"a-0": (both.id,), "a-1": (both.id,), "a-2": (first, second)}
+
+    leases.confirm(both.id, None)
+    leases.confirm(both.id, "too late")
+    leases.confirm(first, "x" * 300)
+    leases.confirm(first, None)
+    leases.release("u", by="ada")
+    assert waiting() == {"a-0": (), "a-1": (), "a-2": ()}
+    ready, refused = leases.find("t"), leases.find("s")
+    assert (ready.ready_at is not None, ready.refusal) == (True, None)
+    assert (refused.ready_at, refused.refusal) == (None, "x" * 255)
+    with pytest.raises(UnknownLease):
+        leases.find("nobody")
+
+
 def test_who_does_not_renew_loses_it(stores: Stores) -> None:
     """By the database's clock; the sweep frees the GPU then, and the token is worth nothing."""
     leases = SqlAdHocLeases(stores.database)
