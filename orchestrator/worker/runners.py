@@ -165,9 +165,12 @@ class Runners:
             self._begin(runner)
 
     def end(self, runner: RunnerProcess, *, grace_seconds: float | None = None) -> None:
-        """End the runner and everything it started: TERM, then KILL after the grace."""
+        """End the runner and everything it started: TERM, then KILL after the grace, by default the running job's."""
         runner.ending = True
-        self._guardian.kill(runner.id, self._grace_seconds if grace_seconds is None else grace_seconds)
+        if grace_seconds is None:
+            job = None if runner.front is None else runner.front.job
+            grace_seconds = self._grace_seconds if job is None else job.claimed.grace_seconds
+        self._guardian.kill(runner.id, grace_seconds)
 
     def by_pid(self, pid: int) -> RunnerProcess | None:
         """Return the runner with this process id."""

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ def warm() -> dict[str, Any]:
         model["uses"] += 1
         time.sleep(0.03)  # a few jobs wait in the line, and the worker hears of each before the next but one begins
         return {"pid": os.getpid(), "uses": model["uses"], "memory_mib": model_cache.cache().capacity_mib}
+
+
+@app.task(base=GPUTask, name="t.run", gpus=1)
+def run(*argv: str) -> int:
+    """Run a program, and not care about a wish to end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return subprocess.run(argv, check=False).returncode
 
 
 @app.task(base=GPUTask, name="t.use", gpus=1)
