@@ -145,17 +145,21 @@ class Guardian:
         return events
 
     def close(self, timeout_seconds: float) -> None:
-        """Have every runner killed at once and the guardian end; returns when nothing is left.
+        """Have every runner killed at once and the guardian end; returns when nothing is left that can be ended.
+
+        For what outlives KILL the guardian goes on by itself, and keeps the locks of its GPUs.
 
         Raises:
-            RunnerLost: If it takes longer. The guardian then goes on by itself and keeps the locks of the GPUs.
+            RunnerLost: If it takes longer; the guardian goes on then as well.
         """
         if self._is_closed:
             return
         self._is_closed = True
         self._channel.send({"op": "close"})
         try:
-            self._await("closed", timeout_seconds)
+            if self._await("closed", timeout_seconds)["stays"]:
+                logger.error("processes of runners cannot be ended; guardian %d stays until they are gone", self.pid)
+                return
             self._process.wait(EXIT_SECONDS)
         except RunnerLost:
             if self._process.poll() is None:

@@ -275,7 +275,8 @@ class Dispatcher:
     # What runners say
 
     def on_begun(self, runner: RunnerProcess, work: Work) -> None:
-        """Nothing to do: the database learns of the start with the finish."""
+        """Remember who uses the GPUs; the database learns of the start with the finish."""
+        self.care.note_user(runner.key.gpus, f"job {work.id} (pid {work.pid})")
 
     def on_report(self, runner: RunnerProcess, work: Work, report: Message) -> None:
         """A task job ended."""

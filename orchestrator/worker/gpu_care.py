@@ -19,7 +19,7 @@ from orchestrator.domain.gpu_memory import (
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
-from orchestrator.guardian.messages import Cleared, GpuFault, GpuNews, GpuReport
+from orchestrator.guardian.messages import Cleared, GpuFault, GpuNews, GpuReport, Stuck
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.lending import Lending
 from orchestrator.worker.memory_guard import MemoryGuard
@@ -55,6 +55,9 @@ class GpuCare:
         self._told: set[str] | None = None  # the GPUs of the last registration
         self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
         self._orders: Mapping[str, GpuOrder] = {}
+        self._users: dict[str, str] = {}  # by GPU: who used it last
+        self._stuck: dict[str, tuple[tuple[str, ...], str]] = {}  # by runner: where processes outlive KILL, in words
+        self._struck: set[tuple[str, str]] = set()  # runners that were held against a GPU
         self.on_change: Callable[[], None]  # set by the lease step: tells the database what may be granted
         self.note: Callable[[JobNote], None]  # set by the lease step: writes into a job's history
 
@@ -85,7 +88,13 @@ class GpuCare:
                 self._pool.host.update_gpus(())
             case Cleared():
                 self.on_unclean(news.unclean, news.refusal or "")
-                self.lending.on_cleared(news)
+                self.note_user(self.lending.on_cleared(news), f"lease {news.lease_id}")
+            case Stuck(is_over=True):
+                self._stuck.pop(news.runner_id, None)
+                self._judge()
+            case Stuck():
+                self._stuck[news.runner_id] = (news.gpus, self._say_stuck(news))
+                self._judge()
         return []
 
     def _on_report(self, report: GpuReport) -> list[Work]:
@@ -106,11 +115,17 @@ class GpuCare:
         self._health.obey(orders, self._clock.monotonic())
         self._judge()
 
+    def note_user(self, gpus: Sequence[str], user: str) -> None:
+        """Remember who uses these GPUs from now on, to name him if they do not come clean."""
+        self._users.update(dict.fromkeys(gpus, user))
+
     def on_unclean(self, gpus: Sequence[str], reason: str) -> None:
         """These GPUs did not come clean for their next user: held against a card unless somebody is seen to use it."""
         for uuid in gpus:
             if self._foreign.get(uuid, NO_FOREIGN_USE).clean:
-                self._health.strike(uuid, reason, self._clock.monotonic())
+                user = self._users.get(uuid)
+                told = reason if user is None else f"last used by {user}: {reason}"
+                self._health.strike(uuid, told, self._clock.monotonic())
         if gpus:
             self._judge()
 
@@ -118,7 +133,8 @@ class GpuCare:
         if not self._readings and not self.samples:
             return
         before = {sample.gpu.uuid: sample for sample in self.samples}
-        judged = self._health.judge(self._readings, self._leased(), self._clock.monotonic())
+        readings = self._accuse_stuck()
+        judged = self._health.judge(readings, self._leased(), self._clock.monotonic())
         self.samples = tuple(
             replace(sample, foreign=self._foreign.get(sample.gpu.uuid, NO_FOREIGN_USE)) for sample in judged
         )
@@ -132,6 +148,27 @@ class GpuCare:
             self._log_change(was, now)
         if changed:
             self.on_change()  # a claim that rests on what the database does not know yet would be refused
+
+    def _accuse_stuck(self) -> Sequence[GpuSample]:
+        """Hold processes that outlive KILL against their GPUs; while they live no reading of these is a good one."""
+        known, stuck = self._health.standings(), set[str]()
+        for runner_id, (gpus, reason) in self._stuck.items():
+            stuck.update(gpus)
+            for uuid in gpus:
+                if uuid in known and (runner_id, uuid) not in self._struck:
+                    self._struck.add((runner_id, uuid))
+                    self._health.strike(uuid, reason, self._clock.monotonic())
+        unsure = {sample.gpu.uuid for sample in self._readings if sample.health is GpuHealth.HEALTHY} & stuck
+        return [
+            replace(sample, health=GpuHealth.SUSPECT) if sample.gpu.uuid in unsure else sample
+            for sample in self._readings
+        ]
+
+    def _say_stuck(self, stuck: Stuck) -> str:
+        runner = next((one for one in self._pool.runners or () if one.id == stuck.runner_id), None)
+        work = None if runner is None else runner.front
+        whose = "" if work is None or work.job is None else f" of job {work.id}"
+        return f"KILL does not end {', '.join(f'pid {pid}' for pid in stuck.pids)}{whose}"
 
     def _log_change(self, was: GpuSample, now: GpuSample) -> None:
         uuid = now.gpu.uuid

@@ -95,6 +95,7 @@ class RunnerPool(BasePool):
                 preload=(self._app_path.partition(":")[0], "orchestrator.worker.runner"),
                 start_deadline_seconds=START_DEADLINE,
                 clean_wait_seconds=settings.gpu_clean_wait,
+                kill_wait_seconds=settings.kill_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
                 log_format=settings.log_format,
                 isolation=settings.isolation,

@@ -23,6 +23,7 @@ from orchestrator.guardian.messages import (
     RunnerSpec,
     Spawned,
     SpawnFailed,
+    Stuck,
 )
 from orchestrator.worker.frames import Message
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
@@ -202,6 +203,8 @@ class Runners:
                     self._gone(event.runner_id, replace(ended, memory_kills=event.memory_kills))
                 case GpuReport() | GpuFault() | Cleared():
                     self._listener.on_gpus(event)
+                case Stuck():
+                    self._stuck(event)
 
     def watch(self) -> None:
         """Keep time limits and end runners that have been idle for too long."""
@@ -325,6 +328,13 @@ class Runners:
         for work in started:
             self._listener.on_ended(runner, work, ended)
         self._listener.on_free(runner)
+
+    def _stuck(self, event: Stuck) -> None:
+        """Go on without a runner that cannot be ended; its GPUs first, so that nothing is started on them."""
+        self._listener.on_gpus(event)
+        if not event.is_over:
+            reason = f"KILL does not end {', '.join(f'pid {pid}' for pid in event.pids)}"
+            self._gone(event.runner_id, Ended(None, signal.SIGKILL, "stuck", reason))
 
     def _guardian_lost(self, error: RunnerLost) -> None:
         logger.critical("the guardian is gone, and with it every runner: %s", error)
