@@ -87,6 +87,7 @@ class Lease(BaseModel):
     expires_at: AwareDatetime
     ended_at: AwareDatetime | None
     ready_at: AwareDatetime | None = Field(description="Its host has confirmed that nothing else is on the GPUs.")
+    busy_at: AwareDatetime | None = Field(description="One of its GPUs was last seen at work; null: never.")
 
 
 class GrantedLease(Lease):
@@ -178,6 +179,7 @@ def lease_document(lease: AdHocLease) -> dict[str, Any]:
         "expires_at": lease.expires_at.isoformat(),
         "ended_at": lease.ended_at.isoformat() if lease.ended_at else None,
         "ready_at": lease.ready_at.isoformat() if lease.ready_at else None,
+        "busy_at": lease.busy_at.isoformat() if lease.busy_at else None,
     }
 
 

@@ -20,8 +20,9 @@ from orchestrator.storage.sql import Sql
 
 OPEN_NODE: Final = Sql("SELECT 1 FROM orchestrator_nodes WHERE name = :node AND state = 'up' AND drain = 0 {for_share}")
 INSERT_HOLDER: Final = Sql(
-    "INSERT INTO orchestrator_lease_holders (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s)"
-    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl)"
+    "INSERT INTO orchestrator_lease_holders"
+    " (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s, idle_told)"
+    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl, 0)"
 )
 OF_KEY: Final = Sql(
     "SELECT lease_id FROM orchestrator_lease_holders WHERE tenant = :tenant AND idempotency_key = :key {for_update}"
@@ -29,7 +30,7 @@ OF_KEY: Final = Sql(
 FORGET_KEY: Final = Sql("UPDATE orchestrator_lease_holders SET idempotency_key = NULL WHERE lease_id = :lease_id")
 _COLUMNS: Final = (
     "SELECT l.id, l.node, l.mode, l.memory_mib, l.state, l.granted_at, l.heartbeat_at, l.expires_at, l.ended_at,"
-    " h.name, h.tenant, h.holder, h.ttl_s, h.ready_at, h.refusal FROM orchestrator_lease_holders h"
+    " h.name, h.tenant, h.holder, h.ttl_s, h.ready_at, h.refusal, h.busy_at FROM orchestrator_lease_holders h"
     " JOIN orchestrator_leases l ON l.id = h.lease_id"
 )
 OF_TOKEN: Final = Sql(f"{_COLUMNS} WHERE h.token_hash = :token_hash")
@@ -165,4 +166,5 @@ def _lease(row: Any, gpus: tuple[str, ...]) -> AdHocLease:
         ended_at=instant(row.ended_at),
         ready_at=instant(row.ready_at),
         refusal=row.refusal,
+        busy_at=instant(row.busy_at),
     )

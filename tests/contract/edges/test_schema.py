@@ -104,7 +104,7 @@ def test_who_holds_a_lease_at_the_upgrade_keeps_it_without_its_host_looking_at_t
     leases.grant("a", LeaseGrant(("a-0",), LeaseMode.EXCLUSIVE, None), holder, ttl=timedelta(minutes=1))
     engine = create_engine(stores.url)
     with engine.begin() as connection:
-        for column in ("ready_at", "refusal"):
+        for column in ("ready_at", "refusal", "busy_at", "idle_told"):
             connection.execute(text(f"ALTER TABLE orchestrator_lease_holders DROP COLUMN {column}"))
         connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0003'"))
     engine.dispose()
