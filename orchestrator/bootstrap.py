@@ -23,6 +23,7 @@ from orchestrator.storage.job_times import SqlJobTimes
 from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
+from orchestrator.storage.lent_use import LentUsePolicy
 from orchestrator.storage.pools import SqlPoolStore
 from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.storage.schema import upgrade
@@ -64,7 +65,7 @@ def open_runtime(settings: Settings) -> Runtime:
         clock=SystemClock(),
         jobs=SqlJobStore(database),
         ledger=SqlLedgerStore(database, max_lost=settings.max_lost),
-        cluster=SqlClusterStore(database, max_lost=settings.max_lost),
+        cluster=SqlClusterStore(database, max_lost=settings.max_lost, lent_use=_lent_use(settings)),
         admission=SqlAdmissionStore(database, recheck=settings.recheck_delta),
         leadership=leadership,
         sweep_log=SqlSweepLog(database),
@@ -84,6 +85,10 @@ def open_runtime(settings: Settings) -> Runtime:
         wake=_ListeningWake(client, settings.redis),
         close=close,
     )
+
+
+def _lent_use(settings: Settings) -> LentUsePolicy:
+    return LentUsePolicy(settings.idle_gpu_percent, settings.idle_gpu_warn)
 
 
 class _ListeningWake(RedisWake):

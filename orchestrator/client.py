@@ -79,6 +79,9 @@ class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
         """
         asked_at = time.monotonic()
         document = self.grant_lease(wanted, key=key)
+        if time.monotonic() - asked_at > document["renew_seconds"]:  # it was waited for; trust begins anew
+            asked_at = time.monotonic()
+            self.renew_lease(document["token"])
         return HeldLease(Client(self.url, self._token, timeout_seconds=RENEWAL_SECONDS), document, asked_at)
 
     def follow(self, job_id: str) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from orchestrator.errors import InvalidRequest
 
+#: A lease is answered when its host has cleared the GPUs; the API gives up before this.
+HANDOVER_SECONDS: Final = 60.0
 #: What a method returns: a document, or for the asynchronous client what to await for one.
 DocumentT = TypeVar("DocumentT")
 #: Likewise a list of documents.
@@ -63,7 +65,9 @@ class Calls(ABC, Generic[DocumentT, ListT]):
     def grant_lease(self, lease: Mapping[str, Any], *, key: str | None = None) -> DocumentT:
         """Lease GPUs without a job: the options of ``POST /leases``; the answer has the token."""
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self._document("POST", "/leases", json=dict(lease), headers=headers)
+        waits = lease.get("wait_seconds")
+        bound = HANDOVER_SECONDS + (waits if isinstance(waits, int | float) else 0.0)
+        return self._document("POST", "/leases", json=dict(lease), headers=headers, timeout=bound)
 
     def renew_lease(self, token: str) -> DocumentT:
         """Extend a lease by its TTL."""

@@ -26,6 +26,8 @@ LONGEST_WAIT: Final = 30.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
 MOST_LEASES: Final = 500
+#: How soon it is looked whether a host has confirmed a lease.
+LOOK_PAUSE: Final = 0.05
 
 Text = Annotated[str, Field(max_length=4096)]
 Token = Annotated[str, Path(max_length=128)]
@@ -84,6 +86,8 @@ class Lease(BaseModel):
     heartbeat_at: AwareDatetime
     expires_at: AwareDatetime
     ended_at: AwareDatetime | None
+    ready_at: AwareDatetime | None = Field(description="Its host has confirmed that nothing else is on the GPUs.")
+    busy_at: AwareDatetime | None = Field(description="One of its GPUs was last seen at work; null: never.")
 
 
 class GrantedLease(Lease):
@@ -109,21 +113,22 @@ async def grant(
     body: LeaseBody,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Any:
-    """Lease GPUs. The token is told here and never again; with the same key, the lease granted before is ended."""
+    """Lease GPUs; answered when their host has made sure that nothing else is left on them.
+
+    The token is told here and never again; with the same key, the lease granted before is ended.
+    """
     if body.tenant is not None and not caller.sees(body.tenant):
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
     deadline, pause = time.monotonic() + body.wait_seconds, FIRST_PAUSE
     while True:
         try:
-            granted = await run_in_threadpool(service.grant, request)
+            return _granted_document(await _handed_over(given, service, request))
         except NoGpuFree:
             if time.monotonic() + pause > deadline or given.stopping.is_set():
                 raise
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 1.5 * pause)
-        else:
-            return _granted_document(granted)
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
@@ -173,7 +178,22 @@ def lease_document(lease: AdHocLease) -> dict[str, Any]:
         "heartbeat_at": lease.heartbeat_at.isoformat(),
         "expires_at": lease.expires_at.isoformat(),
         "ended_at": lease.ended_at.isoformat() if lease.ended_at else None,
+        "ready_at": lease.ready_at.isoformat() if lease.ready_at else None,
+        "busy_at": lease.busy_at.isoformat() if lease.busy_at else None,
     }
+
+
+async def _handed_over(given: Given, service: LeaseService, request: LeaseRequest) -> Granted:
+    """Return a lease that may be used; what cannot be handed over, because the process ends, is released."""
+    handover = await run_in_threadpool(service.take, request)
+    granted = None
+    while granted is None:
+        if given.stopping.is_set():
+            await run_in_threadpool(service.release, handover.token, by=request.holder)
+            raise NoGpuFree(("the API stops",))
+        await asyncio.sleep(LOOK_PAUSE)
+        granted = await run_in_threadpool(service.settle, handover)
+    return granted
 
 
 def _granted_document(granted: Granted) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class GpuOrder:
     resets: int = 0  # how often its strikes were forgotten by hand
     lent: bool = False  # to somebody without a job, as a whole
     lent_mib: int = 0  # likewise in shares
+    unready: tuple[int, ...] = ()  # the leases of those who wait for the host's word that nothing else is on it
     headroom_mib: int = 0  # of its memory, that is not lent out in shares by the policy
 
 

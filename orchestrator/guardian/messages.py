@@ -98,6 +98,28 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleared:
+    """Nothing is left on the GPUs that were to be cleared for a lease, or ``refusal`` says what is."""
+
+    lease_id: int
+    refusal: str | None = None
+    unclean: tuple[str, ...] = ()  # the GPUs that did not come clean in time, if it is refused for that
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Processes of a runner outlive KILL, or at last do not; it may be one of an earlier guardian.
+
+    Its GPUs' locks are held until they are gone. Nothing more is told of the runner itself.
+    """
+
+    runner_id: str
+    gpus: tuple[str, ...]
+    pids: tuple[int, ...]
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GpuReport:
     """Every GPU of the host; sent when something that decides placement changed, and every few seconds."""
 
@@ -111,12 +133,16 @@ class GpuFault:
     reason: str
 
 
-GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuReport | GpuFault
+#: What is told of GPUs, and not of a runner.
+GpuNews: TypeAlias = GpuReport | GpuFault | Cleared | Stuck
+GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuNews
 
-_EVENTS: Final[dict[str, type[Spawned] | type[SpawnFailed] | type[Exited] | type[GpuFault]]] = {
+_EVENTS: Final[dict[str, type[Spawned | SpawnFailed | Exited | Cleared | Stuck | GpuFault]]] = {
     "spawned": Spawned,
     "spawn_failed": SpawnFailed,
     "exited": Exited,
+    "cleared": Cleared,
+    "stuck": Stuck,
     "gpu_fault": GpuFault,
 }
 _NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
@@ -134,8 +160,7 @@ def event_from_document(document: Mapping[str, Any]) -> GuardianEvent:
     arguments = {name: value for name, value in document.items() if name != "op"}
     if document["op"] == "gpu_report":
         return GpuReport(tuple(sample_from_document(sample) for sample in arguments["samples"]))
-    if document["op"] == "spawn_failed":
-        arguments["unclean"] = tuple(arguments["unclean"])
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     return _EVENTS[document["op"]](**arguments)
 
 

@@ -27,6 +27,7 @@ class GuardianSettings:
     lock_wait_seconds: float = 10  # longest wait for a GPU that somebody else holds
     clean_wait_seconds: float = 10  # longest wait until what an earlier runner left on a GPU is gone
     clean_memory_mib: int = 512  # a GPU with more than that in use is not clean
+    kill_wait_seconds: float = 10  # processes that outlive KILL so long are given up, and their GPUs with them
     sample_seconds: float = 1
     report_seconds: float = 5  # longest silence about GPUs that do not change
     sampler_deadline_seconds: float = 15  # a driver that is silent for so long does not answer

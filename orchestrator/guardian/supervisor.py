@@ -10,11 +10,14 @@ import time
 from typing import Any, Final
 
 from orchestrator.guardian.channel import Channel, Frame
+from orchestrator.guardian.clearing import Clearances
+from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import RESTART_SECONDS, Nursery, Watch
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
+from orchestrator.guardian.leftovers import Leftovers
 from orchestrator.guardian.locks import Note
-from orchestrator.guardian.messages import GpuFault, GpuReport, GuardianEvent, RunnerSpec, event_to_document
+from orchestrator.guardian.messages import Cause, GpuFault, GpuReport, GuardianEvent, RunnerSpec, event_to_document
 from orchestrator.guardian.settings import GuardianSettings
 from orchestrator.guardian.tree import Forest
 from orchestrator.guardian.wards import Wards
@@ -29,8 +32,10 @@ REAP_DEADLINE_SECONDS: Final = 2.0
 class Supervisor:
     """Serves one worker until it is gone and all of its runners are too."""
 
-    def __init__(self, channel: Channel, settings: GuardianSettings, journal: Journal, identity: Note) -> None:
-        self._channel, self._journal = channel, journal
+    def __init__(
+        self, channel: Channel, settings: GuardianSettings, journal: Journal, identity: Note, leftovers: Leftovers
+    ) -> None:
+        self._channel, self._journal, self._leftovers = channel, journal, leftovers
         self._wake, self._woken = socket.socketpair()
         for end in (self._wake, self._woken):
             end.setblocking(False)
@@ -38,26 +43,42 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._nursery, self._watch = Nursery(settings), Watch(settings)
         self._forest = Forest()
-        self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._watch.ask)
-        self._is_closing = False
+        self._handoff, ask = Handoff(settings.clean_memory_mib), self._watch.ask
+        self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._handoff, ask)
+        self._clearances = Clearances(settings, self._handoff, identity, self._wards, self._report, ask)
+        self._is_closing = self._has_said_closed = False
 
     def run(self) -> None:
-        """Serve; returns when the worker is gone, or has closed, and no process of any runner is left."""
+        """Serve; returns when the worker is gone, or has closed, and no process of any runner is left.
+
+        The worker need not wait for what outlives KILL: this process stays for it, and keeps the locks of its GPUs.
+        """
         self._channel.send({"op": "ready"})
-        while not (self._is_closing and not len(self._wards)):
+        while not self._is_done:
             self._forest.spared = {pid for pid in (self._nursery.pid, self._watch.pid) if pid}
             self._listen(self._next_timeout())
             self._reap()
             self._restart_helpers()
             if self._channel.closed and not self._is_closing:
-                self._is_closing = True
-                self._wards.end_all("worker_lost")
+                self._close("worker_lost")
+            if self._is_closing and len(self._wards.stuck) == len(self._wards):
+                self._say_closed()
         self._stop()
+
+    @property
+    def _is_done(self) -> bool:
+        return self._is_closing and not len(self._wards) and not len(self._leftovers)
+
+    def _close(self, cause: Cause) -> None:
+        self._is_closing = True
+        self._clearances.drop_all()
+        self._wards.end_all(cause)
 
     def _next_timeout(self) -> float:
         now = boottime()
-        dues = [self._wards.step(now), self._nursery.due, self._watch.due]
-        if self._is_closing and not len(self._wards):
+        dues = [self._wards.step(now), self._clearances.step(now), self._leftovers.step(now, self._report)]
+        dues += [self._nursery.due, self._watch.due]
+        if self._is_done:
             return 0.0
         return max(0.0, min([MOST_SLEEP_SECONDS, *(due - now for due in dues if due is not None)]))
 
@@ -82,7 +103,8 @@ class Supervisor:
             self._wards.on_status(statuses[descriptor])
         self._watch.is_eager = self._wards.has_shares()
         news = self._watch.read()
-        self._wards.note_reading(self._watch.samples, self._watch.read_at)
+        self._handoff.note_reading(self._watch.samples, self._watch.read_at)
+        self._wards.on_reading()
         if isinstance(news, GpuReport):
             news = GpuReport(self._wards.attribute(news.samples))
         self._say_gpus(news)
@@ -113,8 +135,13 @@ class Supervisor:
             case "kill":
                 self._wards.end(message["runner"], "killed", message["grace_seconds"])
             case "close":
-                self._is_closing = True
-                self._wards.end_all("killed")
+                self._close("killed")
+            case "clear":
+                self._clearances.add(message)
+            case "drop_clearance":
+                self._clearances.drop(message["lease"])
+            case "used":
+                self._handoff.note_use(message["gpus"], boottime())
             case unknown:
                 logger.error("the worker asked for %r, which is unknown", unknown)
 
@@ -129,6 +156,11 @@ class Supervisor:
             self._watch.repeat()
             return
         self._report(news)
+
+    def _say_closed(self) -> None:
+        if not self._has_said_closed and not self._channel.closed:
+            self._has_said_closed = True
+            self._channel.send({"op": "closed", "stays": not self._is_done})
 
     def _reap(self) -> None:
         while True:
@@ -163,8 +195,7 @@ class Supervisor:
     def _stop(self) -> None:
         """End the helpers, so that nothing is left when this process is."""
         self._journal.append("stop")
-        if not self._channel.closed:
-            self._channel.send({"op": "closed"})
+        self._say_closed()
         helpers = {pid for pid in (self._nursery.pid, self._watch.pid) if pid}
         for pid in helpers:
             os.kill(pid, signal.SIGKILL)  # children that nobody has reaped: the pids are theirs

@@ -27,6 +27,7 @@ from orchestrator.storage.admission import HEARTBEAT_BOUND
 from orchestrator.storage.drains import set_drain
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
+from orchestrator.storage.lent_use import UNTOLD, LentUsePolicy, note_lent_use
 from orchestrator.storage.rows import FRACTION, Row, dump, headroom_from, links_from, load, required_instant, storable
 from orchestrator.storage.sql import Sql
 
@@ -79,8 +80,8 @@ LONGEST_WORDS: Final = 512
 class SqlClusterStore:
     """``ClusterStore`` over SQL."""
 
-    def __init__(self, database: Database, *, max_lost: int = 3) -> None:
-        self._database = database
+    def __init__(self, database: Database, *, max_lost: int = 3, lent_use: LentUsePolicy = UNTOLD) -> None:
+        self._database, self._lent_use = database, lent_use
         # A host that registers again has lost what its earlier life ran; that runs again at once.
         self._restarted = LossPolicy(max_lost, delay=timedelta(0), grace=timedelta(0))
 
@@ -117,6 +118,7 @@ class SqlClusterStore:
             run(connection, HEARTBEAT, {"name": node, "look_ahead": look_ahead, "settled": int(settled)})
             if samples:
                 run(connection, SAMPLE, [_sample_row(node, sample) for sample in samples])
+                note_lent_use(self._database, connection, node, self._lent_use)
             row = run(connection, NODE_FOR_UPDATE, {"name": node}).first()
             return NodeState(row.state) if row is not None else NodeState.LOST
 

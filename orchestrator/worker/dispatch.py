@@ -28,7 +28,7 @@ from orchestrator.domain.lease import (
     Renewal,
 )
 from orchestrator.errors import InvalidEntry
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import GpuNews
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
 from orchestrator.worker.appetite import Appetite
@@ -275,7 +275,8 @@ class Dispatcher:
     # What runners say
 
     def on_begun(self, runner: RunnerProcess, work: Work) -> None:
-        """Nothing to do: the database learns of the start with the finish."""
+        """Remember who uses the GPUs; the database learns of the start with the finish."""
+        self.care.note_user(runner.key.gpus, f"job {work.id} (pid {work.pid})")
 
     def on_report(self, runner: RunnerProcess, work: Work, report: Message) -> None:
         """A task job ended."""
@@ -317,9 +318,9 @@ class Dispatcher:
         """Have the output flushed."""
         self._reports.note_output(work)
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+    def on_gpus(self, news: GpuNews) -> None:
         """Follow the host's GPUs."""
-        for work in self.care.on_report(report):
+        for work in self.care.on_news(news):
             self.on_output(work)
         self.sleeper.look(self.care.samples)
         self._dirty = True

@@ -101,7 +101,7 @@ class _Pending:
     renewals: list[int] | None = None
     registration: NodeRecord | None = None
     heartbeat: _Heartbeat | None = None
-    cancels: list[tuple[str, str, bool]] = field(default_factory=list)  # (job id, why, bury it)
+    errands: list[Callable[[], object]] = field(default_factory=list)
 
     def any_rows(self) -> bool:
         said = self.logs or self.progress or self.notes
@@ -110,7 +110,7 @@ class _Pending:
 
     def anything(self) -> bool:
         others = (self.registration, self.renewals, self.heartbeat)
-        return self.any_rows() or bool(self.cancels) or any(one is not None for one in others)
+        return self.any_rows() or bool(self.errands) or any(one is not None for one in others)
 
     def take_batch(self) -> LedgerBatch:
         """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""
@@ -146,7 +146,7 @@ class _Taken:
     renewals: list[int] | None
     heartbeat: _Heartbeat | None
     batch: LedgerBatch
-    cancels: list[tuple[str, str, bool]]
+    errands: list[Callable[[], object]]
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -178,7 +178,6 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        cancel: Callable[[str, str, bool], None],
     ) -> None:
         """Make the thread.
 
@@ -191,11 +190,10 @@ class Ledger(threading.Thread):
             listener: Who hears of outcomes.
             post: Runs a callable in the worker's event loop, from any thread.
             before_outcome: Called in this thread after a commit, before the listener hears of it: writes results.
-            cancel: Cancels a job that waits, with the reason; called in this thread.
         """
         super().__init__(name="ledger", daemon=True)
         self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
-        self._listener, self._post, self._before_outcome, self._cancel = listener, post, before_outcome, cancel
+        self._listener, self._post, self._before_outcome = listener, post, before_outcome
         self._changed = threading.Condition()
         self._pending = _Pending()
         self._stopping = False
@@ -247,10 +245,10 @@ class Ledger(threading.Thread):
             self._pending.registration = record
             self._changed.notify()
 
-    def cancel(self, job_id: str, reason: str, *, bury: bool = False) -> None:
-        """Have a job cancelled that Celery dropped before it came to a claim; ``bury``: made a dead letter instead."""
+    def run_errand(self, errand: Callable[[], object]) -> None:
+        """Have something small written that belongs to no batch: it is called in this thread, after the next commit."""
         with self._changed:
-            self._pending.cancels.append((job_id, reason, bury))
+            self._pending.errands.append(errand)
             self._changed.notify()
 
     def heartbeat(
@@ -306,8 +304,8 @@ class Ledger(threading.Thread):
 
     def _take(self) -> _Taken:
         pending = self._pending
-        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.cancels)
-        pending.cancels = []
+        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.errands)
+        pending.errands = []
         pending.registration = pending.renewals = pending.heartbeat = None
         return taken
 
@@ -324,12 +322,21 @@ class Ledger(threading.Thread):
         except StoreUnavailable:
             self._put_back(taken)
             raise
-        for job_id, reason, bury in taken.cancels:
-            self._cancel(job_id, reason, bury)
+        self._run_errands(taken.errands)
         if taken.heartbeat is not None:
             orders = self._cluster.note_gpu_standings(self._node, taken.heartbeat.standings)
             self._post(lambda: self._listener.on_gpu_orders(orders))
             self._beat(taken.heartbeat)
+
+    def _run_errands(self, errands: list[Callable[[], object]]) -> None:
+        try:
+            while errands:
+                errands[0]()
+                del errands[0]
+        except StoreUnavailable:
+            with self._changed:
+                self._pending.errands[:0] = errands
+            raise
 
     def _beat(self, beat: _Heartbeat) -> None:
         state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead, settled=beat.settled)
@@ -369,7 +376,7 @@ class Ledger(threading.Thread):
             pending.resizes[:0] = batch.resizes
             pending.uses = {use.lease_id: use for use in batch.uses} | pending.uses
             pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
-            pending.cancels[:0] = taken.cancels
+            pending.errands[:0] = taken.errands
 
     def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
         if degraded == self._degraded:

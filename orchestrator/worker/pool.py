@@ -23,7 +23,7 @@ from kombu.asynchronous import get_event_loop
 from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.guardian.client import Guardian, GuardianSettings
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import GpuNews, GpuReport
 from orchestrator.worker import task_log
 from orchestrator.worker.confinement import confine
 from orchestrator.worker.frames import Message
@@ -97,6 +97,7 @@ class RunnerPool(BasePool):
                 preload=(self._app_path.partition(":")[0], "orchestrator.worker.runner"),
                 start_deadline_seconds=START_DEADLINE,
                 clean_wait_seconds=settings.gpu_clean_wait,
+                kill_wait_seconds=settings.kill_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
                 log_format=settings.log_format,
                 isolation=settings.isolation,
@@ -249,11 +250,11 @@ class RunnerPool(BasePool):
         if self.jobs is not None:
             self.jobs.on_output(work)
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+    def on_gpus(self, news: GpuNews) -> None:
         if self.jobs is not None:
-            self.jobs.on_gpus(report)
-        elif isinstance(report, GpuReport):
-            self.host.update_gpus(report.samples)
+            self.jobs.on_gpus(news)
+        elif isinstance(news, GpuReport):
+            self.host.update_gpus(news.samples)
 
     def on_turned(self, runner: RunnerProcess, message: Message) -> None:
         if self.jobs is not None:

@@ -14,7 +14,17 @@ from typing import Any, Final, Protocol
 from orchestrator.clock import Clock
 from orchestrator.errors import RunnerLost
 from orchestrator.guardian.client import Guardian
-from orchestrator.guardian.messages import Exited, GpuFault, GpuReport, RunnerSpec, Spawned, SpawnFailed
+from orchestrator.guardian.messages import (
+    Cleared,
+    Exited,
+    GpuFault,
+    GpuNews,
+    GpuReport,
+    RunnerSpec,
+    Spawned,
+    SpawnFailed,
+    Stuck,
+)
 from orchestrator.worker.frames import Message
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
 from orchestrator.worker.work import Callbacks, Ended, Work, about
@@ -64,8 +74,8 @@ class WorkListener(Protocol):
         """The job printed something."""
         ...
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
-        """The guardian read the GPUs, or failed to."""
+    def on_gpus(self, news: GpuNews) -> None:
+        """The guardian read the GPUs, or failed to, or has to tell of some of them."""
         ...
 
     def on_turned(self, runner: RunnerProcess, message: Message) -> None:
@@ -138,13 +148,16 @@ class Runners:
                 return runner
         return None
 
-    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> None:
-        """End idle runners that hold any of these GPUs: they go to somebody else."""
-        wanted = set(gpus)
+    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> list[str]:
+        """End idle runners that hold any of these GPUs, which go to somebody else; return those that are not gone."""
+        wanted, leaving = set(gpus), []
         for runner in list(self._runners.values()):
-            in_use = runner.line or runner.ending or runner.kept
+            in_use = runner.line or (runner.kept and not runner.ending)
             if wanted.intersection(runner.key.gpus) and runner.key != keep and not in_use:
-                self.end(runner, grace_seconds=0)
+                leaving.append(runner.id)
+                if not runner.ending:
+                    self.end(runner, grace_seconds=0)
+        return leaving
 
     def give(self, runner: RunnerProcess, work: Work) -> None:
         """Append work to the runner's line."""
@@ -153,9 +166,12 @@ class Runners:
             self._begin(runner)
 
     def end(self, runner: RunnerProcess, *, grace_seconds: float | None = None) -> None:
-        """End the runner and everything it started: TERM, then KILL after the grace."""
+        """End the runner and everything it started: TERM, then KILL after the grace, by default the running job's."""
         runner.ending = True
-        self._guardian.kill(runner.id, self._grace_seconds if grace_seconds is None else grace_seconds)
+        if grace_seconds is None:
+            job = None if runner.front is None else runner.front.job
+            grace_seconds = self._grace_seconds if job is None else job.claimed.grace_seconds
+        self._guardian.kill(runner.id, grace_seconds)
 
     def by_pid(self, pid: int) -> RunnerProcess | None:
         """Return the runner with this process id."""
@@ -185,8 +201,10 @@ class Runners:
                 case Exited():
                     ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
                     self._gone(event.runner_id, replace(ended, memory_kills=event.memory_kills))
-                case GpuReport() | GpuFault():
+                case GpuReport() | GpuFault() | Cleared():
                     self._listener.on_gpus(event)
+                case Stuck():
+                    self._stuck(event)
 
     def watch(self) -> None:
         """Keep time limits and end runners that have been idle for too long."""
@@ -310,6 +328,13 @@ class Runners:
         for work in started:
             self._listener.on_ended(runner, work, ended)
         self._listener.on_free(runner)
+
+    def _stuck(self, event: Stuck) -> None:
+        """Go on without a runner that cannot be ended; its GPUs first, so that nothing is started on them."""
+        self._listener.on_gpus(event)
+        if not event.is_over:
+            reason = f"KILL does not end {', '.join(f'pid {pid}' for pid in event.pids)}"
+            self._gone(event.runner_id, Ended(None, signal.SIGKILL, "stuck", reason))
 
     def _guardian_lost(self, error: RunnerLost) -> None:
         logger.critical("the guardian is gone, and with it every runner: %s", error)

@@ -79,7 +79,7 @@ class Ended:
 
     exit_code: int | None
     signal: int | None
-    cause: str  # exit, killed, deadline, worker_lost, or start: it never started
+    cause: str  # exit, killed, deadline, worker_lost; start: it never started; stuck: something of it outlives KILL
     reason: str = ""
     peak_rss_mib: int | None = None
     memory_kills: int = 0  # of its processes that the kernel ended, because they used more memory than they may

@@ -1,5 +1,8 @@
 """A job that a worker runs, as far as the database knows: tests of what is told of jobs need no worker for that."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +26,25 @@ def register(runtime: Runtime, node: str, gpus: int, *, tasks: tuple[str, ...] =
     runtime.cluster.register_node(
         NodeRecord(node, "boot", f"celery@{node}", 1, NodeState.UP, ("gpu",), 2, 0, now, True, cards, tasks)
     )
+
+
+@contextmanager
+def confirming(runtime: Runtime, refusal: str | None = None) -> Iterator[None]:
+    """Have every host say that the GPUs of leases without a job are free, or why not, as their workers would."""
+    ended = threading.Event()
+
+    def confirm() -> None:
+        while not ended.wait(0.01):
+            for lease in runtime.leases.leases():
+                runtime.leases.confirm(lease.id, refusal)
+
+    thread = threading.Thread(target=confirm, name="confirming")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Running:

@@ -73,6 +73,32 @@ def test_a_gpu_with_leftover_memory_is_quarantined_and_its_job_starts_on_another
     wait_for(lambda: health(cluster)[first.gpu.uuid] == "healthy", within_seconds=20, describe=cluster.logs)
 
 
+def test_a_job_that_leaves_memory_behind_is_named_and_the_next_one_starts_elsewhere(cluster: Cluster) -> None:
+    """F35: by id and pid, in the quarantine's reason and in its event."""
+    both = cards(cluster)
+    for card in both:
+        leaked = [replace(one, used_mib=9000) if one is card else one for one in both]
+        write_gpus(cluster.home / f"{card.gpu.uuid}.toml", leaked)
+    cluster.worker("a", gpu_clean_wait=0.3, gpu_quarantine=600)
+    leak = 'cp "$CUDA_VISIBLE_DEVICES.toml" a.toml'
+    leaker = cluster.wait_for_state(cluster.command("sh", "-c", leak, gpus=1), JobState.SUCCEEDED)
+    (left,) = cluster.runtime.jobs.attempts(leaker.id)
+    (gpu,) = left.gpus
+
+    def is_named() -> bool:
+        cluster.wait_for_state(cluster.command("true", gpus=1), JobState.SUCCEEDED)
+        return cluster.runtime.cluster.gpu_standings("a")[gpu].health is GpuHealth.QUARANTINED
+
+    wait_for(is_named, within_seconds=30, describe=cluster.logs)
+    events = cluster.runtime.events.page(after=0, upto=None, job_seq=None, tenant=None, limit=1000)
+    (told,) = [event.data for event in events if event.kind == "gpu_quarantined"]
+    assert told["gpu"] == gpu
+    assert told["reason"].startswith(f"last used by job {leaker.id} (pid {left.pid}): {gpu} has 9000 MiB in use")
+    assert cluster.runtime.cluster.gpu_standings("a")[gpu].reason == told["reason"]
+    both_ends = {cluster.runtime.jobs.attempts(event.job_id)[0].gpus for event in events if event.job_id}
+    assert both_ends >= {(one.gpu.uuid,) for one in both}
+
+
 def test_an_operator_keeps_a_gpu_out_and_lets_it_in_again(cluster: Cluster) -> None:
     """A job that needs both waits; what needs one goes on."""
     first, _second = cards(cluster)
