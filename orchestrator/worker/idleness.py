@@ -112,7 +112,7 @@ class IdleKeeper:
             if work.job is not None and work.begun_at is not None and work.job.line.grant.gpus
         ]
         utilization = {sample.gpu.uuid: sample.utilization_percent for sample in samples}
-        self._meter.note(now, (work for _runner, work in running.values()), utilization)
+        self._meter.note(now, (work for _runner, work in running.values()), samples)
         told = []
         for key, verdict, seconds in self._watch.look(now, holders, utilization):
             runner, work = running[key]
