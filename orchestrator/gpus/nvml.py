@@ -2,11 +2,15 @@
 
 NVML's state does not survive a fork, so it is initialised once for each process id. One sick card does not hide the
 others: its sample carries its health instead of readings. What NVML cannot tell is None.
+
+The cards are found when NVML is opened, and looked for again every few readings: it is opened anew when there are
+others, or one was split into other instances.
 """
 
 import logging
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
@@ -19,9 +23,17 @@ MIB: Final = 1 << 20
 #: Most errors that one reading takes in.
 MOST_EVENTS: Final = 100
 MILLIWATTS: Final = 1000
+#: After so many readings it is looked whether the cards are still those that were found.
+LOOK_AGAIN: Final = 10
+#: Where the driver has an entry for each of its cards: NVML tells of those alone that were there when it was opened.
+DRIVERS_CARDS: Final = Path("/proc/driver/nvidia/gpus")
 
 #: Names of NVML's codes after which nothing can be read until it is initialised anew.
 _SESSION_LOST: Final = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "LIBRARY_NOT_FOUND", "LIB_RM_VERSION_MISMATCH")
+#: Names of those that say that the card, the driver or our rights have no answer.
+_UNTOLD: Final = ("NOT_SUPPORTED", "NO_PERMISSION", "FUNCTION_NOT_FOUND", "ARGUMENT_VERSION_MISMATCH")
+#: Names of those that a card answers with that is not there any more; of an instance, whose handle has become invalid.
+_GONE: Final = ("GPU_IS_LOST", "INVALID_ARGUMENT", "NOT_FOUND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +42,34 @@ class _Card:
     gpu: Gpu
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which cards there are."""
+
+    entries: frozenset[str]  # of the driver
+    slots: tuple[tuple[str, ...] | None, ...]  # by index: uuid, MIG mode and instances; None where it cannot be told
+
+    def differs_from(self, earlier: "_Layout") -> bool:
+        """Tell whether there are other cards than earlier; one that cannot be asked now may still be the same."""
+        if self.entries != earlier.entries or len(self.slots) != len(earlier.slots):
+            return True
+        return any(now not in (None, was) for now, was in zip(self.slots, earlier.slots, strict=True))
+
+
 class NvmlDriver:
     """Samples every GPU of the host; a card in MIG mode is given as its instances."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, *, drivers_cards: Path = DRIVERS_CARDS) -> None:
         """Wrap ``pynvml``, or something with the same functions, constants and error type."""
         self._nvml = library
         self._pid: int | None = None
         self._cards: tuple[_Card, ...] = ()
+        self._drivers_cards, self._layout = drivers_cards, _Layout(frozenset(), ())
+        self._readings = 0  # since the cards were last looked for
         self._events: Any = None  # NVML's set of events; None where there is none
         self._xids: dict[str, tuple[int, int]] = {}  # uuid -> the latest XID, and how many there were
         self._session_lost = {getattr(library, f"NVML_ERROR_{name}") for name in _SESSION_LOST}
+        self._untold = {getattr(library, f"NVML_ERROR_{name}") for name in _UNTOLD}
 
     def sample(self) -> tuple[GpuSample, ...]:
         """Return a reading of every GPU, in NVML's order.
@@ -51,6 +80,7 @@ class NvmlDriver:
         try:
             self._open()
             self._read_events()
+            self._look_again()
             return tuple(self._sample_card(card) for card in self._cards)
         except self._nvml.NVMLError as error:
             self.close()
@@ -75,8 +105,40 @@ class NvmlDriver:
         self._pid = os.getpid()
         driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
         count = self._nvml.nvmlDeviceGetCount()
+        self._layout, self._readings = self._lay_out(), 0
         self._cards = self._join([card for index in range(count) for card in self._find(index, driver_version)])
         self._listen(count)
+
+    def _look_again(self) -> None:
+        """Open NVML anew if there are other cards than before; the errors that they reported are remembered."""
+        self._readings += 1
+        if self._readings < LOOK_AGAIN:
+            return
+        self._readings = 0
+        if self._lay_out().differs_from(self._layout):
+            logger.warning("the host's GPUs have changed and are looked for anew")
+            self.close()
+            self._open()
+
+    def _lay_out(self) -> _Layout:
+        try:
+            entries = frozenset(os.listdir(self._drivers_cards))
+        except OSError:  # a driver for other systems than Linux's own has none
+            entries = frozenset()
+        count = self._nvml.nvmlDeviceGetCount()
+        return _Layout(entries, tuple(self._slot(index) for index in range(count)))
+
+    def _slot(self, index: int) -> tuple[str, ...] | None:
+        nvml = self._nvml
+        try:
+            card = nvml.nvmlDeviceGetHandleByIndex(index)
+            parts = self._instances(card)
+            uuids = [_text(nvml.nvmlDeviceGetUUID(one)) for one in (card, *(parts or ()))]
+        except nvml.NVMLError as error:
+            if error.value in self._session_lost:
+                raise
+            return None
+        return ("whole" if parts is None else "split", *uuids)
 
     def _listen(self, count: int) -> None:
         """Have the driver queue the errors that it reports, where it can."""
@@ -112,7 +174,8 @@ class NvmlDriver:
         """Return the card at this index, or its instances; nothing when it is too sick to say which one it is."""
         try:
             card = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            parts = self._instances(card) or (card,)
+            instances = self._instances(card)
+            parts = (card,) if instances is None else instances  # split into none yet, it can be used by nobody
             return [_Card(part, self._describe(part, index, card, driver_version)) for part in parts]
         except self._nvml.NVMLError as error:
             if error.value in self._session_lost:
@@ -146,11 +209,11 @@ class NvmlDriver:
         """Return the profile of a MIG instance, which NVML tells as the last word of its name."""
         return _text(self._nvml.nvmlDeviceGetName(instance)).rpartition(" ")[2].lower()
 
-    def _instances(self, card: Any) -> tuple[Any, ...]:
-        """Return the MIG instances of a card; none when it is not in MIG mode."""
+    def _instances(self, card: Any) -> tuple[Any, ...] | None:
+        """Return the MIG instances of a card; None when it is not in MIG mode."""
         mode = self._ask(self._nvml.nvmlDeviceGetMigMode, card)
         if mode is None or mode[0] != self._nvml.NVML_DEVICE_MIG_ENABLE:
-            return ()
+            return None
         found = []
         for position in range(self._nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
             try:
@@ -166,7 +229,10 @@ class NvmlDriver:
         except self._nvml.NVMLError as error:
             if error.value in self._session_lost:
                 raise
-            return GpuSample(card.gpu, 0, self._health_after(error.value), (), None, None, None)
+            health = self._health_after(error.value)
+            if health is GpuHealth.LOST:
+                self._readings = LOOK_AGAIN  # it is seen at once what there is in its place
+            return GpuSample(card.gpu, 0, health, (), None, None, None)
 
     def _read(self, card: _Card) -> GpuSample:
         nvml, handle = self._nvml, card.handle
@@ -203,8 +269,14 @@ class NvmlDriver:
     def _used_bytes(self, handle: Any) -> int:
         # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); else no GPU looks idle.
         memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle, self._nvml.nvmlMemory_v2)
-        memory = memory or self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
-        return 0 if memory is None else int(memory.used)
+        if memory is None:
+            try:
+                memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+            except self._nvml.NVMLError as error:
+                if error.value not in self._untold:  # a handle that was valid and is no more, among others
+                    raise
+                return 0
+        return int(memory.used)
 
     def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
         used: dict[int, int] = {}
@@ -224,24 +296,16 @@ class NvmlDriver:
         return GpuHealth.SUSPECT if pending and uncorrectable else GpuHealth.HEALTHY
 
     def _health_after(self, code: int) -> GpuHealth:
-        if code == self._nvml.NVML_ERROR_GPU_IS_LOST:
+        if code in {getattr(self._nvml, f"NVML_ERROR_{name}") for name in _GONE}:
             return GpuHealth.LOST
         return GpuHealth.QUARANTINED if code == self._nvml.NVML_ERROR_RESET_REQUIRED else GpuHealth.SUSPECT
 
     def _ask(self, function: Any, *arguments: Any) -> Any:
         """Return an answer, or None where the card, the driver or our rights have none."""
-        nvml = self._nvml
-        unanswerable = (
-            nvml.NVML_ERROR_NOT_SUPPORTED,
-            nvml.NVML_ERROR_NO_PERMISSION,
-            nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-            nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-            nvml.NVML_ERROR_INVALID_ARGUMENT,
-        )
         try:
             return function(*arguments)
-        except nvml.NVMLError as error:
-            if error.value in unanswerable:
+        except self._nvml.NVMLError as error:
+            if error.value in self._untold or error.value == self._nvml.NVML_ERROR_INVALID_ARGUMENT:
                 return None
             raise
 

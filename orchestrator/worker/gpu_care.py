@@ -7,7 +7,7 @@ from typing import Final
 
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuOrder, GpuSample, GpuStanding
 from orchestrator.domain.gpu_memory import (
     NO_FOREIGN_USE,
     ForeignUse,
@@ -50,7 +50,7 @@ class GpuCare:
         )
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
-        self._told: set[str] | None = None  # the GPUs of the last registration
+        self._told: dict[str, Gpu] | None = None  # the GPUs that the host was registered with, as they were then
         self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
         self._orders: Mapping[str, GpuOrder] = {}
         self.on_change: Callable[[], None]  # set by the lease step: tells the database what may be granted
@@ -65,11 +65,11 @@ class GpuCare:
         return self._health.standings()
 
     def take_news(self) -> bool:
-        """Tell whether there are GPUs that the host was not registered with; the first time there always are."""
-        found = {sample.gpu.uuid for sample in self.samples}
-        if self._told is not None and found <= self._told:
+        """Tell whether the host was not registered with these GPUs, or not as they are; the first time it never was."""
+        found = {sample.gpu.uuid: sample.gpu for sample in self.samples}
+        if self._told is not None and found.items() <= self._told.items():
             return False
-        self._told = found | (self._told or set())
+        self._told = (self._told or {}) | found
         return True
 
     def on_report(self, report: GpuReport | GpuFault) -> list[Work]:

@@ -96,3 +96,39 @@ def test_a_gpu_that_appears_is_used_without_a_restart(cluster: Cluster) -> None:
     wait_for(lambda: len(health(cluster)) == 3, within_seconds=20, describe=cluster.logs)
 
     cluster.wait_for_state(cluster.command("true", gpus=3), JobState.SUCCEEDED)
+
+
+def test_a_gpu_that_has_become_another_is_told_as_it_is_now(cluster: Cluster) -> None:
+    """Its memory, its model and what it is near to, under the same uuid: a job that fits only now is taken and runs."""
+    first, second = cards(cluster)
+    cluster.worker("a")
+    cluster.beat()
+    larger = replace(first.gpu, memory_mib=2 * first.gpu.memory_mib, model="Simulated XL", numa=1)
+    write_gpus(cluster.home / "a.toml", [replace(first, gpu=larger), second])
+    wait_for(
+        lambda: [gpu.gpu for gpu in cluster.runtime.cluster.nodes()[0].gpus] == [larger, second.gpu],
+        within_seconds=20,
+        describe=cluster.logs,
+    )
+    job = cluster.command("true", gpu_memory_mib=first.gpu.memory_mib + 1024)
+    cluster.wait_for_state(job, JobState.SUCCEEDED)
+
+
+def test_a_gpu_in_the_place_of_another_is_used_and_the_other_is_lost(cluster: Cluster) -> None:
+    """A card was replaced, or split into instances, while the worker ran."""
+    first, second = cards(cluster)
+    cluster.worker("a")
+    cluster.beat()
+    parts = [
+        replace(
+            first,
+            gpu=replace(first.gpu, uuid=f"MIG-{n}", index=n, memory_mib=10240, mig_profile="1g.10gb", parent_uuid=uuid),
+        )
+        for n, uuid in ((2, first.gpu.uuid), (3, first.gpu.uuid))
+    ]
+    write_gpus(cluster.home / "a.toml", [second, *parts])
+    expected = {first.gpu.uuid: "lost", second.gpu.uuid: "healthy", "MIG-2": "healthy", "MIG-3": "healthy"}
+    wait_for(lambda: health(cluster) == expected, within_seconds=20, describe=cluster.logs)
+    job = cluster.command("true", gpus=2, mig="1g.10gb")
+    cluster.wait_for_state(job, JobState.SUCCEEDED)
+    assert set(cluster.runtime.jobs.attempts(job)[0].gpus) == {"MIG-2", "MIG-3"}
