@@ -15,7 +15,8 @@
 instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
 ``xid_count`` how many there were; ``ecc_corrected`` and ``ecc_uncorrected`` are counts of memory errors, ``slowed_by``
 is a list of "heat" and "power". ``numa`` is the NUMA node that a GPU is near to, ``links`` the uuids of those that
-it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given.
+it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given. ``self_test`` is
+how a self-test ends, "passes" unless it "fails" or "hangs".
 """
 
 import json
@@ -27,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
@@ -36,6 +38,7 @@ from orchestrator.gpus.simulated_use import read_uses
 DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
 
+_NO_TEXTS: Final[Mapping[str, str]] = MappingProxyType({})
 _REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
 _READINGS: Final = (
     *("utilization_percent", "temperature_celsius", "power_watts", "xid"),
@@ -49,7 +52,9 @@ _KNOWN: Final = {
     *_INSTANCE,
     *_TOPOLOGY,
     *("driver_version", "used_mib", "health", "xid_count", "processes", "slowed_by"),
+    "self_test",
 }
+_SELF_TESTS: Final = ("passes", "fails", "hangs")
 
 
 class SimulatedDriver:
@@ -85,6 +90,17 @@ class SimulatedDriver:
         """Hold nothing, so let go of nothing."""
 
 
+def read_self_test(path: Path, uuid: str) -> str:
+    """Return how a self-test of a GPU ends; one that the file does not describe fails.
+
+    Raises:
+        GpusUnavailable: If the file cannot be read.
+    """
+    SimulatedDriver(path).sample()  # checks it all
+    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("gpus", [])
+    return next((str(entry.get("self_test", "passes")) for entry in entries if entry["uuid"] == uuid), "fails")
+
+
 def make_gpus(
     count: int, *, owner: str, model: str = "Simulated GPU", memory_mib: int = MEMORY_MIB
 ) -> tuple[GpuSample, ...]:
@@ -112,13 +128,16 @@ def make_gpus(
     )
 
 
-def write_gpus(path: Path, gpus: Iterable[GpuSample]) -> None:
-    """Replace the file in one step, so that no reader sees half of it."""
+def write_gpus(path: Path, gpus: Iterable[GpuSample], *, self_tests: Mapping[str, str] = _NO_TEXTS) -> None:
+    """Replace the file in one step, so that no reader sees half of it.
+
+    ``self_tests`` says by uuid how those end that do not pass.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("\n".join(_format(sample) for sample in gpus))
+            file.write("\n".join(_format(sample, self_tests.get(sample.gpu.uuid)) for sample in gpus))
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -142,7 +161,7 @@ def _with_uses(samples: tuple[GpuSample, ...], path: Path) -> tuple[GpuSample, .
     )
 
 
-def _format(sample: GpuSample) -> str:
+def _format(sample: GpuSample, self_test: str | None) -> str:
     gpu = sample.gpu
     fields: dict[str, Any] = {
         "uuid": gpu.uuid,
@@ -159,6 +178,8 @@ def _format(sample: GpuSample) -> str:
     if gpu.numa is not None:
         fields["numa"] = gpu.numa
     fields |= {name: list(texts) for name, texts in (("links", gpu.links), ("slowed_by", sample.slowed_by)) if texts}
+    if self_test is not None:
+        fields["self_test"] = self_test
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
@@ -189,6 +210,8 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
     health = entry.get("health", GpuHealth.HEALTHY)
     if health not in list(GpuHealth):
         raise ValueError(f"{where}.health: {health!r} is none of {', '.join(GpuHealth)}")
+    if (self_test := entry.get("self_test", "passes")) not in _SELF_TESTS:
+        raise ValueError(f"{where}.self_test: {self_test!r} is none of {', '.join(_SELF_TESTS)}")
     readings: dict[str, Any] = {name: _whole(entry, name, where) if name in entry else None for name in _READINGS}
     processes = _tables(entry.get("processes", []), f"{where}.processes")
     return GpuSample(

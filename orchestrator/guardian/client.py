@@ -116,6 +116,10 @@ class Guardian:
         """End a runner and all that it started: TERM, KILL after the grace; at once if that is 0."""
         self._channel.send({"op": "kill", "runner": runner_id, "grace_seconds": grace_seconds})
 
+    def self_test(self, gpu: str) -> None:
+        """Ask for a self-test of a GPU; ``GpuTested`` will tell what came of it."""
+        self._channel.send({"op": "self_test", "gpu": gpu})
+
     def read_events(self) -> list[GuardianEvent]:
         """Return what has happened since the last call.
 

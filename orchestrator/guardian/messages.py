@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.domain.gpu_memory import NO_FOREIGN_USE
+from orchestrator.gpus.self_test import Verdict
 
 Document: TypeAlias = dict[str, Any]
 Cause: TypeAlias = Literal["exit", "killed", "deadline", "worker_lost"]
@@ -109,13 +110,23 @@ class GpuFault:
     reason: str
 
 
-GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuReport | GpuFault
+@dataclass(frozen=True, slots=True)
+class GpuTested:
+    """A self-test of a GPU has ended."""
 
-_EVENTS: Final[dict[str, type[Spawned] | type[SpawnFailed] | type[Exited] | type[GpuFault]]] = {
+    gpu: str
+    verdict: Verdict
+    reason: str  # if it is not that all is well
+
+
+GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuReport | GpuFault | GpuTested
+
+_EVENTS: Final[dict[str, type[Spawned] | type[SpawnFailed] | type[Exited] | type[GpuFault] | type[GpuTested]]] = {
     "spawned": Spawned,
     "spawn_failed": SpawnFailed,
     "exited": Exited,
     "gpu_fault": GpuFault,
+    "gpu_tested": GpuTested,
 }
 _NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
 
@@ -134,6 +145,8 @@ def event_from_document(document: Mapping[str, Any]) -> GuardianEvent:
         return GpuReport(tuple(sample_from_document(sample) for sample in arguments["samples"]))
     if document["op"] == "spawn_failed":
         arguments["unclean"] = tuple(arguments["unclean"])
+    if document["op"] == "gpu_tested":
+        arguments["verdict"] = Verdict(arguments["verdict"])
     return _EVENTS[document["op"]](**arguments)
 
 

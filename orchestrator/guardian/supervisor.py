@@ -10,6 +10,7 @@ import time
 from typing import Any, Final
 
 from orchestrator.guardian.channel import Channel, Frame
+from orchestrator.guardian.gpu_tests import GpuTests
 from orchestrator.guardian.helpers import RESTART_SECONDS, Nursery, Watch
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
@@ -37,6 +38,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, _note)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._nursery, self._watch = Nursery(settings), Watch(settings)
+        self._tests = GpuTests(settings)
         self._forest = Forest()
         self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._watch.ask)
         self._is_closing = False
@@ -45,10 +47,13 @@ class Supervisor:
         """Serve; returns when the worker is gone, or has closed, and no process of any runner is left."""
         self._channel.send({"op": "ready"})
         while not (self._is_closing and not len(self._wards)):
-            self._forest.spared = {pid for pid in (self._nursery.pid, self._watch.pid) if pid}
+            self._forest.spared = self._helpers()
             self._listen(self._next_timeout())
             self._reap()
             self._restart_helpers()
+            if not self._is_closing:
+                for tested in self._tests.step(boottime()):
+                    self._report(tested)
             if self._channel.closed and not self._is_closing:
                 self._is_closing = True
                 self._wards.end_all("worker_lost")
@@ -56,7 +61,7 @@ class Supervisor:
 
     def _next_timeout(self) -> float:
         now = boottime()
-        dues = [self._wards.step(now), self._nursery.due, self._watch.due]
+        dues = [self._wards.step(now), self._nursery.due, self._watch.due, self._tests.due]
         if self._is_closing and not len(self._wards):
             return 0.0
         return max(0.0, min([MOST_SLEEP_SECONDS, *(due - now for due in dues if due is not None)]))
@@ -84,7 +89,7 @@ class Supervisor:
         news = self._watch.read()
         self._wards.note_reading(self._watch.samples, self._watch.read_at)
         if isinstance(news, GpuReport):
-            news = GpuReport(self._wards.attribute(news.samples))
+            news = GpuReport(self._tests.claim(self._wards.attribute(news.samples)))
         self._say_gpus(news)
         self._say_gpus(self._watch.check(boottime()))
 
@@ -112,6 +117,8 @@ class Supervisor:
                 self._wards.send(message["runner"], message["signal"], leader_only=message["leader_only"])
             case "kill":
                 self._wards.end(message["runner"], "killed", message["grace_seconds"])
+            case "self_test":
+                self._tests.ask(message["gpu"])
             case "close":
                 self._is_closing = True
                 self._wards.end_all("killed")
@@ -146,6 +153,10 @@ class Supervisor:
             elif pid == self._watch.pid:
                 self._forest.spared.discard(pid)
                 self._say_gpus(self._watch.on_ended(status))
+            elif pid in self._tests.pids:
+                self._forest.spared.discard(pid)
+                if (tested := self._tests.on_ended(pid, status)) is not None:
+                    self._report(tested)
             else:
                 self._wards.on_reaped(pid, status)
 
@@ -165,7 +176,7 @@ class Supervisor:
         self._journal.append("stop")
         if not self._channel.closed:
             self._channel.send({"op": "closed"})
-        helpers = {pid for pid in (self._nursery.pid, self._watch.pid) if pid}
+        helpers = self._helpers()
         for pid in helpers:
             os.kill(pid, signal.SIGKILL)  # children that nobody has reaped: the pids are theirs
         deadline = boottime() + REAP_DEADLINE_SECONDS
@@ -174,6 +185,9 @@ class Supervisor:
             helpers.discard(pid)
             if pid == 0:
                 time.sleep(0.005)
+
+    def _helpers(self) -> set[int]:
+        return {pid for pid in (self._nursery.pid, self._watch.pid) if pid} | self._tests.pids
 
 
 def _note(_signum: int, _frame: object) -> None:

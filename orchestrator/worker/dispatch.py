@@ -28,7 +28,7 @@ from orchestrator.domain.lease import (
     Renewal,
 )
 from orchestrator.errors import InvalidEntry
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import GpuFault, GpuReport, GpuTested
 from orchestrator.runtime import Runtime
 from orchestrator.worker import requests
 from orchestrator.worker.appetite import Appetite
@@ -317,7 +317,7 @@ class Dispatcher:
         """Have the output flushed."""
         self._reports.note_output(work)
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+    def on_gpus(self, report: GpuReport | GpuFault | GpuTested) -> None:
         """Follow the host's GPUs."""
         for work in self.care.on_report(report):
             self.on_output(work)
@@ -339,6 +339,10 @@ class Dispatcher:
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         """A runner's GPUs did not come clean: others are used."""
         self.care.on_unclean(gpus, reason)
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        """GPUs on which nothing starts are used no more."""
+        self.care.on_start_tried(gpus, started=started)
 
     def _finish(self, work: Work, finish: Finish, report: Message) -> None:
         assert work.job is not None

@@ -19,7 +19,9 @@ from orchestrator.domain.gpu_memory import (
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.gpus.self_test import Verdict
+from orchestrator.gpus.starts import StartWatch
+from orchestrator.guardian.messages import GpuFault, GpuReport, GpuTested
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.memory_guard import MemoryGuard
 from orchestrator.worker.pool import RunnerPool
@@ -46,8 +48,10 @@ class GpuCare:
                 recover_seconds=settings.gpu_recover,
                 quarantine_seconds=settings.gpu_quarantine,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                self_test=settings.gpu_self_test > 0,
             )
         )
+        self._starts = StartWatch()
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
         self._told: dict[str, Gpu] | None = None  # the GPUs that the host was registered with, as they were then
@@ -72,8 +76,11 @@ class GpuCare:
         self._told = (self._told or {}) | found
         return True
 
-    def on_report(self, report: GpuReport | GpuFault) -> list[Work]:
-        """Take in a reading; return the jobs whose output has grown."""
+    def on_report(self, report: GpuReport | GpuFault | GpuTested) -> list[Work]:
+        """Take in a reading, or how a self-test ended; return the jobs whose output has grown."""
+        if isinstance(report, GpuTested):
+            self._on_tested(report)
+            return []
         if isinstance(report, GpuFault):
             logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
             self.samples = ()
@@ -101,6 +108,19 @@ class GpuCare:
                 self._health.strike(uuid, reason, self._clock.monotonic())
         self._judge()
 
+    def on_start_tried(self, gpus: Sequence[str], *, started: bool) -> None:
+        """A runner of tasks has started on these GPUs, or died before it took any work."""
+        for uuid, reason in self._starts.note(gpus, started=started).items():
+            self._health.strike(uuid, reason, self._clock.monotonic())
+            self._judge()
+
+    def _on_tested(self, told: GpuTested) -> None:
+        if told.verdict is Verdict.UNTESTED:
+            logger.warning("GPU %s was not tested, its readings alone decide: %s", told.gpu, told.reason)
+        failure = told.reason if told.verdict is Verdict.FAILED else None
+        self._health.on_tested(told.gpu, failure, self._clock.monotonic())
+        self._judge()
+
     def _judge(self) -> None:
         if not self._readings and not self.samples:
             return
@@ -110,6 +130,9 @@ class GpuCare:
             replace(sample, foreign=self._foreign.get(sample.gpu.uuid, NO_FOREIGN_USE)) for sample in judged
         )
         self._pool.host.update_gpus(self.samples)
+        if self._pool.runners is not None:
+            for uuid in self._health.take_tests():
+                self._pool.runners.guardian.self_test(uuid)
         changed = [
             (before[sample.gpu.uuid], sample)
             for sample in self.samples

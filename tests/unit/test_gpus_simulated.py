@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
-from orchestrator.gpus.simulated import SimulatedDriver, make_gpus, write_gpus
+from orchestrator.gpus.simulated import SimulatedDriver, make_gpus, read_self_test, write_gpus
 
 VALID = '[[gpus]]\nuuid = "GPU-a"\nindex = 0\nmodel = "S"\nmemory_mib = 100\n'
 
@@ -49,6 +49,17 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, gpus:
     path = tmp_path_factory.mktemp("gpus") / "gpus.toml"
     write_gpus(path, gpus)
 
+    assert SimulatedDriver(path).sample() == gpus
+
+
+def test_how_a_self_test_ends_is_read(tmp_path: Path) -> None:
+    """It passes unless the file says otherwise, or does not know the GPU."""
+    path, gpus = tmp_path / "gpus.toml", make_gpus(3, owner="test")
+    passes, fails, hangs = (sample.gpu.uuid for sample in gpus)
+    write_gpus(path, gpus, self_tests={fails: "fails", hangs: "hangs"})
+
+    found = [read_self_test(path, uuid) for uuid in (passes, fails, hangs, "GPU-x")]
+    assert found == ["passes", "fails", "hangs", "fails"]
     assert SimulatedDriver(path).sample() == gpus
 
 
