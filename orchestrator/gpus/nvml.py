@@ -238,12 +238,13 @@ class NvmlDriver:
         nvml, handle = self._nvml, card.handle
         utilization = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
         power = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        processes = self._processes(handle)
         xid, xid_count = self._xids.get(card.gpu.parent_uuid or card.gpu.uuid, (None, 0))
         return GpuSample(
             gpu=card.gpu,
             used_mib=self._used_bytes(handle) // MIB,
             health=self._read_health(handle),
-            processes=self._processes(handle),
+            processes=processes or (),
             utilization_percent=None if utilization is None else int(utilization.gpu),
             temperature_celsius=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             power_watts=None if power is None else round(power / MILLIWATTS),
@@ -252,6 +253,7 @@ class NvmlDriver:
             slowed_by=self._slowed_by(handle),
             ecc_uncorrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
             ecc_corrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
+            tells_processes=processes is not None,
         )
 
     def _slowed_by(self, handle: Any) -> tuple[str, ...]:
@@ -278,12 +280,15 @@ class NvmlDriver:
                 return 0
         return int(memory.used)
 
-    def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
+    def _processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
+        computing = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        drawing = self._ask(self._nvml.nvmlDeviceGetGraphicsRunningProcesses, handle)
+        if computing is None:
+            return None
         used: dict[int, int] = {}
-        for ask in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
-            for process in self._ask(ask, handle) or ():
-                mib = (process.usedGpuMemory or 0) // MIB
-                used[process.pid] = max(mib, used.get(process.pid, 0))  # a process may be in both lists
+        for process in (*computing, *(drawing or ())):
+            mib = (process.usedGpuMemory or 0) // MIB
+            used[process.pid] = max(mib, used.get(process.pid, 0))  # a process may be in both lists
         return tuple(GpuProcess(pid, mib) for pid, mib in sorted(used.items()))
 
     def _read_health(self, handle: Any) -> GpuHealth:

@@ -16,7 +16,8 @@ instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that t
 ``xid_count`` how many there were; ``ecc_corrected`` and ``ecc_uncorrected`` are counts of memory errors, ``slowed_by``
 is a list of "heat" and "power". ``numa`` is the NUMA node that a GPU is near to, ``links`` the uuids of those that
 it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given. ``self_test`` is
-how a self-test ends, "passes" unless it "fails" or "hangs".
+how a self-test ends, "passes" unless it "fails" or "hangs". ``tells_processes = true`` says that all that use a GPU are
+named: without it a program that names no process may be at work all the same.
 """
 
 import json
@@ -52,7 +53,7 @@ _KNOWN: Final = {
     *_INSTANCE,
     *_TOPOLOGY,
     *("driver_version", "used_mib", "health", "xid_count", "processes", "slowed_by"),
-    "self_test",
+    *("self_test", "tells_processes"),
 }
 _SELF_TESTS: Final = ("passes", "fails", "hangs")
 
@@ -178,6 +179,8 @@ def _format(sample: GpuSample, self_test: str | None) -> str:
     if gpu.numa is not None:
         fields["numa"] = gpu.numa
     fields |= {name: list(texts) for name, texts in (("links", gpu.links), ("slowed_by", sample.slowed_by)) if texts}
+    if sample.tells_processes:
+        fields["tells_processes"] = True
     if self_test is not None:
         fields["self_test"] = self_test
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
@@ -232,6 +235,7 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
         **readings,
         slowed_by=_texts(entry.get("slowed_by", []), f"{where}.slowed_by"),
         xid_count=_whole({"xid_count": 0} | dict(entry), "xid_count", where),
+        tells_processes=_flag(entry.get("tells_processes", False), f"{where}.tells_processes"),
     )
 
 
@@ -265,6 +269,12 @@ def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
     value = entry[name]
     if not isinstance(value, str) or not value:
         raise TypeError(f"{where}.{name}: expected a text, not {value!r}")
+    return value
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{where}: expected true or false, not {value!r}")
     return value
 
 

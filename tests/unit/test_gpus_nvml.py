@@ -188,6 +188,7 @@ def test_a_card_is_read() -> None:
         power_watts=123,
         ecc_uncorrected=0,
         ecc_corrected=0,
+        tells_processes=True,
     )
 
 
@@ -233,6 +234,7 @@ def test_what_a_card_does_not_tell_is_none(code: int) -> None:
 
     assert (sample.utilization_percent, sample.temperature_celsius, sample.power_watts) == (None, None, None)
     assert (sample.processes, sample.health, sample.used_mib) == ((), GpuHealth.HEALTHY, 3)
+    assert not sample.tells_processes
 
 
 def test_an_old_driver_without_the_second_memory_call_is_asked_the_first_way() -> None:

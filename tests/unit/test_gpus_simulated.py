@@ -38,6 +38,7 @@ def samples(draw: st.DrawFn) -> tuple[GpuSample, ...]:
             ecc_uncorrected=draw(optional),
             ecc_corrected=draw(optional),
             slowed_by=tuple(draw(st.lists(texts, max_size=2))),
+            tells_processes=draw(st.booleans()),
         )
         for index, uuid in enumerate(uuids)
     )
