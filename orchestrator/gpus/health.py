@@ -247,7 +247,7 @@ class HealthKeeper:
 #: Ends the reason of a quarantine while the GPU is being tested.
 _TESTED: Final = "; it is being tested"
 _DRIVER_SAYS: Final = {
-    GpuHealth.SUSPECT: "its driver answers with errors",
+    GpuHealth.SUSPECT: "its driver answers with errors, or not at all",
     GpuHealth.QUARANTINED: "its driver asks for a reset or a replacement",
     GpuHealth.LOST: "it has fallen off the bus",
 }

@@ -5,16 +5,20 @@ others: its sample carries its health instead of readings. What NVML cannot tell
 
 The cards are found when NVML is opened, and looked for again every few readings: it is opened anew when there are
 others, or one was split into other instances.
+
+A broken card may hang whoever asks it. So it is said which one is asked next, and cards can be left out.
 """
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.card_choice import every_card, say_nothing
 from orchestrator.gpus.nvml_topology import read_links, read_numa
 
 logger = logging.getLogger(__name__)
@@ -59,8 +63,23 @@ class _Layout:
 class NvmlDriver:
     """Samples every GPU of the host; a card in MIG mode is given as its instances."""
 
-    def __init__(self, library: Any, *, drivers_cards: Path = DRIVERS_CARDS) -> None:
-        """Wrap ``pynvml``, or something with the same functions, constants and error type."""
+    def __init__(
+        self,
+        library: Any,
+        *,
+        drivers_cards: Path = DRIVERS_CARDS,
+        about: Callable[[int | None], None] = say_nothing,
+        reads: Callable[[int], bool] = every_card,
+    ) -> None:
+        """Wrap ``pynvml``, or something with the same functions, constants and error type.
+
+        Args:
+            library: It.
+            drivers_cards: Where the driver has an entry for each card.
+            about: Told before something is asked: the index of the card, or None if it is none alone.
+            reads: Whether the card of an index is to be read; one that is not is never asked anything.
+        """
+        self._about, self._reads = about, reads
         self._nvml = library
         self._pid: int | None = None
         self._cards: tuple[_Card, ...] = ()
@@ -101,6 +120,7 @@ class NvmlDriver:
     def _open(self) -> None:
         if self._pid == os.getpid():
             return
+        self._about(None)
         self._nvml.nvmlInit()
         self._pid = os.getpid()
         driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
@@ -130,6 +150,9 @@ class NvmlDriver:
 
     def _slot(self, index: int) -> tuple[str, ...] | None:
         nvml = self._nvml
+        if not self._reads(index):
+            return None
+        self._about(index)
         try:
             card = nvml.nvmlDeviceGetHandleByIndex(index)
             parts = self._instances(card)
@@ -146,7 +169,8 @@ class NvmlDriver:
         self._events = self._ask(nvml.nvmlEventSetCreate)
         if self._events is None:
             return
-        for index in range(count):
+        for index in filter(self._reads, range(count)):
+            self._about(index)
             try:
                 card = nvml.nvmlDeviceGetHandleByIndex(index)
                 self._ask(nvml.nvmlDeviceRegisterEvents, card, nvml.nvmlEventTypeXidCriticalError, self._events)
@@ -158,6 +182,7 @@ class NvmlDriver:
     def _read_events(self) -> None:
         """Take in what the driver reported since the last reading."""
         nvml = self._nvml
+        self._about(None)
         for _ in range(MOST_EVENTS if self._events is not None else 0):
             try:
                 event = nvml.nvmlEventSetWait_v2(self._events, 0)
@@ -172,6 +197,9 @@ class NvmlDriver:
 
     def _find(self, index: int, driver_version: str) -> list[_Card]:
         """Return the card at this index, or its instances; nothing when it is too sick to say which one it is."""
+        if not self._reads(index):
+            return []
+        self._about(index)
         try:
             card = self._nvml.nvmlDeviceGetHandleByIndex(index)
             instances = self._instances(card)
@@ -185,6 +213,7 @@ class NvmlDriver:
 
     def _join(self, found: list[_Card]) -> tuple[_Card, ...]:
         """Return the cards with how they are joined; an instance has no links."""
+        self._about(None)
         whole = {card.gpu.uuid: card.handle for card in found if card.gpu.parent_uuid is None}
         links = read_links(self._nvml, self._ask, whole)
         numas = {uuid: read_numa(self._nvml, self._ask, handle) for uuid, handle in whole.items()}
@@ -224,6 +253,7 @@ class NvmlDriver:
         return tuple(found)
 
     def _sample_card(self, card: _Card) -> GpuSample:
+        self._about(card.gpu.index)
         try:
             return self._read(card)
         except self._nvml.NVMLError as error:

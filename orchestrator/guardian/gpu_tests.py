@@ -9,9 +9,9 @@ from typing import Final
 
 from orchestrator.domain.cluster import GpuSample
 from orchestrator.gpus.self_test import Verdict
-from orchestrator.guardian.helpers import start_helper
 from orchestrator.guardian.messages import GpuTested
 from orchestrator.guardian.settings import GuardianSettings
+from orchestrator.guardian.spawning import start_helper
 
 #: Names the processes of self-tests in readings, as a runner's are named after it.
 TESTER: Final = "self-test"

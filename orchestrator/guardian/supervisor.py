@@ -52,6 +52,7 @@ class Supervisor:
             self._reap()
             self._restart_helpers()
             if not self._is_closing:
+                self._watch.try_again(boottime())
                 for tested in self._tests.step(boottime()):
                     self._report(tested)
             if self._channel.closed and not self._is_closing:
@@ -61,7 +62,7 @@ class Supervisor:
 
     def _next_timeout(self) -> float:
         now = boottime()
-        dues = [self._wards.step(now), self._nursery.due, self._watch.due, self._tests.due]
+        dues = [self._wards.step(now), self._nursery.due, self._watch.wakes_at, self._tests.due]
         if self._is_closing and not len(self._wards):
             return 0.0
         return max(0.0, min([MOST_SLEEP_SECONDS, *(due - now for due in dues if due is not None)]))
@@ -150,9 +151,9 @@ class Supervisor:
                 can_start = self._nursery.on_ended(status)
                 self._forest.spared.discard(pid)
                 self._wards.on_fork_server_ended(can_start=can_start)
-            elif pid == self._watch.pid:
+            elif pid in self._watch.pids:
                 self._forest.spared.discard(pid)
-                self._say_gpus(self._watch.on_ended(status))
+                self._say_gpus(self._watch.on_ended(pid, status))
             elif pid in self._tests.pids:
                 self._forest.spared.discard(pid)
                 if (tested := self._tests.on_ended(pid, status)) is not None:
@@ -187,7 +188,7 @@ class Supervisor:
                 time.sleep(0.005)
 
     def _helpers(self) -> set[int]:
-        return {pid for pid in (self._nursery.pid, self._watch.pid) if pid} | self._tests.pids
+        return {pid for pid in (self._nursery.pid,) if pid} | self._watch.pids | self._tests.pids
 
 
 def _note(_signum: int, _frame: object) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -443,6 +444,51 @@ def test_a_handle_that_has_become_invalid_is_a_lost_gpu_and_looked_for_at_once()
         ("GPU-b", GpuHealth.HEALTHY),
     ]
     assert [sample.gpu.uuid for sample in driver.sample()] == ["MIG-2", "GPU-b"]
+
+
+@dataclass
+class Asked(Double):
+    """Notes which card is asked, by every function that is given one."""
+
+    log: list[str | int | None] = field(default_factory=list)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("nvmlDevice") or name == "nvmlDeviceGetCount":
+            return found
+
+        def ask(card: Any, *arguments: Any) -> Any:
+            which = card if isinstance(card, int) else self.cards.index(card)
+            self.log.append(f"card {which}")
+            return found(card, *arguments)
+
+        return ask
+
+
+def test_a_card_is_named_before_it_is_asked_anything() -> None:
+    """So that it is known which one hangs whoever asks."""
+    double = Asked([Card("GPU-a"), Card("GPU-b"), Card("GPU-c", nodes=[0])])
+    driver = NvmlDriver(double, about=double.log.append)
+    for _ in range(LOOK_AGAIN):
+        driver.sample()
+
+    named: str | int | None = "nothing"
+    for entry in double.log:
+        if isinstance(entry, str):
+            assert named in (None, int(entry.removeprefix("card ")))
+        else:
+            named = entry
+    alone = [entry for before, entry in pairwise(double.log) if before is None and isinstance(entry, str)]
+    assert len(alone) == 1, "only how the cards are joined is asked of several at once, when NVML is opened"
+
+
+def test_a_card_that_is_left_out_is_never_asked() -> None:
+    """Nor does it look as if it had changed."""
+    double = Asked([Card("GPU-a"), Card("GPU-b"), Card("GPU-c")])
+    driver = NvmlDriver(double, reads=lambda index: index != 1)
+    assert list(later(driver)) == ["GPU-a", "GPU-c"]
+    assert double.calls == ["init"]
+    assert set(double.log) == {"card 0", "card 2"}
 
 
 def test_errors_that_the_driver_reports_are_counted() -> None:

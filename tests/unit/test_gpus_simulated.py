@@ -64,6 +64,16 @@ def test_how_a_self_test_ends_is_read(tmp_path: Path) -> None:
     assert SimulatedDriver(path).sample() == gpus
 
 
+def test_a_gpu_is_named_before_it_is_read_and_can_be_left_out(tmp_path: Path) -> None:
+    """One that hangs is read by nobody who leaves it out."""
+    path, gpus = tmp_path / "gpus.toml", make_gpus(3, owner="test")
+    write_gpus(path, gpus, hanging=[gpus[1].gpu.uuid])
+    told: list[int | None] = []
+
+    assert SimulatedDriver(path, about=told.append, reads=lambda index: index != 1).sample() == (gpus[0], gpus[2])
+    assert told == [0, 2]
+
+
 def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
     """A replacement counts even if size and time stay the same, as the file is another one."""
     path = tmp_path / "gpus.toml"
