@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     gpu_quarantine: Seconds = Field(
         default=60, description="A GPU's first quarantine lasts so long, each further one double."
     )
+    gpu_self_test: float = Field(
+        default=30, ge=0, description="Longest self-test before a quarantine ends by itself; 0: readings alone decide."
+    )
     gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
     idle_gpu_end: float = Field(default=0, ge=0, description="A job whose GPUs do nothing so long is ended; 0: never.")

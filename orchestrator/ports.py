@@ -23,7 +23,7 @@ from orchestrator.domain.cluster import (
 )
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
-from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Measured, Renewal
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.scheduling.snapshot import Snapshot
 
@@ -200,8 +200,13 @@ class LedgerStore(Protocol):
         """Apply the batch in one transaction; each part is guarded and refused on its own."""
         ...
 
-    def renew(self, node: str, lease_ids: Sequence[int], *, ttl: timedelta) -> Renewal:
-        """Extend the live ones among this node's leases by ``ttl`` from now, in one statement."""
+    def renew(
+        self, node: str, lease_ids: Sequence[int], *, ttl: timedelta, measured: Sequence[Measured] = ()
+    ) -> Renewal:
+        """Extend the live ones among this node's leases by ``ttl`` from now, in one statement.
+
+        What was ``measured`` of attempts is written along.
+        """
         ...
 
     def host_snapshot(self, node: str, *, limit: int) -> Snapshot:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, select, update
 
 from orchestrator.domain.cluster import (
     DrainOutcome,
@@ -188,7 +188,12 @@ class SqlClusterStore:
         for card in record.gpus:
             values = _gpu_row(card, record.name)
             if card.gpu.uuid in known or card.gpu.uuid in elsewhere:
-                connection.execute(update(tables.gpus).where(columns.uuid == card.gpu.uuid).values(values))
+                # It may have shrunk, by a change of its driver: what is reserved of it stays, and is no error.
+                size = case(
+                    (columns.reserved_mib > card.gpu.memory_mib, columns.reserved_mib), else_=card.gpu.memory_mib
+                )
+                resized = values | {"memory_mib": size}
+                connection.execute(update(tables.gpus).where(columns.uuid == card.gpu.uuid).values(resized))
             else:
                 connection.execute(insert(tables.gpus).values(values | {"reserved_mib": 0}))
         gone = known - present

@@ -341,6 +341,10 @@ class Dispatcher:
         """A runner's GPUs did not come clean: others are used."""
         self.care.on_unclean(gpus, reason)
 
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        """GPUs on which nothing starts are used no more."""
+        self.care.on_start_tried(gpus, started=started)
+
     def _finish(self, work: Work, finish: Finish, report: Message) -> None:
         assert work.job is not None
         self._reports.flush_last(self.ledger, work)

@@ -27,6 +27,7 @@ from orchestrator.observe import traces
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
+from orchestrator.worker.busy import take_measured
 from orchestrator.worker.dispatch import Dispatcher
 from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
@@ -249,7 +250,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def _renew(self, dispatcher: Dispatcher) -> None:
         lease_ids = dispatcher.lines.lease_ids()
         if lease_ids:
-            dispatcher.ledger.renew(lease_ids)
+            dispatcher.ledger.renew(lease_ids, take_measured(dispatcher.lines.works()))
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
         settled = dispatcher.duty.draining and not self._pool.unsettled()

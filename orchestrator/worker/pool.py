@@ -99,6 +99,7 @@ class RunnerPool(BasePool):
                 clean_wait_seconds=settings.gpu_clean_wait,
                 kill_wait_seconds=settings.kill_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                self_test_seconds=settings.gpu_self_test,
                 log_format=settings.log_format,
                 isolation=settings.isolation,
             )
@@ -263,6 +264,10 @@ class RunnerPool(BasePool):
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         if self.jobs is not None:
             self.jobs.on_unclean(gpus, reason)
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        if self.jobs is not None:
+            self.jobs.on_start_tried(gpus, started=started)
 
     def on_stop(self) -> None:
         """Warm shutdown: let everything that runs end, with the event loop turning so that leases are renewed."""

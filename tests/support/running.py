@@ -67,6 +67,7 @@ class Running:
         assert outcome.lease_id is not None, outcome
         self._runtime, self._node = runtime, node
         self._seq, self._lease, self._printed = job.seq, outcome.lease_id, 0
+        self.lease_id = outcome.lease_id
 
     def print(self, text: str) -> None:
         """Store output."""
@@ -78,3 +79,7 @@ class Running:
         """End the attempt."""
         finish = Finish(self._seq, 1, self._lease, event, **values)
         self._runtime.ledger.commit(self._node, LedgerBatch(finishes=(finish,)), ttl=TTL)
+
+    def release(self) -> None:
+        """Free the GPUs."""
+        self._runtime.ledger.commit(self._node, LedgerBatch(releases=(self._lease,)), ttl=TTL)

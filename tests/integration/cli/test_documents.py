@@ -2,12 +2,20 @@
 
 import json
 import signal
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from orchestrator.domain.job import JobEvent
+from orchestrator.domain.request import CommandRequest
 from orchestrator.runtime import Runtime
+from orchestrator.services.submit import SubmitService
+from orchestrator.storage.engine import open_database
+from orchestrator.storage.tables import leases
 from tests.integration.cli.conftest import Installation, Orch, on_a_terminal
 from tests.support.cli_fields import ATTEMPT, FIELDS, USAGE
 from tests.support.running import Running, register
@@ -214,6 +222,43 @@ def test_usage_is_summed_up(orch: Orch, runtime: Runtime) -> None:
     assert by_gpu["total"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in by_gpu["usage"]), abs=0.01)
     assert "default" in orch("usage").out
     assert orch("usage", "--by", "moon").code == 2
+
+
+def test_usage_of_a_window_is_told_in_figures(orch: Orch, runtime: Runtime) -> None:
+    """By user and by job: ten minutes on two GPUs, half an hour ago, busy for a quarter of it; then five failed."""
+    register(runtime, "ledger", 2)
+    asked = CommandRequest(argv=("true",), cwd="/", submitted_by="ada")
+    good, bad = (job.id for job in SubmitService(runtime).submit([replace(asked, gpus=gpus) for gpus in (2, 1)]))
+    now = runtime.usage.now()
+
+    def ran(job: str, gpus: tuple[str, ...], event: JobEvent, busy: float, *, begun: int, ended: int) -> None:
+        begun_at, ended_at = now - timedelta(minutes=begun), now - timedelta(minutes=ended)
+        one = Running(runtime, job, "ledger", gpus)
+        one.end(event, started_at=begun_at, ended_at=ended_at, gpu_busy_seconds=busy)
+        one.release()
+        span = {"granted_at": begun_at, "ended_at": ended_at}
+        with closing(open_database(runtime.settings.database)) as database:
+            database.transaction(lambda c: c.execute(update(leases).where(leases.c.id == one.lease_id).values(span)))
+
+    ran(good, ("ledger-0", "ledger-1"), JobEvent.SUCCEED, 300.0, begun=30, ended=20)
+    ran(bad, ("ledger-0",), JobEvent.FAIL, 30.0, begun=20, ended=15)
+
+    def figures(by: str, since: str, *keys: str) -> list[tuple[float, ...]]:
+        found = orch("usage", "--json", "--limit", "10000", "--by", by, "--since", since).document["usage"]
+        names = ("gpu_seconds", "busy_gpu_seconds", "wasted_gpu_seconds")
+        rows = {row["key"]: tuple(row[name] for name in names) for row in found}
+        return [rows[key] for key in keys]
+
+    halfway = (now - timedelta(minutes=25)).isoformat()
+    assert figures("job", "1h", good, bad) == [(1200.0, 300.0, 0.0), (300.0, 30.0, 300.0)]
+    assert figures("job", halfway, good, bad) == [(600.0, 150.0, 0.0), (300.0, 30.0, 300.0)]
+    assert figures("user", "1h", "ada") == [(1500.0, 330.0, 300.0)]
+    assert figures("user", halfway, "ada") == [(900.0, 180.0, 300.0)]
+    (line,) = (line for line in orch("usage", "--by", "user").out.splitlines() if line.startswith("ada"))
+    assert line.split() == ["ada", "2", "2", "0.42", "22%", "20%"]
+    refused = orch("usage", "--since", "yesterday")
+    assert (refused.code, refused.out) == (2, "")
+    assert "neither a duration" in refused.err
 
 
 @pytest.mark.parametrize("verb", ["upgrade", "current", "check"])
