@@ -27,6 +27,7 @@ from orchestrator.storage.pools import SqlPoolStore
 from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
+from orchestrator.storage.totals import SqlTallies
 from orchestrator.storage.usage import SqlUsageStore
 from orchestrator.streams.client import connect
 from orchestrator.streams.gauge import RedisStreamGauge
@@ -52,7 +53,6 @@ def open_runtime(settings: Settings) -> Runtime:
         client = connect(settings.redis)
     except ValueError as error:
         raise InvalidSettings([f"redis_url: {error}"]) from error
-
     leadership = SqlLeadership(database)
 
     def close() -> None:
@@ -77,6 +77,7 @@ def open_runtime(settings: Settings) -> Runtime:
         events=SqlEventStore(database),
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
+        tallies=SqlTallies(database),
         leases=SqlAdHocLeases(database),
         pools=SqlPoolStore(database),
         publisher=RedisStreamPublisher(client),

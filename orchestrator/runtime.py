@@ -11,7 +11,7 @@ from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.event_ports import EventStore
 from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.lease_ports import AdHocLeases
-from orchestrator.metric_ports import JobTimes, StreamGauge
+from orchestrator.metric_ports import JobTimes, StreamGauge, Tallies
 from orchestrator.pool_ports import PoolStore
 from orchestrator.ports import (
     AdmissionStore,
@@ -46,6 +46,7 @@ class Runtime:
     sweep_log: SweepLog
     access: AccessStore
     times: JobTimes
+    tallies: Tallies
     leases: AdHocLeases
     pools: PoolStore
     publisher: StreamPublisher

@@ -9,12 +9,14 @@ from sqlalchemy import Connection
 from orchestrator import failpoints
 from orchestrator.domain.job import FailureClass, JobEvent
 from orchestrator.errors import NotLeading
+from orchestrator.metric_ports import Total
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import canvases, statements
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import withdraw
 from orchestrator.storage.sql import Sql
+from orchestrator.storage.totals import raise_total
 
 Result = TypeVar("Result")
 
@@ -158,6 +160,7 @@ def expire(
         lose_jobs(database, connection, ended, policy, FailureClass.LEASE_EXPIRED, epoch=epoch)
         rows = [{"kind": "lease_expired", "lease_id": lease_id, "epoch": epoch} for lease_id in ended]
         run(connection, LEASE_ENDED, rows)
+        raise_total(database, connection, Total.LEASES_EXPIRED, len(ended))
     return len(ended)
 
 

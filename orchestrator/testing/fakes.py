@@ -353,6 +353,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),
+        tallies=cast("Any", None),
         leases=cast("Any", None),  # nothing over the fakes grants any
         pools=cast("Any", MemoryPools(clock)),
         publisher=streams,

@@ -63,7 +63,9 @@ FIELDS = {
     "retry": _ORDERED,
     "events": _words("seq at kind node lease data job tenant state"),
     "why": frozenset({"id", "state", "reasons"}),
-    "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "nodes": _words(
+        "name pid worker state drain live degraded queues cpu_slots cpus memory_mib labels heartbeat_at gpus"
+    ),
     "drain": _words("name state drain changed withdrawn"),
     "undrain": _words("name state drain changed withdrawn"),
     "gpus": _GPU,

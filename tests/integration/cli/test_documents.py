@@ -167,6 +167,9 @@ def test_hosts_gpus_and_queues_are_listed(orch: Orch, runtime: Runtime) -> None:
     assert set(queues[0]) == FIELDS["queues"]
     assert [(node["name"], node["pid"], node["state"], len(node["gpus"])) for node in nodes] == [("alpha", 1, "up", 2)]
     assert {queue["name"] for queue in queues} == {"gpu", "preloads"}
+    assert "degraded" not in orch("nodes").out
+    runtime.cluster.heartbeat("alpha", (), look_ahead=0, trouble_seconds=1.0)
+    assert "degraded" in orch("nodes").out
     for verb, word in (("nodes", "alpha"), ("gpus", "alpha-1"), ("queues", "preloads")):
         assert word in orch(verb).out
 
