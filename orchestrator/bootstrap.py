@@ -3,6 +3,7 @@
 import fcntl
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from orchestrator.clock import SystemClock
@@ -24,6 +25,7 @@ from orchestrator.storage.jobs import SqlJobStore
 from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
 from orchestrator.storage.pools import SqlPoolStore
+from orchestrator.storage.purges import SqlJobPurge
 from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
@@ -54,11 +56,6 @@ def open_runtime(settings: Settings) -> Runtime:
     except ValueError as error:
         raise InvalidSettings([f"redis_url: {error}"]) from error
     leadership = SqlLeadership(database)
-
-    def close() -> None:
-        for part in (client, leadership, database):
-            part.close()
-
     return Runtime(
         settings=settings,
         clock=SystemClock(),
@@ -72,6 +69,7 @@ def open_runtime(settings: Settings) -> Runtime:
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),
         control=SqlJobControl(database),
+        purges=SqlJobPurge(database),
         queues=SqlQueueControl(database),
         policy=SqlPolicyStore(database),
         events=SqlEventStore(database),
@@ -83,8 +81,13 @@ def open_runtime(settings: Settings) -> Runtime:
         publisher=RedisStreamPublisher(client),
         streams=RedisStreamGauge(client),
         wake=_ListeningWake(client, settings.redis),
-        close=close,
+        close=partial(_close, client, leadership, database),
     )
+
+
+def _close(*parts: Any) -> None:
+    for part in parts:
+        part.close()
 
 
 class _ListeningWake(RedisWake):

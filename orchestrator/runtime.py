@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.control_ports import JobControl, PolicyStore, QueueControl
+from orchestrator.control_ports import JobControl, JobPurge, PolicyStore, QueueControl
 from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.event_ports import EventStore
 from orchestrator.leader_ports import Leadership, SweepLog
@@ -40,6 +40,7 @@ class Runtime:
     usage: UsageStore
     letters: DeadLetterStore
     control: JobControl
+    purges: JobPurge
     queues: QueueControl
     policy: PolicyStore
     events: EventStore

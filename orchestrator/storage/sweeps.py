@@ -190,7 +190,8 @@ def prune(database: Database, connection: Connection, older_than: timedelta, lim
     return pruned
 
 
-_DELETE_JOBS: Final = tuple(
+#: All that is a job's, and the job.
+DELETE_JOBS: Final = tuple(
     Sql(f"DELETE FROM {table} WHERE {column} IN :seqs", "seqs")  # noqa: S608 - the names stand below
     for table, column in (
         ("orchestrator_logs", "job_seq"),
@@ -205,4 +206,4 @@ _DELETE_LEASES: Final = (
     Sql("DELETE FROM orchestrator_leases WHERE id IN :seqs", "seqs"),
 )
 _DELETE_EVENTS: Final = (Sql("DELETE FROM orchestrator_events WHERE seq IN :seqs", "seqs"),)
-_PRUNED: Final = ((OLD_JOBS, _DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES), (OLD_EVENTS, _DELETE_EVENTS))
+_PRUNED: Final = ((OLD_JOBS, DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES), (OLD_EVENTS, _DELETE_EVENTS))

@@ -347,6 +347,7 @@ def memory_world(**settings: Any) -> MemoryWorld:
         usage=MemoryUsage(clock),
         letters=cast("Any", MemoryLetters(leadership)),
         control=cast("Any", None),
+        purges=cast("Any", None),
         queues=cast("Any", None),
         policy=cast("Any", None),
         events=cast("Any", None),

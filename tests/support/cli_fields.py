@@ -87,6 +87,9 @@ FIELDS = {
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "admin purge": frozenset({"jobs", "dry_run"}),
+    "admin leader": _words("leader leader_host leader_pid epoch"),
+    "admin leader --depose": frozenset({"leader", "epoch"}),
     "admin sweep": _words("name did seconds more epoch"),
     "admin sweep --list": _words(
         "name every_seconds passes did failures seconds last_at last_did last_seconds last_error epoch"
