@@ -1,4 +1,4 @@
-"""A job's spans, as a collector gets them from real processes: submit → queue → run → finish in one trace."""
+"""A job's spans, as a collector gets them from real processes: submit → queue → claim → run → finish in one trace."""
 
 import gzip
 import signal
@@ -95,13 +95,16 @@ def test_a_job_is_one_trace_from_its_submit_to_its_end(
     for process in (api, worker):
         process.stop(signal.SIGTERM)  # what was not sent yet is sent at the end
 
-    submit, queue, run, finish = (collector.named(name) for name in ("submit", "queue", "run", "finish"))
-    assert {span.trace_id.hex() for span in (submit, queue, run, finish)} == {TRACE}
+    submit, queue, claim, run, finish = map(collector.named, ("submit", "queue", "claim", "run", "finish"))
+    assert {span.trace_id.hex() for span in (submit, queue, claim, run, finish)} == {TRACE}
     assert submit.parent_span_id.hex() == PARENT
-    assert queue.parent_span_id == run.parent_span_id == submit.span_id
+    assert queue.parent_span_id == claim.parent_span_id == run.parent_span_id == submit.span_id
     assert finish.parent_span_id == run.span_id
-    assert queue.end_time_unix_nano == run.start_time_unix_nano
+    assert queue.end_time_unix_nano == claim.start_time_unix_nano
+    assert claim.start_time_unix_nano < claim.end_time_unix_nano == run.start_time_unix_nano
     assert run.end_time_unix_nano == finish.start_time_unix_nano
+    told = {one.key.removeprefix("orchestrator."): one.value for one in claim.attributes}
+    assert (told["job_id"].string_value, told["attempt"].int_value, told["token"].int_value) == (job_id, 1, 1)
     told = {one.key.removeprefix("orchestrator."): one.value for one in run.attributes}
     assert (told["job_id"].string_value, told["attempt"].int_value) == (job_id, 1)
     assert (told["outcome"].string_value, told["exit_code"].int_value) == ("fail", 3)
