@@ -136,9 +136,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Dismiss a dead letter."""
         return self._document("DELETE", f"/dlq/{_path(job_id)}")
 
-    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> DocumentT:
-        """Return output after a cursor."""
+    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0, **more: int | None) -> DocumentT:
+        """Return output after a cursor, or its last lines: ``limit``, ``tail``, ``attempt`` of ``GET /jobs/…/logs``."""
         params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})
+        params |= {name: value for name, value in more.items() if value is not None}
         return self._document("GET", f"/jobs/{_path(job_id)}/logs", params=params)
 
     def nodes(self) -> ListT:

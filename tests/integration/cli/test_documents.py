@@ -121,6 +121,23 @@ def test_logs_prints_what_the_job_printed(orch: Orch, runtime: Runtime) -> None:
     assert orch("logs", "-f", job).out.startswith("one\n")
 
 
+def test_logs_begin_with_the_last_lines(orch: Orch, runtime: Runtime) -> None:
+    """And may be those of one attempt."""
+    job = submit(orch)
+    register(runtime, "alpha", 0)
+    running = Running(runtime, job)
+    for text in ("one\ntwo\nth", "ree\n", "four\n"):
+        running.print(text)
+    running.end()
+
+    assert orch("logs", job, "--tail", "2").out == "three\nfour\n"
+    assert orch("logs", job, "-f", "--tail", "3", "--attempt", "1").out == "two\nthree\nfour\n"
+    document = orch("logs", job, "--tail", "1", "--json").document
+    assert (document["chunks"], document["ended"]) == ([{"attempt": 1, "number": 2, "text": "four\n"}], True)
+    assert orch("logs", job, "--attempt", "2").out == ""
+    assert orch("logs", job, "--tail", "-1").code == orch("logs", job, "--attempt", "0").code == 2
+
+
 def test_cancel_says_what_it_did(orch: Orch) -> None:
     job, other = submit(orch), submit(orch)
 
