@@ -61,7 +61,8 @@ def bury(request: Any, reason: str, publisher: StreamPublisher) -> None:
     try:
         publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, reason)
     except StreamUnavailable as error:
-        logger.error("entry %s stays unacknowledged, the dead-letter stream does not take it: %s", request.id, error)
+        words = "entry %s stays unacknowledged, the dead-letter stream does not take it: %s"
+        logger.error(words, request.id, error, extra=about(job_id=request.id))
         return
     drop(request)
 

@@ -8,29 +8,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from orchestrator.client import Client
 from orchestrator.domain.job import JobState
-from tests.support.cluster import Cluster, Process
+from tests.support.api_process import start_api
+from tests.support.cluster import Cluster
 from tests.support.collector import Collector
-from tests.support.servers import free_port
-from tests.support.waiting import wait_for
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-
-
-def start_api(cluster: Cluster, **settings: object) -> tuple[Process, str]:
-    """Start an api process and return it with its URL once it answers."""
-    port = free_port()
-    process = cluster.spawn("api", ["orchestrator_cli", "api", "--port", str(port)], **settings)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{url}/healthz", trust_env=False).is_success
-        except httpx.TransportError:
-            return False
-
-    wait_for(answers, within_seconds=30, describe=process.tail)
-    return process, url
 
 
 def test_a_job_is_one_trace_from_its_submit_to_its_end(
