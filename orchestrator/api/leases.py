@@ -16,7 +16,7 @@ from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
 from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.size import parse_mebibytes
-from orchestrator.errors import Forbidden, NoGpuFree
+from orchestrator.errors import Forbidden, NoGpuFree, OrchestratorError
 from orchestrator.services.adhoc import Granted, LeaseService
 
 routes = APIRouter(prefix="/leases", tags=["leases"])
@@ -120,15 +120,14 @@ async def grant(
     if body.tenant is not None and not caller.sees(body.tenant):
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
-    deadline, pause = time.monotonic() + body.wait_seconds, FIRST_PAUSE
-    while True:
-        try:
-            return _granted_document(await _handed_over(given, service, request))
-        except NoGpuFree:
-            if time.monotonic() + pause > deadline or given.stopping.is_set():
-                raise
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE, 1.5 * pause)
+    begun = time.monotonic()
+    try:
+        granted = await _await_grant(given, service, request, until=begun + body.wait_seconds)
+    except OrchestratorError as error:
+        given.lease_requests.refused(error)
+        raise
+    given.lease_requests.granted(time.monotonic() - begun)
+    return _granted_document(granted)
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
@@ -159,6 +158,18 @@ def list_leases(
     found = given.runtime.leases.leases(tenant=caller.tenant, active=not ended, before=cursor, limit=limit)
     following = found[-1].id if len(found) == limit else None
     return {"leases": [lease_document(lease) for lease in found], "next": following}
+
+
+async def _await_grant(given: Given, service: LeaseService, request: LeaseRequest, *, until: float) -> Granted:
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await _handed_over(given, service, request)
+        except NoGpuFree:
+            if time.monotonic() + pause > until or given.stopping.is_set():
+                raise
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
 
 
 def lease_document(lease: AdHocLease) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import Finish, LedgerBatch, LedgerOutcome, Measured, Renewal
+from orchestrator.metric_ports import Total
 from orchestrator.ports import LossPolicy
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.storage import statements
@@ -22,6 +23,7 @@ from orchestrator.storage.placing import admit, withdraw
 from orchestrator.storage.pool_members import join_pools, renewal_of, use_steps
 from orchestrator.storage.pool_sleep import resize
 from orchestrator.storage.rows import dump, storable
+from orchestrator.storage.totals import raise_total
 from orchestrator.storage.usage import note_measured
 
 _NOTHING: Final = LedgerBatch()
@@ -148,4 +150,6 @@ class SqlLedgerStore:
         values = {"seqs": sorted(finish.job_seq for finish in refused), "node": node}
         rows = self._database.run(connection, statements.COMMITTED_BEFORE, values)
         before = {(row.job_seq, row.number, row.lease_id, row.outcome) for row in rows}
-        return tuple(f for f in refused if (f.job_seq, f.attempt, f.lease_id, f.event.value) not in before)
+        stale = tuple(f for f in refused if (f.job_seq, f.attempt, f.lease_id, f.event.value) not in before)
+        raise_total(self._database, connection, Total.WRITES_REFUSED, len(stale), label=node)
+        return stale

@@ -199,6 +199,7 @@ class Ledger(threading.Thread):
         self._pending = _Pending()
         self._stopping = False
         self._degraded = False
+        self._trouble_at: float | None = None  # when it last was; not told with a heartbeat yet
 
     @property
     def degraded(self) -> bool:
@@ -290,6 +291,7 @@ class Ledger(threading.Thread):
                 self._work(taken)
             except StoreUnavailable as error:
                 failures += 1
+                self._trouble_at = self._clock.monotonic()
                 self._report(degraded=True, error=error)
                 with self._changed:
                     if not self._stopping:
@@ -340,7 +342,15 @@ class Ledger(threading.Thread):
             raise
 
     def _beat(self, beat: _Heartbeat) -> None:
-        state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead, settled=beat.settled)
+        trouble = None if self._trouble_at is None else self._clock.monotonic() - self._trouble_at
+        state = self._cluster.heartbeat(
+            self._node,
+            beat.samples,
+            look_ahead=beat.look_ahead,
+            settled=beat.settled,
+            trouble_seconds=trouble,
+        )
+        self._trouble_at = None
         self._post(lambda: self._listener.on_node_state(state))
 
     def _renew(self, lease_ids: list[int], measured: Sequence[Measured]) -> None:

@@ -57,13 +57,15 @@ class Running:
         node: str = "alpha",
         gpus: tuple[str, ...] = (),
         asked: Resources | None = None,
+        *,
+        ttl: timedelta = TTL,
     ) -> None:
         job = runtime.jobs.get(job_id)
         assert job is not None
         runtime.ledger.admit([(job.seq, node)])  # if it waits behind other tests' jobs
         grant = LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None)
         batch = LedgerBatch(claims=(Claim(1, (job.seq,), asked or Resources(len(gpus)), grant=grant),))
-        (outcome,) = runtime.ledger.commit(node, batch, ttl=TTL).claims
+        (outcome,) = runtime.ledger.commit(node, batch, ttl=ttl).claims
         assert outcome.lease_id is not None, outcome
         self._runtime, self._node = runtime, node
         self._seq, self._lease, self._printed = job.seq, outcome.lease_id, 0

@@ -129,6 +129,23 @@ def test_logs_prints_what_the_job_printed(orch: Orch, runtime: Runtime) -> None:
     assert orch("logs", "-f", job).out.startswith("one\n")
 
 
+def test_logs_begin_with_the_last_lines(orch: Orch, runtime: Runtime) -> None:
+    """And may be those of one attempt."""
+    job = submit(orch)
+    register(runtime, "alpha", 0)
+    running = Running(runtime, job)
+    for text in ("one\ntwo\nth", "ree\n", "four\n"):
+        running.print(text)
+    running.end()
+
+    assert orch("logs", job, "--tail", "2").out == "three\nfour\n"
+    assert orch("logs", job, "-f", "--tail", "3", "--attempt", "1").out == "two\nthree\nfour\n"
+    document = orch("logs", job, "--tail", "1", "--json").document
+    assert (document["chunks"], document["ended"]) == ([{"attempt": 1, "number": 2, "text": "four\n"}], True)
+    assert orch("logs", job, "--attempt", "2").out == ""
+    assert orch("logs", job, "--tail", "-1").code == orch("logs", job, "--attempt", "0").code == 2
+
+
 def test_cancel_says_what_it_did(orch: Orch) -> None:
     job, other = submit(orch), submit(orch)
 
@@ -175,6 +192,9 @@ def test_hosts_gpus_and_queues_are_listed(orch: Orch, runtime: Runtime) -> None:
     assert set(queues[0]) == FIELDS["queues"]
     assert [(node["name"], node["pid"], node["state"], len(node["gpus"])) for node in nodes] == [("alpha", 1, "up", 2)]
     assert {queue["name"] for queue in queues} == {"gpu", "preloads"}
+    assert "degraded" not in orch("nodes").out
+    runtime.cluster.heartbeat("alpha", (), look_ahead=0, trouble_seconds=1.0)
+    assert "degraded" in orch("nodes").out
     for verb, word in (("nodes", "alpha"), ("gpus", "alpha-1"), ("queues", "preloads")):
         assert word in orch(verb).out
 

@@ -37,6 +37,11 @@ def total(values: list[int]) -> int:
     return sum(values)
 
 
+@app.task(base=GPUTask, name="t.count", gpus=1)
+def count(*values: Any, **named: Any) -> int:
+    return len(values) + len(named)
+
+
 @app.task(base=GPUTask, name="t.fail", gpus=1)
 def fail(text: str) -> None:
     raise ValueError(text)
