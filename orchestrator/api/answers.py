@@ -80,6 +80,7 @@ class Attempt(BaseModel):
     peak_memory_mib: int | None
     peak_gpu_memory_mib: int | None
     isolation: str | None
+    choice: int | None  # 1 is what the job asks for first, 2 the first of its alternatives
     gpu_seconds: float
     gpu_busy_seconds: float | None
 
@@ -217,6 +218,7 @@ class Node(BaseModel):
     state: NodeState
     drain: bool
     live: bool
+    degraded: bool
     queues: list[str]
     cpu_slots: int
     cpus: int

@@ -230,6 +230,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "peak_memory_mib": attempt.peak_memory_mib,
         "peak_gpu_memory_mib": attempt.peak_gpu_memory_mib,
         "isolation": attempt.isolation,
+        "choice": attempt.choice,
         "gpu_seconds": attempt.gpu_seconds,
         "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }
@@ -264,6 +265,7 @@ def node_document(node: NodeRecord, seen: Seen) -> dict[str, Any]:
         "state": node.state.value,
         "drain": node.drain,
         "live": node.live,
+        "degraded": node.degraded,
         "queues": list(node.queues),
         "cpu_slots": node.cpu_slots,
         "cpus": node.cpus,

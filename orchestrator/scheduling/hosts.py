@@ -3,7 +3,7 @@
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import NODE_LABEL, Wants
 from orchestrator.scheduling.snapshot import GpuView, HostView
-from orchestrator.scheduling.topology import Bond, Place, bond, choose
+from orchestrator.scheduling.topology import Bond, Place, choose, closest_bond
 
 
 class Slot:
@@ -154,10 +154,12 @@ class Host:
             return None
         return tuple(unused[uuid] for uuid in choose([slot.place for slot in unused.values()], resources.gpus))
 
-    def best_bond(self, count: int) -> Bond:
-        """Return what would hold together the whole GPUs that a job for so many got now."""
-        free = {slot.uuid: slot.place for slot in self.slots if slot.whole}
-        return bond([free[uuid] for uuid in choose(list(free.values()), count)])
+    def best_bond(self, resources: Resources) -> Bond | None:
+        """Return what would hold together the whole GPUs that ``take`` gave a job now; None if it does not fit."""
+        if not self.has_room(resources.wants):
+            return None
+        free = [slot.place for slot in self.suiting(resources.wants) if slot.whole]
+        return closest_bond(free, resources.gpus) if len(free) >= resources.gpus else None
 
     def _could_ever(self, resources: Resources) -> bool:
         wants = resources.wants
