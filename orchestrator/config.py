@@ -179,7 +179,8 @@ class Settings(BaseSettings):
     @property
     def client_url(self) -> str:
         """Where this process's clients find the API."""
-        return self.api_url or f"http://{self.api_host}:{self.api_port}"
+        host = f"[{self.api_host}]" if ":" in self.api_host else self.api_host
+        return self.api_url or f"http://{host}:{self.api_port}"
 
     @property
     def lease_ttl_delta(self) -> timedelta:

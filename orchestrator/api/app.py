@@ -26,7 +26,7 @@ from orchestrator.api import (
 )
 from orchestrator.api.dependencies import Services
 from orchestrator.api.edge import Edge, audit_through
-from orchestrator.api.guard import Callers, authorise, is_loopback
+from orchestrator.api.guard import Callers, authorise
 from orchestrator.api.openapi import described
 from orchestrator.api.rates import Rates
 from orchestrator.errors import InvalidSettings
@@ -54,19 +54,18 @@ _GUARDED: Final[tuple[Any, ...]] = (
 )
 
 
-def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
+def create_app(runtime: Runtime, *, token: str, of_home: bool = False) -> FastAPI:
     """Return the application.
 
     Args:
         runtime: The outside world.
-        token: The installation's own bearer token, with every right; None: programs and pages of this host need none.
+        token: The installation's own bearer token, with every right.
+        of_home: Nobody configured it: it serves programs and pages of this host, by a loopback name.
 
     Raises:
-        InvalidSettings: If there is no token and the address is not a loopback one, or the token is empty.
+        InvalidSettings: If the token is empty.
     """
-    if token is None and not is_loopback(runtime.settings.api_host):
-        raise InvalidSettings(["api_token: needed to bind an address that is not a loopback one"])
-    if token is not None and not token.strip():
+    if not token.strip():
         raise InvalidSettings(["api_token: must not be empty"])  # an empty one would let everybody in
     services = Services.over(runtime)
     app = FastAPI(
@@ -79,7 +78,7 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
     app.add_middleware(
         Edge,
         settings=runtime.settings,
-        callers=Callers(token, TokenService(runtime.access, runtime.clock)),
+        callers=Callers(token, TokenService(runtime.access, runtime.clock), of_home=of_home),
         rates=Rates(runtime.clock.monotonic),
         access=runtime.access,
         requests=services.requests,

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from orchestrator.api.app import create_app
 from orchestrator.runtime import Runtime
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import AUTHORIZED, LOCAL, OWN
 from tests.support.running import Running, register
 
 #: More than the threads that answer requests.
@@ -20,14 +20,16 @@ FOLLOWERS = 60
 
 @pytest.fixture
 def app(runtime: Runtime) -> FastAPI:
-    return create_app(runtime, token=None)
+    return create_app(runtime, token=OWN)
 
 
 def talk(app: FastAPI, conversation: Any) -> Any:
     """Have a conversation of requests at the same time with the app."""
 
     async def within() -> Any:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL, timeout=30) as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url=LOCAL, timeout=30, headers=AUTHORIZED
+        ) as client:
             return await conversation(client)
 
     return asyncio.run(asyncio.wait_for(within(), 60))

@@ -15,7 +15,7 @@ from orchestrator.api.feed import MOST_BUFFERED, Follower, Positions
 from orchestrator.domain.access import Role
 from orchestrator.runtime import Runtime
 from orchestrator.services.tokens import TokenService
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import AUTHORIZED, LOCAL, OWN
 from tests.support.running import Running, register
 
 Frame = dict[str, Any]
@@ -25,7 +25,7 @@ class Stream:
     """An ASGI request whose answer is read as it comes; httpx's own transport gives it only when it is whole."""
 
     def __init__(self, app: FastAPI, path: str, **headers: str) -> None:
-        raw = {"host": "127.0.0.1", "accept": "text/event-stream"}
+        raw = {"host": "127.0.0.1", "accept": "text/event-stream", "authorization": AUTHORIZED["Authorization"]}
         raw |= {name.replace("_", "-"): value for name, value in headers.items()}
         self._scope = {
             "type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode(),
@@ -86,7 +86,7 @@ class Stream:
 @pytest.fixture
 def app(runtime: Runtime) -> FastAPI:
     register(runtime, "alpha", 2)
-    return create_app(runtime, token=None)
+    return create_app(runtime, token=OWN)
 
 
 @pytest.fixture
@@ -95,14 +95,20 @@ def run() -> Iterator[Any]:
         yield lambda conversation: runner.run(asyncio.wait_for(conversation, 60))
 
 
+def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:
+    """Return a client, with every right unless the headers say whose it is."""
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url=LOCAL, headers=AUTHORIZED | headers)
+
+
 async def submit(app: FastAPI, **headers: str) -> str:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL, headers=headers) as client:
+    async with client_of(app, **headers) as client:
         answer = await client.post("/jobs/submit", json={"argv": ["true"]})
         return str(answer.json()["id"])
 
 
 async def get(app: FastAPI, path: str) -> Any:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+    async with client_of(app) as client:
         return (await client.get(path)).json()
 
 
@@ -181,7 +187,7 @@ def test_a_page_of_a_job_waits_for_an_event(app: FastAPI, run: Any) -> None:
         page = await get(app, f"/jobs/{job}/events")
         waiting = asyncio.create_task(get(app, f"/jobs/{job}/events?after={page['next']}&wait=20"))
         await asyncio.sleep(0)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+        async with client_of(app) as client:
             await client.post(f"/jobs/{job}/cancel")
         return [event["kind"] for event in (await waiting)["events"]]
 
