@@ -31,7 +31,6 @@ from orchestrator.api.openapi import described
 from orchestrator.api.rates import Rates
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
-from orchestrator.services.tokens import TokenService
 
 #: In this order: of two paths that fit a request, the first is meant.
 _GUARDED: Final[tuple[Any, ...]] = (
@@ -78,7 +77,7 @@ def create_app(runtime: Runtime, *, token: str, of_home: bool = False) -> FastAP
     app.add_middleware(
         Edge,
         settings=runtime.settings,
-        callers=Callers(token, TokenService(runtime.access, runtime.clock), of_home=of_home),
+        callers=Callers(token, services.tokens, of_home=of_home),
         rates=Rates(runtime.clock.monotonic),
         access=runtime.access,
         requests=services.requests,

@@ -141,14 +141,16 @@ async def logs(
     cursor = (int(attempt), int(number)) if after else None
     await run_in_threadpool(visible_job, given.runtime, caller, job_id)
     deadline, pause = time.monotonic() + wait, POLL
-    while True:
-        # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
-        page = await run_in_threadpool(given.runtime.jobs.logs, job_id, after=cursor, limit=LOG_PAGE)
-        left = deadline - time.monotonic()
-        if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(pause, left))
-        pause = min(SLOWEST_POLL, 1.5 * pause)
+    with given.stays.of(caller) as stay:
+        while True:
+            stay.check()
+            # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
+            page = await run_in_threadpool(given.runtime.jobs.logs, job_id, after=cursor, limit=LOG_PAGE)
+            left = deadline - time.monotonic()
+            if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
+                break
+            await asyncio.sleep(min(pause, left))
+            pause = min(SLOWEST_POLL, 1.5 * pause)
     last = page.chunks[-1] if page.chunks else None
     return {
         "chunks": [{"attempt": a, "number": n, "text": text} for a, n, text in page.chunks],

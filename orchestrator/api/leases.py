@@ -114,16 +114,16 @@ async def grant(
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
     deadline, pause = time.monotonic() + body.wait_seconds, FIRST_PAUSE
-    while True:
-        try:
-            granted = await run_in_threadpool(service.grant, request)
-        except NoGpuFree:
-            if time.monotonic() + pause > deadline or given.stopping.is_set():
-                raise
+    with given.stays.of(caller) as stay:
+        while True:
+            stay.check()
+            try:
+                return _granted_document(await run_in_threadpool(service.grant, request))
+            except NoGpuFree:
+                if time.monotonic() + pause > deadline or given.stopping.is_set():
+                    raise
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 1.5 * pause)
-        else:
-            return _granted_document(granted)
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})

@@ -56,6 +56,19 @@ def test_a_revoked_token_is_not_found(access: SqlAccessStore) -> None:
     assert [entry.action for entry in access.audit(before_seq=None, limit=9)] == ["token revoke", "token create"]
 
 
+def test_tokens_in_force_are_told_from_those_that_have_ended(access: SqlAccessStore) -> None:
+    """With one look, which counts as no use of them."""
+    ids = [f"0123456789a{number}" for number in range(3)]
+    create(access, ids[0], "stays")
+    create(access, ids[1], "revoked")
+    create(access, ids[2], "expires", life=timedelta(milliseconds=300))
+    assert access.revoke_token("revoked", audit=line("token revoke"))
+
+    wait_for(lambda: ids[2] not in access.live_ids(ids), within_seconds=30, describe="the token expires")
+    assert set(access.live_ids([*ids, "ffffffffffff"])) == {ids[0]}
+    assert {token.last_used_at for token in access.tokens()} == {None}
+
+
 def test_use_is_noted_at_most_once_a_minute(access: SqlAccessStore) -> None:
     create(access)
     access.live_token("0123456789ab")

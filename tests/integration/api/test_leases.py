@@ -4,12 +4,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from orchestrator.domain.access import Role
 from orchestrator.runtime import Runtime
+from orchestrator.services.tokens import TokenService
 from tests.support.running import Running
 
 
@@ -100,3 +103,24 @@ def test_a_token_is_in_no_audit_line_and_in_no_log(
     assert "/leases/…/release" in audit
     assert made["token"] not in audit
     assert made["token"] not in "".join(r.getMessage() for r in caplog.records if not r.name.startswith("httpx"))
+
+
+def test_a_revoked_token_gets_no_lease_that_it_waits_for(
+    api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
+) -> None:
+    """The GPU becomes free after it was revoked."""
+    register("alpha", 1)
+    held = lease(api, ttl_seconds=60)
+    tokens = TokenService(runtime.access, runtime.clock)  # of another process
+    _token, secret = tokens.create("gone", role=Role.OPERATOR, by="test")
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert api.get("/whoami", headers=headers).json()["name"] == "gone"  # from here on it is trusted for a while
+
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(api.post, "/leases", json={"wait_seconds": 30}, headers=headers)
+        tokens.revoke("gone", by="test")
+        answer = waiting.result(timeout=60)
+    api.post(f"/leases/{held['token']}/release")
+
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (401, "unauthenticated")
+    assert api.get("/leases").json()["leases"] == []

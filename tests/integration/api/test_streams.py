@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 import httpx
@@ -179,6 +180,97 @@ def test_a_follower_goes_on_where_it_was_and_a_tenant_sees_its_own(app: FastAPI,
 
     assert {frame["job"] for frame in own} == {mine}
     assert "default" in {frame["tenant"] for frame in seen}
+
+
+class Looks:
+    """The access store, and which tokens were looked at together."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.ids: list[frozenset[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def live_ids(self, ids: Collection[str]) -> Any:
+        """Look."""
+        self.ids.append(frozenset(ids))
+        return self._store.live_ids(ids)
+
+
+@pytest.mark.parametrize("path", ["/events", "/jobs/{job}/stream"])
+def test_a_revoked_token_ends_the_streams_that_it_has_open(runtime: Runtime, run: Any, path: str) -> None:
+    """Another process revokes it; all its streams end, others' go on, and one look serves all of them."""
+    register(runtime, "alpha", 2)
+    looks = Looks(runtime.access)
+    app = create_app(dataclasses.replace(runtime, access=looks), token=OWN)
+    tokens = TokenService(runtime.access, runtime.clock)  # of another process
+    issued = {name: tokens.create(name, role=Role.VIEWER, by="test") for name in ("gone", "stays")}
+    headers = {name: {"authorization": f"Bearer {secret}"} for name, (_token, secret) in issued.items()}
+
+    async def conversation() -> tuple[list[list[Frame]], list[Frame]]:
+        where = path.replace("{job}", await submit(app))
+        ending = [Stream(app, where, **headers["gone"]) for _ in range(10)]
+        async with contextlib.AsyncExitStack() as stack:
+            for stream in ending:
+                await stack.enter_async_context(stream)
+            other = await stack.enter_async_context(Stream(app, where, **headers["stays"]))
+            while app.state.services.feed.followers < 11:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(tokens.revoke, "gone", by="test")
+            ended = [[frame async for frame in stream.frames()] for stream in ending]
+            job = await submit(app) if path == "/events" else where.split("/")[2]
+            async with client_of(app) as client:
+                await client.post(f"/jobs/{job}/cancel")
+            return ended, await other.until("cancel")
+
+    ended, told = run(conversation())
+
+    assert [frames[-1]["event"] for frames in ended] == ["problem"] * 10
+    assert {frames[-1]["code"] for frames in ended} == {"unauthenticated"}
+    assert told[-1]["kind"] == "cancel"
+    assert looks.ids[0] == {token.id for token, _secret in issued.values()}
+    assert set(looks.ids) <= {looks.ids[0], frozenset({issued["stays"][0].id})}, "one look is about all who stay"
+
+
+@pytest.mark.parametrize("path", ["/events?after={last}&wait=20", "/jobs/{job}/events?after={last}&wait=20"])
+def test_a_revoked_token_ends_a_page_that_waits(app: FastAPI, runtime: Runtime, run: Any, path: str) -> None:
+    tokens = TokenService(runtime.access, runtime.clock)
+    _token, secret = tokens.create("gone", role=Role.VIEWER, by="test")
+
+    async def conversation() -> httpx.Response:
+        job = await submit(app)
+        last = (await get(app, "/events"))["next"]
+        async with client_of(app, Authorization=f"Bearer {secret}") as client:
+            waiting = asyncio.create_task(client.get(path.format(job=job, last=last)))
+            while not app.state.services.feed.followers:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(tokens.revoke, "gone", by="test")
+            return await waiting
+
+    answer = run(conversation())
+
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (401, "unauthenticated")
+
+
+def test_a_defect_of_the_looking_ends_what_is_open(
+    runtime: Runtime, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody stays whose token is not looked at."""
+
+    class Broken(Looks):
+        def live_ids(self, ids: Collection[str]) -> Any:
+            raise RuntimeError("a defect")
+
+    app = create_app(dataclasses.replace(runtime, access=Broken(runtime.access)), token=OWN)
+    _token, secret = TokenService(runtime.access, runtime.clock).create("any", role=Role.VIEWER, by="test")
+
+    async def conversation() -> list[Frame]:
+        async with Stream(app, "/events", authorization=f"Bearer {secret}") as stream:
+            return [frame async for frame in stream.frames()]
+
+    assert run(conversation())[-1]["code"] == "unauthenticated"
+    assert "could not be looked at" in caplog.text
 
 
 def test_a_page_of_a_job_waits_for_an_event(app: FastAPI, run: Any) -> None:

@@ -111,6 +111,21 @@ def test_what_was_trusted_is_not_trusted_longer_while_the_database_is_away(world
         world.service.recognise(secret)
 
 
+def test_one_look_tells_which_of_many_tokens_have_ended_and_they_are_trusted_no_more(world: World) -> None:
+    """By their ids, as the callers that stay are known."""
+    secrets = {name: world.create(name) for name in ("stays", "gone")}
+    ids = {
+        name: principal.token_id for name, secret in secrets.items() if (principal := world.service.recognise(secret))
+    }
+    TokenService(world.store, world.clock).revoke("gone", by="another process")
+    reads = world.store.reads
+
+    assert set(world.service.ended([id for id in ids.values() if id])) == {ids["gone"]}
+    assert world.store.reads == reads + 1
+    assert world.service.trusted(secrets["gone"]) is None
+    assert world.service.trusted(secrets["stays"]) is not None
+
+
 def test_a_name_is_used_once(world: World) -> None:
     """The audit names tokens: a second bearer of a name would be taken for the first."""
     world.create("ci")
