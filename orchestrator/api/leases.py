@@ -127,9 +127,9 @@ async def grant(
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
-def heartbeat(given: Given, _: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
+def heartbeat(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
     """Extend a lease by its TTL, from now on; refused once it is not live: stop using the GPUs then."""
-    return lease_document(LeaseService(given.runtime).renew(token))
+    return lease_document(LeaseService(given.runtime).renew(token, tenant=caller.tenant))
 
 
 @routes.post("/{token}/release", responses=answers.answers(Lease))
@@ -139,7 +139,7 @@ def release(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUB
     if token.isdecimal() and len(token) < len(str(MOST_SEQ)):
         requires(Role.OPERATOR, every_tenant=True).check(caller)
         return lease_document(service.end(int(token), by=caller.name))
-    return lease_document(service.release(token, by=caller.name))
+    return lease_document(service.release(token, tenant=caller.tenant, by=caller.name))
 
 
 @routes.get("", responses=answers.answers(Leases))
