@@ -45,8 +45,9 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 #: The token of a lease, in a path.
 _SECRET: Final = re.compile(r"^/leases/lease_[^/]*")
-#: A job's row and history tell who submitted it; a line more for each would double what a submit writes.
-SELF_RECORDING: Final = frozenset({"/jobs/submit"})
+#: Changes without a line, because what they change tells of them: a job's row and history who submitted it, and a line
+#: more for each would double what a submit writes; a lease's row when its holder last renewed it, every few seconds.
+SELF_RECORDING: Final = frozenset({"/jobs/submit", "/leases/{token}/heartbeat"})
 
 
 class Edge:
