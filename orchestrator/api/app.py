@@ -25,6 +25,7 @@ from orchestrator.api import (
     usage,
 )
 from orchestrator.api.dependencies import Services
+from orchestrator.api.doors import Doors
 from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise
 from orchestrator.api.openapi import described
@@ -74,18 +75,19 @@ def create_app(runtime: Runtime, *, token: str, of_home: bool = False) -> FastAP
         dependencies=[Depends(authorise), Depends(audit_through(runtime.access))],
     )
     problems.install(app)
-    app.add_middleware(
-        Edge,
-        settings=runtime.settings,
-        callers=Callers(token, services.tokens, of_home=of_home),
-        rates=Rates(runtime.clock.monotonic),
-        access=runtime.access,
-        requests=services.requests,
-    )
     guarded: dict[str, Any] = {"responses": problems.responses(400, 401, 403, 404, 408, 413, 422, 429, 503)}
     app.state.services = services
     app.include_router(cluster.health_routes)
     for module in _GUARDED:
         app.include_router(module.routes, **guarded)
+    app.add_middleware(
+        Edge,
+        settings=runtime.settings,
+        callers=Callers(token, services.tokens, of_home=of_home),
+        doors=Doors(app.routes),
+        rates=Rates(runtime.clock.monotonic),
+        access=runtime.access,
+        requests=services.requests,
+    )
     app.openapi = described(app)  # type: ignore[method-assign]
     return app
