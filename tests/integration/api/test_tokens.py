@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from orchestrator.api import guard
 from orchestrator.api.app import create_app
 from orchestrator.api.own_token import OwnToken, own_token
 from orchestrator.config import Settings
@@ -79,6 +80,14 @@ def test_a_token_with_other_letters_is_compared_without_an_error(api: TestClient
     answer = api.get("/jobs", headers={"Authorization": "Bearer ü\xff".encode()})
 
     assert answer.status_code == 401
+
+
+def test_the_token_is_compared_in_constant_time(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a refusal takes tells nothing of how much was right: this comparison alone decides."""
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda given, own: False)
+    assert api.get("/jobs", headers=BEARER).status_code == 401
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda given, own: (given, own) == (b"wrong", TOKEN.encode()))
+    assert api.get("/jobs", headers={"Authorization": "Bearer wrong"}).status_code == 200
 
 
 def test_a_token_may_hold_any_letters(runtime: Runtime) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.domain.access import ID_BYTES, SECRET_BYTES, Role, hash_of, id_of, make_secret
 from orchestrator.errors import InvalidToken, NameTaken, StoreUnavailable, UnknownToken
+from orchestrator.services import tokens
 from orchestrator.services.tokens import TRUST_SECONDS, TokenService
 from orchestrator.testing.clock import FakeClock
 from orchestrator.testing.memory_access import MemoryAccess
@@ -124,6 +125,18 @@ def test_one_look_tells_which_of_many_tokens_have_ended_and_they_are_trusted_no_
     assert world.store.reads == reads + 1
     assert world.service.trusted(secrets["gone"]) is None
     assert world.service.trusted(secrets["stays"]) is not None
+
+
+def test_a_secret_is_compared_in_constant_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hash is, and that comparison alone decides."""
+    secret = world.create()
+    monkeypatch.setattr(tokens.hmac, "compare_digest", lambda stored, given: False)
+    assert world.service.recognise(secret) is None
+
+    asked: list[str] = []
+    monkeypatch.setattr(tokens.hmac, "compare_digest", lambda stored, given: asked.extend((stored, given)) or True)
+    assert world.service.recognise(secret) is not None
+    assert asked == [hash_of(secret), hash_of(secret)]
 
 
 def test_a_name_is_used_once(world: World) -> None:
