@@ -17,7 +17,7 @@ from orchestrator.api.dependencies import Given, Services
 from orchestrator.api.feed import Follower, ends
 from orchestrator.api.guard import Caller
 from orchestrator.api.jobs import LONGEST_WAIT, visible_job
-from orchestrator.api.schemas import MOST_SEQ, plain
+from orchestrator.api.schemas import MOST_SEQ, JobId, plain
 from orchestrator.api.stays import Stay
 from orchestrator.domain.access import Principal
 from orchestrator.domain.job import Job, JobState
@@ -59,7 +59,7 @@ LastEventId = Annotated[str | None, Header(max_length=64, description="Where to 
 
 @routes.get("/jobs/{job_id}/events", responses=answers.answers(answers.Events))
 async def of_job(
-    given: Given, caller: Caller, job_id: str, after: After = 0, limit: Limit = PAGE, wait: Wait = 0
+    given: Given, caller: Caller, job_id: JobId, after: After = 0, limit: Limit = PAGE, wait: Wait = 0
 ) -> Any:
     """Return a job's history, oldest first; waits for an event, up to ``wait`` seconds."""
     job = await run_in_threadpool(visible_job, given.runtime, caller, job_id)
@@ -115,7 +115,7 @@ async def of_cluster(
 
 
 @routes.get("/jobs/{job_id}/stream", response_class=StreamingResponse, responses=OF_A_JOB)
-async def stream(given: Given, caller: Caller, job_id: str, last_event_id: LastEventId = None) -> Any:
+async def stream(given: Given, caller: Caller, job_id: JobId, last_event_id: LastEventId = None) -> Any:
     """Follow a job: its history (`state`), what it prints (`output`) and tells (`progress`), until its `end`.
 
     Goes on behind the `Last-Event-ID`; without one it begins with the submit. After a break a `state` may come twice.

@@ -15,6 +15,7 @@ from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import (
     MOST_SEQ,
+    JobId,
     SubmitBody,
     attempt_document,
     job_document,
@@ -110,7 +111,7 @@ def list_jobs(
 
 @routes.get("/{job_id}", responses={**answers.answers(answers.JobWithAttempts), **NOT_MODIFIED})
 def show(
-    given: Given, caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
+    given: Given, caller: Caller, job_id: JobId, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
 ) -> Response:
     """Show a job with its attempts; 304 if it is as the ETag in If-None-Match says."""
     job = visible_job(given.runtime, caller, job_id)
@@ -120,7 +121,7 @@ def show(
 
 
 @routes.post("/{job_id}/cancel", responses=answers.answers(answers.Cancelled))
-def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: str) -> Any:
+def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: JobId) -> Any:
     """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
     visible_job(given.runtime, caller, job_id)
     outcome = given.cancels.cancel(job_id, by=caller.name, reason="asked for")
@@ -132,7 +133,7 @@ async def logs(
     given: Given,
     caller: Caller,
     request: Request,
-    job_id: str,
+    job_id: JobId,
     after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
 ) -> Any:
@@ -160,7 +161,7 @@ async def logs(
 
 
 @routes.get("/{job_id}/why", responses=answers.answers(answers.Why))
-def why(given: Given, caller: Caller, job_id: str) -> Any:
+def why(given: Given, caller: Caller, job_id: JobId) -> Any:
     """Say why a job waits."""
     job = visible_job(given.runtime, caller, job_id)
     return {

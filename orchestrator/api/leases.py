@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
-from orchestrator.api.schemas import MOST_SEQ
+from orchestrator.api.schemas import MOST_SEQ, Labels, Size
 from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
 from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
 from orchestrator.domain.job import LeaseMode
@@ -37,11 +37,11 @@ class LeaseBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     gpus: int | None = Field(default=None, description="Whole GPUs of one host; default: 1.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
     gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
     mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the host; node names one.")
+    constraints: Labels = Field(default_factory=dict, description="Labels of the host; node names one.")
     ttl_seconds: float = Field(default=15.0, description="The lease lives so long after its last heartbeat.")
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
         default=0.0, description="Wait so long for GPUs to become free."
