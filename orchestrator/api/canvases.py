@@ -13,6 +13,7 @@ from orchestrator.api.guard import requires
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import LONGEST_TASK_ID
+from orchestrator.domain.request_checks import UNSEEN
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
@@ -20,11 +21,12 @@ from orchestrator.runtime import Runtime
 CanvasId = Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID)]
 
 
+_ID: Final = {"type": "string", "maxLength": LONGEST_TASK_ID}
 #: What ``CancelBody`` asks of its fields together, for its description.
 _ONE_FILTER: Final[dict[str, Any]] = {
     "oneOf": [
-        {"required": ["tree"], "properties": {"tree": {"type": "string"}, "group": {"type": "null"}}},
-        {"required": ["group"], "properties": {"group": {"type": "string"}, "tree": {"type": "null"}}},
+        {"required": ["tree"], "properties": {"tree": _ID, "group": {"type": "null"}}},
+        {"required": ["group"], "properties": {"group": _ID, "tree": {"type": "null"}}},
     ]
 }
 
@@ -42,6 +44,8 @@ class CancelBody(BaseModel):
     def _names_one(self) -> Self:
         if (self.tree is None) == (self.group is None):
             raise PydanticCustomError("one_filter", "give tree or group, one of them")
+        if UNSEEN.search(self.reason):
+            raise PydanticCustomError("unseen", "reason: must not contain control characters")
         return self
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api import bounds
-from orchestrator.api.schemas import AlternativeBody
+from orchestrator.api.schemas import AlternativeBody, Labels, Size
 from orchestrator.domain.pool import DEFAULT_LOADER, PoolRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
@@ -31,19 +31,19 @@ class PoolBody(BaseModel):
     gpus: int | None = Field(
         default=None, description="Whole GPUs of each runner; default: 1.", json_schema_extra=bounds.GPUS
     )
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
     gpu_type: Text | None = Field(
         default=None, description="Models that would do, as H100|A100.", json_schema_extra=bounds.KIND
     )
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
     mig: Text | None = Field(
         default=None, description="MIG instances of this profile in place of cards.", json_schema_extra=bounds.PROFILE
     )
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the hosts.")
+    constraints: Labels = Field(default_factory=dict, description="Labels of the hosts.")
     cpus: int | None = Field(
         default=None, description="CPUs of the host that each runner is counted with.", json_schema_extra=bounds.CPUS
     )
-    memory: str | int | None = Field(default=None, description="Memory of the host, likewise.")
+    memory: Size | None = Field(default=None, description="Memory of the host, likewise.")
     alternatives: list[AlternativeBody] = Field(
         default_factory=list, description="Other GPUs, in order of preference.", json_schema_extra=bounds.ALTERNATIVES
     )

@@ -266,7 +266,12 @@ def _change(
 
 
 def _seen(runtime: Runtime, caller: Principal, name: str) -> PoolStanding:
-    standing = runtime.pools.standing(name)
+    try:
+        standing = runtime.pools.standing(name)
+    except UnknownPool:
+        if caller.tenant is not None:
+            raise UnknownPool(name) from None  # the names that there are, are other tenants' too
+        raise
     if standing.pool.spec.tenant is not None and not caller.sees(standing.pool.spec.tenant):
         raise UnknownPool(name)
     return standing
