@@ -176,14 +176,15 @@ class World:
 
 
 @contextmanager
-def opened(runtime: Runtime) -> Iterator[World]:
-    """Give the app over a runtime, with tokens and a job."""
+def opened(runtime: Runtime, *, stopping: bool) -> Iterator[World]:
+    """Give the app over a runtime, with tokens and a job; one that stops answers streams with what there is."""
     service = TokenService(runtime.access, runtime.clock)
     secrets = {
         name: service.create(name, role=role, tenant=tenant, by="test")[1] for name, (role, tenant) in CALLERS.items()
     }
     app = create_app(runtime, token="installation")
-    app.state.services.stopping.set()  # streams tell what there is, and end
+    if stopping:
+        app.state.services.stopping.set()
     with TestClient(app, raise_server_exceptions=False) as client:
         headers = {"Authorization": f"Bearer {secrets['submitter-of-own']}"}
         job = client.post("/jobs/submit", json={"argv": ["true"], "name": "of-blue"}, headers=headers).json()["id"]
@@ -198,7 +199,7 @@ def world(
     shutil.copy(empty_database, home / "matrix.db")
     url = f"sqlite:///{home / 'matrix.db'}"
     runtime = open_runtime(Settings(home=home, database_url=url, redis_url=embedded_redis_server.unix_url))
-    with opened(runtime) as made:
+    with opened(runtime, stopping=True) as made:
         yield made
     runtime.close()
 

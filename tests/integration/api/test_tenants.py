@@ -58,7 +58,7 @@ class Blue:
 @pytest.fixture
 def blue(runtime: Runtime) -> Iterator[Blue]:
     register(runtime, "alpha", 4)
-    with opened(runtime) as world, confirming(runtime):
+    with opened(runtime, stopping=False) as world, confirming(runtime):
         headers = world.headers("submitter-of-own")
         running = world.client.post("/jobs/submit", json={"argv": ["true"], "gpus": 1}, headers=headers).json()["id"]
         Running(runtime, running, gpus=("alpha-3",))
