@@ -15,6 +15,11 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
+#: Of verbs that change what somebody else may have changed since it was read.
+IF_VERSION: Final = click.option(
+    "--if-version", "version", metavar="N", type=click.IntRange(0), help="Only if this is still its version."
+)
+
 
 class Duration(click.ParamType[float]):
     """Seconds as a number, or ``90s``, ``1h30m``, ``2d``."""

@@ -22,6 +22,7 @@ from orchestrator.api import (
     problems,
     queues,
     tenants,
+    tokens,
     usage,
 )
 from orchestrator.api.dependencies import Services
@@ -50,6 +51,7 @@ _GUARDED: Final[tuple[Any, ...]] = (
     leases,
     pools,
     access,
+    tokens,
     dlq,
 )
 

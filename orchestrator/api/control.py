@@ -78,14 +78,20 @@ def sweeps(given: Given) -> Any:
 
 
 @routes.post(
-    "/sweeps/{name}", responses=answers.answers(answers.SweepPass), dependencies=[Depends(requires(Role.ADMIN))]
+    "/sweeps/{name}",
+    responses={**answers.answers(answers.SweepPass), **problems.responses(409)},
+    dependencies=[Depends(requires(Role.ADMIN))],
 )
 def sweep(given: Given, name: SweepName) -> Any:
     """Run one pass of a sweep now."""
     return asdict(sweep_by_hand(given.runtime, name)[0])
 
 
-@routes.post("/reclaim", responses=answers.answers(answers.Reclaimed), dependencies=[Depends(requires(Role.ADMIN))])
+@routes.post(
+    "/reclaim",
+    responses={**answers.answers(answers.Reclaimed), **problems.responses(409)},
+    dependencies=[Depends(requires(Role.ADMIN))],
+)
 def reclaim(given: Given) -> Any:
     """Give back now what somebody took and does not do: expired leases, lost hosts, missing entries."""
     passes = sweep_by_hand(given.runtime, *RECLAIM)

@@ -36,11 +36,12 @@ def list_letters(
     given: Given,
     queue: Annotated[str | None, Query(max_length=64)] = None,
     failure_class: FailureClass | None = None,
-    before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_LETTERS)] = 100,
+    cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
+    before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, deprecated=True, description="As `cursor`.")] = None,
 ) -> Any:
-    """List dead letters, the newest job first."""
-    found = given.runtime.letters.list_letters(DeadLetterFilter(queue, failure_class, before, limit))
+    """List dead letters, the newest job first; ``next`` is the cursor of the following page."""
+    found = given.runtime.letters.list_letters(DeadLetterFilter(queue, failure_class, cursor or before, limit))
     return {
         "dead_letters": [letter_document(letter) for letter in found],
         "next": found[-1].seq if len(found) == limit else None,

@@ -33,12 +33,29 @@ class PriorityBody(BaseModel):
     priority: Priority
 
 
+#: What ``OrdersBody`` asks of its fields together, for its description.
+_WITH_ITS_PRIORITY: Final[dict[str, Any]] = {
+    "oneOf": [
+        {
+            "required": ["priority"],
+            "properties": {"order": {"const": Order.PRIORITY.value}, "priority": {"type": "integer"}},
+        },
+        {
+            "properties": {
+                "order": {"enum": [order.value for order in Order if order is not Order.PRIORITY]},
+                "priority": {"type": "null"},
+            }
+        },
+    ]
+}
+
+
 class OrdersBody(BaseModel):
     """One order for many jobs."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_WITH_ITS_PRIORITY)
 
-    order: Order
+    order: Annotated[Order, Field(strict=False)]
     ids: Annotated[list[Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID)]], Field(min_length=1)] = Field(
         max_length=MOST_IDS, description=f"1 to {MOST_IDS} jobs."
     )

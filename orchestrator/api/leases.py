@@ -4,11 +4,11 @@ import asyncio
 import time
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from orchestrator.api import answers, problems
+from orchestrator.api import answers, bounds, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import MOST_SEQ, Labels, Size
@@ -39,18 +39,28 @@ class LeaseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    gpus: int | None = Field(default=None, description="Whole GPUs of one host; default: 1.")
+    gpus: int | None = Field(
+        default=None, description="Whole GPUs of one host; default: 1.", json_schema_extra=bounds.GPUS
+    )
     gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
-    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
+    gpu_type: Text | None = Field(
+        default=None, description="Models that would do, as H100|A100.", json_schema_extra=bounds.KIND
+    )
     min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
-    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
+    mig: Text | None = Field(
+        default=None, description="MIG instances of this profile in place of cards.", json_schema_extra=bounds.PROFILE
+    )
     constraints: Labels = Field(default_factory=dict, description="Labels of the host; node names one.")
-    ttl_seconds: float = Field(default=15.0, description="The lease lives so long after its last heartbeat.")
+    ttl_seconds: float = Field(
+        default=15.0, description="The lease lives so long after its last heartbeat.", json_schema_extra=bounds.TTL
+    )
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
         default=0.0, description="Wait so long for GPUs to become free."
     )
-    name: Text | None = Field(default=None, description="What people see.")
-    tenant: Text | None = Field(default=None, description="Whose it is; default: the token's tenant.")
+    name: Text | None = Field(default=None, description="What people see.", json_schema_extra=bounds.NAME)
+    tenant: Text | None = Field(
+        default=None, description="Whose it is; default: the token's tenant.", json_schema_extra=bounds.WORD
+    )
 
     def to_request(self, caller: Principal, key: str | None) -> LeaseRequest:
         """Return the request; its values are checked where all requests are."""
@@ -107,16 +117,25 @@ class Leases(BaseModel):
     next: int | None
 
 
-@routes.post("", status_code=201, responses={**answers.answers(GrantedLease, 201), **problems.responses(409)})
+#: What a grant answers.
+GRANTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": GrantedLease, "description": "It was granted before, under the same key; the token is a new one."},
+    **answers.answers(GrantedLease, 201),
+    **problems.responses(409),
+}
+
+
+@routes.post("", status_code=201, responses=GRANTED)
 async def grant(
     given: Given,
     caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))],
     body: LeaseBody,
+    response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Any:
     """Lease GPUs; answered when their host has made sure that nothing else is left on them.
 
-    The token is told here and never again; with the same key, the lease granted before is ended.
+    The token is told here and never again; with the same key while the lease lives, a new one is.
     """
     if body.tenant is not None and not caller.sees(body.tenant):
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
@@ -129,6 +148,8 @@ async def grant(
         given.lease_requests.refused(error)
         raise
     given.lease_requests.granted(time.monotonic() - begun)
+    if not granted.created:
+        response.status_code = 200
     return _granted_document(granted)
 
 

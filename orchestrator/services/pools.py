@@ -36,8 +36,8 @@ class PoolService:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def start(self, request: PoolRequest, *, by: str) -> PoolStanding:
-        """Create a pool, or start it again.
+    def start(self, request: PoolRequest, *, by: str) -> tuple[PoolStanding, bool]:
+        """Create a pool, or start it again; say whether it was created.
 
         Raises:
             InvalidRequest: Of the kind that says what to change: ``InvalidPool``, ``UnknownTask``,
@@ -49,8 +49,8 @@ class PoolService:
         hosts = KnownHosts(self._runtime.cluster.nodes, self._runtime.clock)
         hosts.require_known(spec.task)
         hosts.require_satisfiable(spec.resources)
-        self._runtime.pools.start(request.name, spec, by=by)
-        return self._told(request.name)
+        created = self._runtime.pools.start(request.name, spec, by=by)
+        return self._told(request.name), created
 
     def change(self, name: str, change: PoolChange, *, by: str, version: int | None = None) -> PoolStanding:
         """Change a pool; raises what ``PoolStore.change`` does."""

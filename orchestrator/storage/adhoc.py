@@ -5,11 +5,12 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.adhoc import AdHocLease
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.lease import LeaseGrant
-from orchestrator.errors import LeaseLost, UnknownLease
+from orchestrator.errors import IdempotencyConflict, LeaseLost, UnknownLease
 from orchestrator.lease_ports import Holder
 from orchestrator.storage.endings import end_leases
 from orchestrator.storage.engine import Database
@@ -21,12 +22,14 @@ from orchestrator.storage.sql import Sql
 OPEN_NODE: Final = Sql("SELECT 1 FROM orchestrator_nodes WHERE name = :node AND state = 'up' AND drain = 0 {for_share}")
 INSERT_HOLDER: Final = Sql(
     "INSERT INTO orchestrator_lease_holders"
-    " (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s, idle_told)"
-    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl, 0)"
+    " (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s, request_digest, idle_told)"
+    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl, :digest, 0)"
 )
 OF_KEY: Final = Sql(
-    "SELECT lease_id FROM orchestrator_lease_holders WHERE tenant = :tenant AND idempotency_key = :key {for_update}"
+    "SELECT lease_id, ttl_s, request_digest FROM orchestrator_lease_holders"
+    " WHERE tenant = :tenant AND idempotency_key = :key {for_update}"
 )
+REPLACE_TOKEN: Final = Sql("UPDATE orchestrator_lease_holders SET token_hash = :token_hash WHERE lease_id = :lease_id")
 FORGET_KEY: Final = Sql("UPDATE orchestrator_lease_holders SET idempotency_key = NULL WHERE lease_id = :lease_id")
 _COLUMNS: Final = (
     "SELECT l.id, l.node, l.mode, l.memory_mib, l.state, l.granted_at, l.heartbeat_at, l.expires_at, l.ended_at,"
@@ -67,19 +70,30 @@ class SqlAdHocLeases:
         run = self._database.run
 
         def take(connection: Connection) -> AdHocLease | None:
+            if (earlier := self._earlier(connection, holder)) is not None:
+                return earlier
             if run(connection, OPEN_NODE, {"node": node}).first() is None:
                 return None
-            self._end_earlier(connection, holder)
             lease_id = take_gpus(self._database, connection, node, grant, ttl)
             if lease_id is None:
                 return None
             values = {"lease_id": lease_id, "token_hash": holder.token_hash, "name": holder.name}
             values |= {"tenant": holder.tenant, "holder": holder.holder, "key": holder.key}
+            values["digest"] = holder.digest
             run(connection, INSERT_HOLDER, values | {"ttl": ttl.total_seconds()})
             self._note(connection, "lease_grant", node, lease_id, by=holder.holder)
             return self._one(connection, OF_ID, {"lease_id": lease_id, "tenant": None})
 
-        return self._database.transaction(take)
+        try:
+            return self._database.transaction(take)
+        except IntegrityError:  # the same key, at the same time: the other one was first
+            return self.again(holder)
+
+    def again(self, holder: Holder) -> AdHocLease | None:
+        """Return the live lease of the holder's key; see the port."""
+        if holder.key is None:
+            return None
+        return self._database.transaction(lambda connection: self._earlier(connection, holder))
 
     def find(self, token_hash: str) -> AdHocLease:
         """Return the lease of this token; see the port."""
@@ -125,12 +139,21 @@ class SqlAdHocLeases:
         values = {"tenant": tenant, "active": int(active), "before": before, "limit": limit}
         return self._database.read(lambda c: self._found(c, LIST, values))
 
-    def _end_earlier(self, connection: Connection, holder: Holder) -> None:
+    def _earlier(self, connection: Connection, holder: Holder) -> AdHocLease | None:
+        """Give the holder the live lease of its key; forget a key whose lease has ended."""
         if holder.key is None:
-            return
-        for lease_id in self._database.run(connection, OF_KEY, {"tenant": holder.tenant, "key": holder.key}).scalars():
-            end_leases(self._database, connection, [lease_id], "released")
-            self._database.run(connection, FORGET_KEY, {"lease_id": lease_id})
+            return None
+        row = self._database.run(connection, OF_KEY, {"tenant": holder.tenant, "key": holder.key}).first()
+        if row is None:
+            return None
+        values = {"lease_id": row.lease_id, "ttl": float(row.ttl_s)}
+        if not self._database.run(connection, RENEW, values).rowcount:
+            self._database.run(connection, FORGET_KEY, {"lease_id": row.lease_id})
+            return None
+        if row.request_digest not in (None, holder.digest):
+            raise IdempotencyConflict(holder.key, None)
+        self._database.run(connection, REPLACE_TOKEN, {"lease_id": row.lease_id, "token_hash": holder.token_hash})
+        return self._one(connection, OF_ID, {"lease_id": row.lease_id})
 
     def _one(self, connection: Connection, statement: Sql, values: dict[str, Any]) -> AdHocLease:
         found = self._found(connection, statement, values)

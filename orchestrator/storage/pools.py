@@ -88,25 +88,25 @@ class SqlPoolStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def start(self, name: str, spec: PoolSpec, *, by: str) -> Pool:
+    def start(self, name: str, spec: PoolSpec, *, by: str) -> bool:
         """Create a pool or start one again; see the port."""
 
-        def start(connection: Connection) -> Pool:
+        def start(connection: Connection) -> bool:
             now, before = self._now(connection), self._locked(connection, name)
             if before is None:
                 pool = _fresh(name, spec, now=now, by=by)
                 values = _values(pool) | {"by": by, "created_at": stored_instant(now)}
                 self._database.run(connection, INSERT, values)
             elif before.leave is not None:
-                pool = self._store(connection, restarted(before, spec, now=now), by)
+                self._store(connection, restarted(before, spec, now=now), by)
             elif (differs := _differences(before.spec, spec)) != "":
                 raise PoolExists(name, differs)
             elif not before.failures:
-                return before
+                return False
             else:
-                pool = self._store(connection, changed(before, PoolChange(), now=now), by)
+                self._store(connection, changed(before, PoolChange(), now=now), by)
             self._note(connection, "pool_start", pool=name, by=by, model=spec.model)
-            return pool
+            return before is None
 
         return self._database.transaction(start)
 

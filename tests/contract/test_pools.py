@@ -41,7 +41,8 @@ def pools(stores: Stores) -> SqlPoolStore:
 
 def start(pools: SqlPoolStore, name: str = "chat", **fields: Any) -> Pool:
     """Start a pool."""
-    return pools.start(name, new_pool(PoolRequest(**{"name": name, "gpus": 1, **fields})), by="ada")
+    pools.start(name, new_pool(PoolRequest(**{"name": name, "gpus": 1, **fields})), by="ada")
+    return pools.standing(name).pool
 
 
 def epoch(stores: Stores) -> int:
@@ -378,7 +379,8 @@ def test_a_runner_with_a_job_does_not_fall_asleep(stores: Stores, pools: SqlPool
 
 def shared(stores: Stores, pools: SqlPoolStore, mib: int) -> tuple[int, LeaseGrant]:
     """Start a pool whose runner has a share of the GPU a-0; return its lease."""
-    pool = pools.start("chat", new_pool(PoolRequest(name="chat", gpu_memory_mib=mib)), by="ada")
+    pools.start("chat", new_pool(PoolRequest(name="chat", gpu_memory_mib=mib)), by="ada")
+    pool = pools.standing("chat").pool
     asked = Resources(1, mib, Wants(pool="chat", generation=1))
     job = stores.submit(queue="preloads", resources=asked)
     pools.new_loads(pool, [job.id], epoch=epoch(stores))

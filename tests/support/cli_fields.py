@@ -43,6 +43,8 @@ FIELDS = {
         _POOL,
     ),
     "pool rm": frozenset({"name"}),
+    "whoami": frozenset({"name", "role", "tenant"}),
+    "audit": _words("seq at request_id actor role tenant action target outcome"),
     "tenants": frozenset({"name", "jobs", "tokens"}),
     "submit": frozenset({"id", "state", "created"}),
     "run": _JOB | {"attempts"},

@@ -11,7 +11,7 @@ from orchestrator.errors import InvalidRequest
 from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.profile import open_client
-from orchestrator_cli.values import Assignment, Duration, JsonAssignment, Size
+from orchestrator_cli.values import IF_VERSION, Assignment, Duration, JsonAssignment, Size
 
 POLL_SECONDS: Final = 0.5
 #: Of the list, one column each.
@@ -138,9 +138,16 @@ def status(name: str, as_json: bool) -> None:
 @click.option("--max", "most", type=int, help="Runners at most.")
 @click.option("--idle", type=Duration(), help="Runners beyond --min leave when idle so long.")
 @click.option("--pin/--unpin", "pinned", default=None, help="Keep runners beyond --min too, or not.")
+@IF_VERSION
 @JSON
 def scale(
-    name: str, least: int | None, most: int | None, idle: float | None, pinned: bool | None, as_json: bool
+    name: str,
+    least: int | None,
+    most: int | None,
+    idle: float | None,
+    pinned: bool | None,
+    version: int | None,
+    as_json: bool,
 ) -> None:
     """Change how many runners a pool has."""
     wanted = {"min": least, "max": most, "idle_seconds": idle, "pinned": pinned}
@@ -148,19 +155,20 @@ def scale(
     if not changes:
         raise click.UsageError("say what is to change")
     with open_client() as client:
-        found = client.order_pool(name, "scale", changes)
+        found = client.order_pool(name, "scale", changes, version=version)
     _tell(found, as_json)
 
 
 @pool.command()
 @NAME
 @click.argument("runners", type=int, required=False)
+@IF_VERSION
 @WAIT
 @JSON
-def preload(name: str, runners: int | None, wait: float | None, as_json: bool) -> None:
+def preload(name: str, runners: int | None, version: int | None, wait: float | None, as_json: bool) -> None:
     """Have so many RUNNERS load the model now, by default as many as the pool may have."""
     with open_client() as client:
-        found = client.order_pool(name, "preload", {} if runners is None else {"runners": runners})
+        found = client.order_pool(name, "preload", {} if runners is None else {"runners": runners}, version=version)
         wanted = found["max"] if runners is None else runners
         if wait is not None:
             found = _await(client, name, wait, lambda seen: seen["ready"] >= wanted)
@@ -171,13 +179,21 @@ def preload(name: str, runners: int | None, wait: float | None, as_json: bool) -
 @NAME
 @click.argument("model")
 @click.option("--arg", "arguments", type=JsonAssignment(), multiple=True, metavar="K=V", help="A keyword of the task.")
+@IF_VERSION
 @WAIT
 @JSON
-def swap(name: str, model: str, arguments: Sequence[tuple[str, Any]], wait: float | None, as_json: bool) -> None:
+def swap(
+    name: str,
+    model: str,
+    arguments: Sequence[tuple[str, Any]],
+    version: int | None,
+    wait: float | None,
+    as_json: bool,
+) -> None:
     """Have the runners load another MODEL, one after another; no job is lost."""
     body = {"model": model} | ({"arguments": dict(arguments)} if arguments else {})
     with open_client() as client:
-        found = client.order_pool(name, "swap", body)
+        found = client.order_pool(name, "swap", body, version=version)
         if wait is not None:
             found = _await(client, name, wait, lambda seen: _is_swapped(seen, model))
     _tell(found, as_json)

@@ -40,6 +40,7 @@ class Names(StrEnum):
     QUEUE = "queue"
     SWEEP = "sweep"
     LETTER = "dead letter"
+    TOKEN = "token"
 
 
 #: What belongs to a tenant: to another one it is as if it never was. All else belongs to the installation.
@@ -73,6 +74,9 @@ ROWS: Final = (
     Row("GET", "/readyz", None, tells=Tells.NOBODY),
     Row("GET", "/whoami", Role.VIEWER, tells=Tells.OWN),
     Row("GET", "/audit", Role.ADMIN),
+    Row("GET", "/tokens", Role.ADMIN),
+    Row("POST", "/tokens", Role.ADMIN, conflicts=True, body={"name": "ci", "role": "viewer"}),
+    Row("DELETE", "/tokens/{name}", Role.ADMIN, names=Names.TOKEN, absent=True),
     Row("POST", "/jobs/submit", Role.SUBMITTER, body={"argv": ["true"]}),
     Row("GET", "/jobs", Role.VIEWER, tells=Tells.OWN),
     Row("GET", "/jobs/{job_id}", Role.VIEWER, names=Names.JOB),
@@ -122,7 +126,8 @@ ROWS: Final = (
     Row("POST", "/queues/{name}/resume", Role.OPERATOR, names=Names.QUEUE, absent=True),
     Row("PATCH", "/queues/{name}", Role.OPERATOR, names=Names.QUEUE, absent=True, body={}),
     Row("GET", "/policy", Role.VIEWER, tells=Tells.NOBODY),
-    Row("PATCH", "/policy", Role.ADMIN, body={}),
+    Row("PATCH", "/policy", Role.OPERATOR, body={}),
+    Row("POST", "/policy", Role.OPERATOR, body={}),
     Row("GET", "/tenants", Role.VIEWER, tells=Tells.OWN),
     Row("GET", "/cluster", Role.VIEWER, tells=Tells.OWN),
     Row("GET", "/usage", Role.VIEWER, tells=Tells.OWN),

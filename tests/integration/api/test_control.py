@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from orchestrator.errors import NotLeading
 from orchestrator.runtime import Runtime
+from orchestrator.services import hand_sweeps
 from orchestrator.services.lead import Leader
 from tests.support.aging import end_earlier
 from tests.support.running import Running
@@ -133,6 +134,34 @@ def test_safe_mode_is_switched_by_the_policy(api: TestClient) -> None:
     assert api.patch("/policy", json={"safe_mode": False}, headers={"If-Match": '"0"'}).status_code == 412
     assert api.patch("/policy", json={"safe_mode": False}).json()["version"] == 2
     assert api.patch("/policy", json={"color": 1}).status_code == 422
+
+
+def test_a_post_changes_the_policy_as_a_patch_does(api: TestClient) -> None:
+    """What is left out stays."""
+    api.patch("/policy", json={"pool_idle_seconds": 60})
+    changed = api.post("/policy", json={"max_gpu_memory_fraction": 0.5}, headers={"If-Match": '"1"'})
+
+    assert changed.json() == changed.json() | {"pool_idle_seconds": 60, "max_gpu_memory_fraction": 0.5, "version": 2}
+    assert changed.headers["etag"] == '"2"'
+    assert api.post("/policy", json={}, headers={"If-Match": '"1"'}).status_code == 412
+    assert api.post("/policy", json={"max_gpu_memory_fraction": 0}).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/control/reclaim", "/control/sweeps/prune"])
+def test_a_sweep_between_leaders_is_a_conflict(
+    api: TestClient, runtime: Runtime, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody took over in each of two tries: ask again."""
+
+    def lose(*_: object) -> None:
+        raise NotLeading(1)
+
+    monkeypatch.setattr(hand_sweeps, "_run", lose)
+    answer = api.post(path)
+
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:gpu-orchestrator:problem:not-leading")
+    template = path.replace("prune", "{name}")
+    assert "409" in api.get("/openapi.json").json()["paths"][template]["post"]["responses"]
 
 
 def test_old_jobs_are_counted_then_deleted(api: TestClient, runtime: Runtime, start: Callable[[str], Running]) -> None:

@@ -125,6 +125,26 @@ def test_a_token_is_in_no_audit_line_and_in_no_log(
     assert made["token"] not in "".join(r.getMessage() for r in caplog.records if not r.name.startswith("httpx"))
 
 
+@pytest.mark.usefixtures("hosts")
+def test_the_same_key_is_given_the_same_lease_under_a_new_token(
+    api: TestClient, register: Callable[[str, int], None]
+) -> None:
+    """For who did not hear the first answer; nobody else could have had the GPU in between."""
+    register("alpha", 1)
+    key = {"Idempotency-Key": "nb"}
+    first = api.post("/leases", json={"ttl_seconds": 30}, headers=key)
+    again = api.post("/leases", json={"ttl_seconds": 30}, headers=key)
+    other = api.post("/leases", json={"ttl_seconds": 60}, headers=key)
+
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 409)
+    assert other.json()["type"] == "urn:gpu-orchestrator:problem:idempotency-conflict"
+    assert (again.json()["id"], again.json()["gpus"]) == (first.json()["id"], ["alpha-0"])
+    assert again.json()["token"] != first.json()["token"]
+    assert api.post(f"/leases/{first.json()['token']}/heartbeat").status_code == 404
+    assert api.post(f"/leases/{again.json()['token']}/release").json()["state"] == "released"
+    assert api.post("/leases", json={"ttl_seconds": 60}, headers=key).status_code == 201
+
+
 def test_a_lease_is_told_when_its_host_has_confirmed_it(
     api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
 ) -> None:

@@ -28,7 +28,9 @@ def test_a_pool_is_started_changed_swapped_stopped_and_forgotten(api: TestClient
         1,
         8192,
     )
-    assert start(api, model="llama", max=4, gpu_memory="8GiB", tenant="red", arguments={"bits": 4}) == made
+    same = {"name": "chat", "model": "llama", "max": 4, "gpu_memory": "8GiB", "tenant": "red", "arguments": {"bits": 4}}
+    again = api.post("/pools", json=same)
+    assert (again.status_code, again.json()) == (200, made)
     assert api.get("/pools").json() == {"pools": [made]}
 
     scaled = api.post("/pools/chat/scale", json={"min": 2, "pinned": True}, headers={"If-Match": '"1"'})
@@ -46,6 +48,8 @@ def test_a_pool_is_started_changed_swapped_stopped_and_forgotten(api: TestClient
     assert api.delete("/pools/chat").status_code == 409
     sweep(runtime)
     assert api.get("/pools/chat").json()["state"] == "stopped"
+    assert (api.post("/pools", json=same).status_code, api.post("/pools/chat/stop").json()["wanted"]) == (200, 0)
+    sweep(runtime)
     assert api.delete("/pools/chat").json() == {"name": "chat"}
     assert api.get("/pools/chat").status_code == 404
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -31,9 +32,15 @@ class Api:
         self.url = f"http://127.0.0.1:{self.port}"
         self.orch = Orch(ORCHESTRATOR_HOME=str(home), ORCHESTRATOR_API_URL=self.url)
 
-    def serving(self) -> Any:
+    def serving(self, **settings: str) -> Any:
         """Serve for the length of a ``with`` block."""
-        return serving(self.home, self.port, ORCHESTRATOR_REDIS_URL=self.redis_url)
+        return serving(self.home, self.port, ORCHESTRATOR_REDIS_URL=self.redis_url, **settings)
+
+    def send(self, request: bytes) -> socket.socket:
+        """Open a connection and send so much; the rest is up to the test."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection.sendall(request)
+        return connection
 
     def ask(self, path: str) -> Any:
         """Send a request with the token that the process made."""
@@ -143,3 +150,57 @@ def test_a_port_that_is_taken_is_told(api: Api) -> None:
     assert answer.code != 0
     assert not (other / "client.toml").exists(), "its token would be shown to whoever has the port"
     assert "address already in use" in answer.err
+
+
+#: A job, of which the body is only begun.
+HALF = (
+    b"POST /jobs/submit HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 18\r\n\r\n{"argv": '
+)
+IN_PROGRESS = "gpu_orchestrator_api_requests_in_progress"
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """Return what comes until the other side closes."""
+    answered = b""
+    while chunk := connection.recv(65536):
+        answered += chunk
+    return answered
+
+
+def test_who_sends_half_a_body_and_falls_silent_is_told_and_hung_up_on(api: Api) -> None:
+    """Within api_body_seconds: whoever holds connections open like this holds none for longer."""
+    with api.serving(ORCHESTRATOR_API_BODY_SECONDS="1"), api.send(HALF) as slow:
+        answered = all_of(slow)
+        assert api.orch("ps", "--json").document == []
+
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["type"] == "urn:gpu-orchestrator:problem:too-slow"
+
+
+@pytest.mark.parametrize("rest", [b"", b'["true'], ids=["after the headers", "in the last word"])
+def test_who_goes_away_within_a_body_leaves_nothing(api: Api, rest: bytes) -> None:
+    """No job, no request that counts as in progress, and no thread or slot that somebody else would miss."""
+    with api.serving():
+        for _ in range(20):
+            api.send(HALF + rest).close()
+        wait_for(
+            lambda: api.metric(f'{REQUESTS}{{method="POST",route="none",status="499"}}') == 20,
+            within_seconds=20,
+            describe="all have been noticed",
+        )
+        assert api.metric(IN_PROGRESS) == 1  # the one that looks
+        assert api.orch("ps", "--json").document == []
+        assert api.orch("submit", "--", "true").code == 0
+
+
+def test_who_ends_a_body_early_is_not_taken_at_its_word(api: Api) -> None:
+    """It says that nothing more comes, and waits for an answer: what came is no job."""
+    with api.serving(), api.send(HALF + b'["true"]') as early:
+        early.shutdown(socket.SHUT_WR)
+        answered = all_of(early)
+        assert api.orch("ps", "--json").document == []
+
+    assert b" 201 " not in answered[:20]
