@@ -79,15 +79,25 @@ class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
         """
         asked_at = time.monotonic()
         document = self.grant_lease(wanted, key=key)
+        if time.monotonic() - asked_at > document["renew_seconds"]:  # it was waited for; trust begins anew
+            asked_at = time.monotonic()
+            self.renew_lease(document["token"])
         return HeldLease(Client(self.url, self._token, timeout_seconds=RENEWAL_SECONDS), document, asked_at)
 
-    def follow(self, job_id: str) -> Iterator[str]:
-        """Yield a job's output as it comes, until the job has ended."""
+    def follow(self, job_id: str, *, tail: int | None = None, attempt: int | None = None) -> Iterator[str]:
+        """Yield a job's output as it comes, until the job has ended.
+
+        Args:
+            job_id: The job.
+            tail: Begin with the last so many lines; None: with the first one.
+            attempt: Yield what this attempt prints, until it has ended; None: what all of them do.
+        """
         after = None
         while True:
-            page = self.logs(job_id, after=after, wait_seconds=LONG_POLL)
+            page = self.logs(job_id, after=after, wait_seconds=LONG_POLL, tail=tail, attempt=attempt)
             yield from (chunk["text"] for chunk in page["chunks"])
             after = page["next"]
+            tail = tail if after is None else None
             if page["ended"]:
                 return
 
@@ -136,14 +146,15 @@ class AsyncClient(Calls[Awaitable[dict[str, Any]], Awaitable[list[dict[str, Any]
         self.url, self.patience_seconds = self._wire.url, patience_seconds
         self._http = self._wire.opened(httpx.AsyncClient, timeout_seconds)
 
-    async def follow(self, job_id: str) -> AsyncIterator[str]:
-        """Yield a job's output as it comes, until the job has ended."""
+    async def follow(self, job_id: str, *, tail: int | None = None, attempt: int | None = None) -> AsyncIterator[str]:
+        """Yield a job's output as it comes, until the job has ended; the arguments are those of ``Client.follow``."""
         after = None
         while True:
-            page = await self.logs(job_id, after=after, wait_seconds=LONG_POLL)
+            page = await self.logs(job_id, after=after, wait_seconds=LONG_POLL, tail=tail, attempt=attempt)
             for chunk in page["chunks"]:
                 yield chunk["text"]
             after = page["next"]
+            tail = tail if after is None else None
             if page["ended"]:
                 return
 

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from orchestrator.errors import InvalidRequest
 
+#: A lease is answered when its host has cleared the GPUs; the API gives up before this.
+HANDOVER_SECONDS: Final = 60.0
 #: What a method returns: a document, or for the asynchronous client what to await for one.
 DocumentT = TypeVar("DocumentT")
 #: Likewise a list of documents.
@@ -63,7 +65,9 @@ class Calls(ABC, Generic[DocumentT, ListT]):
     def grant_lease(self, lease: Mapping[str, Any], *, key: str | None = None) -> DocumentT:
         """Lease GPUs without a job: the options of ``POST /leases``; the answer has the token."""
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self._document("POST", "/leases", json=dict(lease), headers=headers)
+        waits = lease.get("wait_seconds")
+        bound = HANDOVER_SECONDS + (waits if isinstance(waits, int | float) else 0.0)
+        return self._document("POST", "/leases", json=dict(lease), headers=headers, timeout=bound)
 
     def renew_lease(self, token: str) -> DocumentT:
         """Extend a lease by its TTL."""
@@ -95,6 +99,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         bare = ("sleep", "wake", "drain", "stop")
         more = {} if order in bare else {"json": dict(changes or {})}
         return self._document("POST", path, repeatable=True, **more)
+
+    def order_pools(self, order: str) -> ListT:
+        """``stop``, ``drain``, ``sleep`` or ``wake`` every pool; return those that took the order."""
+        return self._list("POST", "/pools/orders", of="pools", repeatable=True, json={"order": order})
 
     def remove_pool(self, name: str) -> DocumentT:
         """Forget a worker pool that has stopped."""
@@ -132,9 +140,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Dismiss a dead letter."""
         return self._document("DELETE", f"/dlq/{_path(job_id)}")
 
-    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> DocumentT:
-        """Return output after a cursor."""
+    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0, **more: int | None) -> DocumentT:
+        """Return output after a cursor, or its last lines: ``limit``, ``tail``, ``attempt`` of ``GET /jobs/…/logs``."""
         params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})
+        params |= {name: value for name, value in more.items() if value is not None}
         return self._document("GET", f"/jobs/{_path(job_id)}/logs", params=params)
 
     def nodes(self) -> ListT:
@@ -194,6 +203,15 @@ class Calls(ABC, Generic[DocumentT, ListT]):
     def reclaim(self) -> DocumentT:
         """Run every sweep that gives work back."""
         return self._document("POST", "/control/reclaim", repeatable=True)
+
+    def depose_leader(self) -> DocumentT:
+        """End the leader's term, so that another beat leads."""
+        return self._document("POST", "/control/depose")
+
+    def purge_jobs(self, older_than_seconds: float, *, dry_run: bool = False) -> DocumentT:
+        """Delete up to 500 jobs that ended longer ago, or count all; the answer says whether there are more."""
+        body = {"older_than_seconds": older_than_seconds, "dry_run": dry_run}
+        return self._document("POST", "/control/purge", json=body)
 
     @abstractmethod
     def _document(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> DocumentT:

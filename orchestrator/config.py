@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         default=False, description="No job gets other rights by sudo or a setuid program."
     )
     gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
+    kill_wait: Seconds = Field(
+        default=10, description="A process that outlives KILL so long is given up: its job ends, its GPUs are kept out."
+    )
     gpu_clean_memory_mib: int = Field(default=512, ge=0, description="A GPU with more in use is not clean.")
     gpu_share_tolerance_mib: int = Field(
         default=512, ge=0, description="A job may use so much more of a GPU than its share before it is ended."
@@ -113,6 +116,9 @@ class Settings(BaseSettings):
     gpu_headroom_mib: int = Field(default=0, ge=0, description="So much of each GPU is not lent out in shares.")
     gpu_quarantine: Seconds = Field(
         default=60, description="A GPU's first quarantine lasts so long, each further one double."
+    )
+    gpu_self_test: float = Field(
+        default=30, ge=0, description="Longest self-test before a quarantine ends by itself; 0: readings alone decide."
     )
     gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")

@@ -27,6 +27,14 @@ class AdHocLeases(Protocol):
         """Take every GPU of the grant on a host that takes new work, or none and return None."""
         ...
 
+    def find(self, token_hash: str) -> AdHocLease:
+        """Return the lease of this token; raises ``UnknownLease``."""
+        ...
+
+    def confirm(self, lease_id: int, refusal: str | None) -> None:
+        """Its host has made sure that nothing else is on the GPUs, or says why it cannot; the first word counts."""
+        ...
+
     def renew(self, token_hash: str) -> AdHocLease:
         """Extend a live lease by its TTL.
 

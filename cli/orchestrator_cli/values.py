@@ -1,8 +1,9 @@
-"""Durations and sizes as people write them on a command line."""
+"""Durations, instants and sizes as people write them on a command line."""
 
 import json
 import math
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -33,6 +34,24 @@ class Duration(click.ParamType[float]):
         if not 0 <= seconds < math.inf:
             self.fail(f"{text!r} is not a duration; write 90s, 1h30m or a number of seconds", param, ctx)
         return seconds
+
+
+class Since(click.ParamType[datetime]):
+    """An instant, or how long ago it was: ``2026-01-31``, ``2026-01-31T08:00+01:00``, ``12h``."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return an aware instant; one without a time zone is the machine's, as people read their clocks."""
+        text = str(value).strip()
+        try:
+            return datetime.now(UTC) - timedelta(seconds=Duration().convert(text, None, None))
+        except (click.BadParameter, OverflowError):
+            pass  # an instant, or nothing
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{text!r} is neither a duration, as 12h or 30d, nor an instant, as 2026-01-31T08:00", param, ctx)
 
 
 class Size(click.ParamType[int | None]):

@@ -218,6 +218,7 @@ class Node(BaseModel):
     state: NodeState
     drain: bool
     live: bool
+    degraded: bool
     queues: list[str]
     cpu_slots: int
     cpus: int

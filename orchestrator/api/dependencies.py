@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from orchestrator.api.feed import Feed
 from orchestrator.api.job_metrics import EndedJobs
+from orchestrator.api.lease_metrics import LeaseRequests
 from orchestrator.api.metrics import Requests
 from orchestrator.runtime import Runtime
 from orchestrator.services.cancel import CancelService
@@ -24,6 +25,7 @@ class Services:
     ended: EndedJobs
     feed: Feed
     requests: Requests = field(default_factory=Requests)
+    lease_requests: LeaseRequests = field(default_factory=LeaseRequests)
     stopping: threading.Event = field(default_factory=threading.Event)  # the process is to end: answer what waits
 
     @classmethod

@@ -27,6 +27,7 @@ from orchestrator.api.rates import Rates
 from orchestrator.config import Settings
 from orchestrator.domain.access import AuditEntry, Principal
 from orchestrator.errors import OrchestratorError, Unavailable
+from orchestrator.observe import logs
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class Edge:
             await problems.of(error)(scope, receive, answer)
         except Exception:
             number = uuid.uuid4().hex
-            logger.exception("%s %s failed (%s)", scope["method"], _SECRET.sub("/leases/…", scope["path"]), number)
+            path = _SECRET.sub("/leases/…", scope["path"])
+            logger.exception("%s %s failed (%s)", scope["method"], path, number, extra=_about(scope))
             if answer.status is not None:
                 raise  # too late for an answer; the connection is closed
             await problems.unexpected(number)(scope, receive, answer)
@@ -120,7 +122,8 @@ class Edge:
         try:
             await run_sync(self._access.note, replace(entry, outcome=str(status)))
         except Unavailable as error:
-            logger.warning("the audit has no line that says %d to request %s: %s", status, entry.request_id, error)
+            words = "the audit has no line that says %d to request %s: %s"
+            logger.warning(words, status, entry.request_id, error, extra=_about(scope))
 
 
 def audit_through(access: AccessStore) -> Callable[[Request], Awaitable[None]]:
@@ -180,6 +183,11 @@ def _request_id(headers: Headers) -> str:
 def _route(scope: Mapping[str, Any]) -> str:
     """Return the path as it is declared: with the ids in them, paths would be without number."""
     return str(getattr(scope.get("route"), "path", "none"))
+
+
+def _about(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``extra`` of a log call about a request: the job that its path names."""
+    return logs.about(job_id=scope.get("path_params", {}).get("job_id"))
 
 
 def _printable(path: str) -> str:

@@ -16,7 +16,7 @@ from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
 from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.size import parse_mebibytes
-from orchestrator.errors import Forbidden, NoGpuFree
+from orchestrator.errors import Forbidden, NoGpuFree, OrchestratorError
 from orchestrator.services.adhoc import Granted, LeaseService
 
 routes = APIRouter(prefix="/leases", tags=["leases"])
@@ -26,6 +26,8 @@ LONGEST_WAIT: Final = 30.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
 MOST_LEASES: Final = 500
+#: How soon it is looked whether a host has confirmed a lease.
+LOOK_PAUSE: Final = 0.05
 
 Text = Annotated[str, Field(max_length=4096)]
 Token = Annotated[str, Path(max_length=128)]
@@ -84,6 +86,8 @@ class Lease(BaseModel):
     heartbeat_at: AwareDatetime
     expires_at: AwareDatetime
     ended_at: AwareDatetime | None
+    ready_at: AwareDatetime | None = Field(description="Its host has confirmed that nothing else is on the GPUs.")
+    busy_at: AwareDatetime | None = Field(description="One of its GPUs was last seen at work; null: never.")
 
 
 class GrantedLease(Lease):
@@ -109,21 +113,21 @@ async def grant(
     body: LeaseBody,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Any:
-    """Lease GPUs. The token is told here and never again; with the same key, the lease granted before is ended."""
+    """Lease GPUs; answered when their host has made sure that nothing else is left on them.
+
+    The token is told here and never again; with the same key, the lease granted before is ended.
+    """
     if body.tenant is not None and not caller.sees(body.tenant):
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
-    deadline, pause = time.monotonic() + body.wait_seconds, FIRST_PAUSE
-    while True:
-        try:
-            granted = await run_in_threadpool(service.grant, request)
-        except NoGpuFree:
-            if time.monotonic() + pause > deadline or given.stopping.is_set():
-                raise
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE, 1.5 * pause)
-        else:
-            return _granted_document(granted)
+    begun = time.monotonic()
+    try:
+        granted = await _await_grant(given, service, request, until=begun + body.wait_seconds)
+    except OrchestratorError as error:
+        given.lease_requests.refused(error)
+        raise
+    given.lease_requests.granted(time.monotonic() - begun)
+    return _granted_document(granted)
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
@@ -156,6 +160,18 @@ def list_leases(
     return {"leases": [lease_document(lease) for lease in found], "next": following}
 
 
+async def _await_grant(given: Given, service: LeaseService, request: LeaseRequest, *, until: float) -> Granted:
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await _handed_over(given, service, request)
+        except NoGpuFree:
+            if time.monotonic() + pause > until or given.stopping.is_set():
+                raise
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
+
+
 def lease_document(lease: AdHocLease) -> dict[str, Any]:
     """Return a lease as people and programs read it."""
     return {
@@ -173,7 +189,22 @@ def lease_document(lease: AdHocLease) -> dict[str, Any]:
         "heartbeat_at": lease.heartbeat_at.isoformat(),
         "expires_at": lease.expires_at.isoformat(),
         "ended_at": lease.ended_at.isoformat() if lease.ended_at else None,
+        "ready_at": lease.ready_at.isoformat() if lease.ready_at else None,
+        "busy_at": lease.busy_at.isoformat() if lease.busy_at else None,
     }
+
+
+async def _handed_over(given: Given, service: LeaseService, request: LeaseRequest) -> Granted:
+    """Return a lease that may be used; what cannot be handed over, because the process ends, is released."""
+    handover = await run_in_threadpool(service.take, request)
+    granted = None
+    while granted is None:
+        if given.stopping.is_set():
+            await run_in_threadpool(service.release, handover.token, by=request.holder)
+            raise NoGpuFree(("the API stops",))
+        await asyncio.sleep(LOOK_PAUSE)
+        granted = await run_in_threadpool(service.settle, handover)
+    return granted
 
 
 def _granted_document(granted: Granted) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Endpoints of worker pools."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -187,6 +187,20 @@ class RemovedPool(BaseModel):
     name: str
 
 
+class PoolsOrder(BaseModel):
+    """An order to every pool."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    order: Literal["stop", "drain", "sleep", "wake"]
+
+
+_ORDERS: Final = {
+    "stop": PoolChange(leave=Leave.NOW),
+    "drain": PoolChange(leave=Leave.DRAIN),
+    "sleep": PoolChange(asleep=True),
+    "wake": PoolChange(asleep=False),
+}
 _CHANGED: Any = {**answers.answers(WorkerPool), **problems.responses(409, 412)}
 
 
@@ -201,6 +215,13 @@ def list_pools(given: Given, caller: Caller) -> Any:
     """List the pools; a tenant's caller is told of those that run its jobs."""
     _now, found = given.runtime.pools.standings(tenant=caller.tenant)
     return {"pools": [pool_document(standing) for standing in found]}
+
+
+@routes.post("/orders", responses=answers.answers(WorkerPools))
+def order_all(given: Given, caller: Operator, body: PoolsOrder) -> Any:
+    """Give every pool an order and return those that took it; the others are as if it had been given. Repeatable."""
+    told = PoolService(given.runtime).change_all(_ORDERS[body.order], by=caller.name)
+    return {"pools": [pool_document(standing) for standing in told]}
 
 
 @routes.get("/{name}", responses=answers.answers(WorkerPool))

@@ -230,6 +230,7 @@ def node_document(node: NodeRecord, seen: Seen) -> dict[str, Any]:
         "state": node.state.value,
         "drain": node.drain,
         "live": node.live,
+        "degraded": node.degraded,
         "queues": list(node.queues),
         "cpu_slots": node.cpu_slots,
         "cpus": node.cpus,

@@ -55,6 +55,9 @@ class AdHocLease:
     heartbeat_at: datetime
     expires_at: datetime
     ended_at: datetime | None
+    ready_at: datetime | None = None  # when its host confirmed that nothing else is on the GPUs; not usable before
+    refusal: str | None = None  # why its host cannot confirm it
+    busy_at: datetime | None = None  # when one of its GPUs was last seen at work
 
 
 def lease_resources(request: LeaseRequest) -> Resources:

@@ -75,6 +75,7 @@ class GpuSample:
     slowed_by: tuple[str, ...] = ()  # what makes it run slower than its load would: "heat", "power"
     ecc_uncorrected: int | None = None  # memory errors since the driver was loaded
     ecc_corrected: int | None = None
+    tells_processes: bool = False  # who is not among ``processes`` has none there
     foreign: ForeignUse = NO_FOREIGN_USE  # as its host judges it
 
 
@@ -87,6 +88,7 @@ class GpuOrder:
     resets: int = 0  # how often its strikes were forgotten by hand
     lent: bool = False  # to somebody without a job, as a whole
     lent_mib: int = 0  # likewise in shares
+    unready: tuple[int, ...] = ()  # the leases of those who wait for the host's word that nothing else is on it
     headroom_mib: int = 0  # of its memory, that is not lent out in shares by the policy
 
 

@@ -15,12 +15,14 @@ from orchestrator.errors import OrchestratorError, RunnerLost
 from orchestrator.guardian.channel import Channel
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import become_subreaper, boottime
+from orchestrator.guardian.leftovers import Leftovers
 from orchestrator.guardian.locks import Note
 from orchestrator.guardian.predecessor import clear_predecessor, own_start
 from orchestrator.guardian.settings import GuardianSettings, shape_log
 from orchestrator.guardian.supervisor import Supervisor
 
 FIRST_MESSAGE_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 
 
 def main(arguments: list[str]) -> int:
@@ -47,10 +49,13 @@ def main(arguments: list[str]) -> int:
 def _prepare(channel: Channel, settings: GuardianSettings, worker: int) -> Supervisor:
     journal = Journal(settings.find_journal())
     start = own_start(worker)
-    clear_predecessor(journal, deadline=boottime() + settings.start_deadline_seconds)
+    # Ready in time, whatever is left: the worker waits for no longer.
+    deadline = boottime() + settings.start_deadline_seconds - ANSWER_SECONDS
+    stuck = clear_predecessor(journal, deadline=deadline, patience_seconds=settings.kill_wait_seconds)
     mark = secrets.token_hex(8)
     journal.append("start", **start, node=settings.node, guardian=mark)
-    return Supervisor(channel, settings, journal, Note(mark, start["pid"], start["start_ticks"], journal.boot_id))
+    identity = Note(mark, start["pid"], start["start_ticks"], journal.boot_id)
+    return Supervisor(channel, settings, journal, identity, Leftovers(settings, journal, identity, stuck))
 
 
 def _receive_settings(channel: Channel) -> GuardianSettings:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -116,6 +116,26 @@ class Guardian:
         """End a runner and all that it started: TERM, KILL after the grace; at once if that is 0."""
         self._channel.send({"op": "kill", "runner": runner_id, "grace_seconds": grace_seconds})
 
+    def clear(self, lease_id: int, gpus: Sequence[str], *, exclusive: bool, after: Sequence[str]) -> None:
+        """Make sure that nothing is left on GPUs that go to a lease without a job; ``Cleared`` will tell.
+
+        ``after``: runners that have to be gone; they are being ended.
+        """
+        wanted = {"lease": lease_id, "gpus": list(gpus), "exclusive": exclusive, "after": list(after)}
+        self._channel.send({"op": "clear", **wanted})
+
+    def drop_clearance(self, lease_id: int) -> None:
+        """Nobody waits for the GPUs of this lease any more."""
+        self._channel.send({"op": "drop_clearance", "lease": lease_id})
+
+    def note_use(self, gpus: Sequence[str]) -> None:
+        """Who had these GPUs without a job has given them back: the next user's are read anew."""
+        self._channel.send({"op": "used", "gpus": list(gpus)})
+
+    def self_test(self, gpu: str) -> None:
+        """Ask for a self-test of a GPU; ``GpuTested`` will tell what came of it."""
+        self._channel.send({"op": "self_test", "gpu": gpu})
+
     def read_events(self) -> list[GuardianEvent]:
         """Return what has happened since the last call.
 
@@ -129,17 +149,21 @@ class Guardian:
         return events
 
     def close(self, timeout_seconds: float) -> None:
-        """Have every runner killed at once and the guardian end; returns when nothing is left.
+        """Have every runner killed at once and the guardian end; returns when nothing is left that can be ended.
+
+        For what outlives KILL the guardian goes on by itself, and keeps the locks of its GPUs.
 
         Raises:
-            RunnerLost: If it takes longer. The guardian then goes on by itself and keeps the locks of the GPUs.
+            RunnerLost: If it takes longer; the guardian goes on then as well.
         """
         if self._is_closed:
             return
         self._is_closed = True
         self._channel.send({"op": "close"})
         try:
-            self._await("closed", timeout_seconds)
+            if self._await("closed", timeout_seconds)["stays"]:
+                logger.error("processes of runners cannot be ended; guardian %d stays until they are gone", self.pid)
+                return
             self._process.wait(EXIT_SECONDS)
         except RunnerLost:
             if self._process.poll() is None:

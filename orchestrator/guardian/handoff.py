@@ -35,6 +35,11 @@ class Handoff:
         """Return the latest reading."""
         return self._samples.values()
 
+    def doubts(self, gpus: Iterable[str]) -> dict[str, str]:
+        """Return which of these GPUs cannot be handed over now, and why."""
+        doubts = {gpu: self.doubt(gpu) for gpu in gpus}
+        return {gpu: doubt for gpu, doubt in doubts.items() if doubt is not None}
+
     def doubt(self, gpu: str) -> str | None:
         """Return why a GPU cannot be handed over now; None if it can."""
         if gpu not in self._known:

@@ -1,9 +1,9 @@
 """The guardian's journal: which runner ran where and when, in a file that outlives it.
 
 One JSON object a line, ``<journal_dir>/<node>.jsonl``. Each names the operation (``start``, ``spawn``, ``began``,
-``kill``, ``exit``, ``stop``), the boot and CLOCK_BOOTTIME; those about a runner its id, mark, token and GPUs, and its
-pid, process group and start time once it has them. A successor reads it to end what was left, and a checker to prove
-that no GPU had two runners.
+``kill``, ``stuck``, ``exit``, ``stop``), the boot and CLOCK_BOOTTIME; those about a runner its id, mark, token and
+GPUs, and its pid, process group and start time once it has them. A successor reads it to end what was left, and a
+checker to prove that no GPU had two runners.
 """
 
 import fcntl
@@ -68,6 +68,10 @@ class Journal:
                 self.rotate()
         except OSError as error:
             logger.error("journal %s: %s", self.path, error)
+
+    def keep(self, record: Record) -> None:
+        """An earlier guardian's runner is not gone: a rotated journal must still say so."""
+        self._open_records[record["mark"]] = record
 
     def rotate(self) -> None:
         """Set the file aside and begin a new one with what is still open."""

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,10 @@ from orchestrator.guardian.processes import is_alive, send_signal
 from orchestrator.guardian.tree import find_remains
 
 logger = logging.getLogger(__name__)
+
+
+class DeviceLockFailed(Exception):
+    """The file of a lock cannot be used; caught where a runner is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,41 @@ class DeviceLock:
             elif note.mark != self._note.mark:
                 unfinished[note.mark] = note
         return [note for note in unfinished.values() if wanted(note)]
+
+
+class DeviceLocks:
+    """The locks of several GPUs for one user; taken in one order, so that two who want the same never wait for ever."""
+
+    def __init__(self, directory: Path, gpus: Iterable[str], note: Note, *, exclusive: bool) -> None:
+        self._directory = directory
+        self._locks = [DeviceLock(directory, gpu, note, exclusive=exclusive) for gpu in sorted(set(gpus))]
+        self._awaited: DeviceLock | None = None
+
+    def try_acquire(self) -> bool:
+        """Take what can be had of them and tell whether it is all; never waits.
+
+        Raises:
+            DeviceLockFailed: If a lock's file cannot be used.
+        """
+        for lock in self._locks:
+            try:
+                if lock.try_acquire():
+                    continue
+            except OSError as error:
+                place = error.filename or self._directory
+                raise DeviceLockFailed(f"device lock of {lock.gpu}: {error.strerror}: {place}") from error
+            self._awaited = lock
+            return False
+        return True
+
+    def holder(self) -> str:
+        """Say who holds the lock that could not be had."""
+        return "" if self._awaited is None else self._awaited.holder()
+
+    def release(self) -> None:
+        """Give them back, whether or not they were taken."""
+        for lock in self._locks:
+            lock.release()
 
 
 def _guardian_lives(note: Note) -> bool:

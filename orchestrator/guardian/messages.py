@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.domain.gpu_memory import NO_FOREIGN_USE
+from orchestrator.gpus.self_test import Verdict
 
 Document: TypeAlias = dict[str, Any]
 Cause: TypeAlias = Literal["exit", "killed", "deadline", "worker_lost"]
@@ -98,6 +99,28 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleared:
+    """Nothing is left on the GPUs that were to be cleared for a lease, or ``refusal`` says what is."""
+
+    lease_id: int
+    refusal: str | None = None
+    unclean: tuple[str, ...] = ()  # the GPUs that did not come clean in time, if it is refused for that
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Processes of a runner outlive KILL, or at last do not; it may be one of an earlier guardian.
+
+    Its GPUs' locks are held until they are gone. Nothing more is told of the runner itself.
+    """
+
+    runner_id: str
+    gpus: tuple[str, ...]
+    pids: tuple[int, ...]
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GpuReport:
     """Every GPU of the host; sent when something that decides placement changed, and every few seconds."""
 
@@ -111,13 +134,27 @@ class GpuFault:
     reason: str
 
 
-GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuReport | GpuFault
+@dataclass(frozen=True, slots=True)
+class GpuTested:
+    """A self-test of a GPU has ended."""
 
-_EVENTS: Final[dict[str, type[Spawned] | type[SpawnFailed] | type[Exited] | type[GpuFault]]] = {
+    gpu: str
+    verdict: Verdict
+    reason: str  # if it is not that all is well
+
+
+#: What is told of GPUs, and not of a runner.
+GpuNews: TypeAlias = GpuReport | GpuFault | GpuTested | Cleared | Stuck
+GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuNews
+
+_EVENTS: Final[dict[str, type[Spawned | SpawnFailed | Exited | Cleared | Stuck | GpuFault | GpuTested]]] = {
     "spawned": Spawned,
     "spawn_failed": SpawnFailed,
     "exited": Exited,
+    "cleared": Cleared,
+    "stuck": Stuck,
     "gpu_fault": GpuFault,
+    "gpu_tested": GpuTested,
 }
 _NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
 
@@ -134,8 +171,9 @@ def event_from_document(document: Mapping[str, Any]) -> GuardianEvent:
     arguments = {name: value for name, value in document.items() if name != "op"}
     if document["op"] == "gpu_report":
         return GpuReport(tuple(sample_from_document(sample) for sample in arguments["samples"]))
-    if document["op"] == "spawn_failed":
-        arguments["unclean"] = tuple(arguments["unclean"])
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    if document["op"] == "gpu_tested":
+        arguments["verdict"] = Verdict(arguments["verdict"])
     return _EVENTS[document["op"]](**arguments)
 
 

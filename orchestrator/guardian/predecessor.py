@@ -10,8 +10,8 @@ from typing import Final
 from orchestrator.errors import RunnerLost
 from orchestrator.guardian.journal import Journal, Record
 from orchestrator.guardian.kernel import boottime
+from orchestrator.guardian.leftovers import kill_remains, note_cleared
 from orchestrator.guardian.processes import is_alive, read_process, send_signal
-from orchestrator.guardian.tree import find_remains, find_session_remains
 
 logger = logging.getLogger(__name__)
 
@@ -20,37 +20,38 @@ PAUSE_SECONDS: Final = 0.02
 PATIENCE_SECONDS: Final = 3.0
 
 
-def clear_predecessor(journal: Journal, *, deadline: float) -> int:
-    """Take over the journal and end every process that it says may be alive; returns how many were.
+def clear_predecessor(journal: Journal, *, deadline: float, patience_seconds: float) -> list[Record]:
+    """Take over the journal and end every process that it says may be alive.
 
     Args:
         journal: The node's journal, not locked yet.
         deadline: CLOCK_BOOTTIME instant after which it is given up.
+        patience_seconds: What outlives KILL for so long is left alone.
+
+    Returns:
+        What is known of the runners of which something is alive all the same.
 
     Raises:
-        RunnerLost: If another worker has this node, or a process cannot be ended.
+        RunnerLost: If another worker has this node.
     """
     _take_over(journal, deadline)
     ended: set[tuple[int, int]] = set()
     unfinished = find_unfinished(journal.read())
-    while unfinished:
-        remains = find_remains({record["mark"] for record in unfinished})
-        for record in unfinished:
-            if "pid" in record:
-                remains += find_session_remains(record["pid"], record["start_ticks"], {record["mark"]})
-        if not remains:
+    until = min(deadline, boottime() + patience_seconds)
+    while remains := kill_remains(unfinished):
+        ended.update((process.pid, process.start_ticks) for process in remains)
+        if boottime() > until:
             break
-        for process in remains:
-            send_signal(process, signal.SIGKILL)
-            ended.add((process.pid, process.start_ticks))
-        if boottime() > deadline:
-            raise RunnerLost(f"process {remains[0].pid} of an earlier runner cannot be ended")
         time.sleep(PAUSE_SECONDS)
+    stuck = [record for record in unfinished if kill_remains([record])] if remains else []
     for record in unfinished:
-        journal.append("exit", mark=record["mark"], runner=record["runner"], gpus=record["gpus"], cause="cleared")
-    if ended:
-        logger.warning("ended %d processes that an earlier guardian left behind", len(ended))
-    return len(ended)
+        if record not in stuck:
+            note_cleared(journal, record)
+    if len(ended) > len(remains):
+        logger.warning("ended %d processes that an earlier guardian left behind", len(ended) - len(remains))
+    for record in stuck:
+        logger.error("runner %s of an earlier guardian cannot be ended; its GPUs stay locked", record["runner"])
+    return stuck
 
 
 def find_unfinished(records: Iterable[Record]) -> list[Record]:

@@ -27,9 +27,14 @@ class GuardianSettings:
     lock_wait_seconds: float = 10  # longest wait for a GPU that somebody else holds
     clean_wait_seconds: float = 10  # longest wait until what an earlier runner left on a GPU is gone
     clean_memory_mib: int = 512  # a GPU with more than that in use is not clean
+    kill_wait_seconds: float = 10  # processes that outlive KILL so long are given up, and their GPUs with them
     sample_seconds: float = 1
     report_seconds: float = 5  # longest silence about GPUs that do not change
     sampler_deadline_seconds: float = 15  # a driver that is silent for so long does not answer
+    hung_lost_seconds: float = 60  # a card that hangs its driver for longer is lost
+    hung_retry_seconds: float = 15  # before it is tried again; doubles, up to the next one
+    hung_most_retry_seconds: float = 600
+    self_test_seconds: float = 30  # a GPU that takes longer for its self-test fails it
     leftover_grace_seconds: float = 1  # from TERM to KILL for what a runner leaves behind
     log_format: str = "text"  # or "json"
     isolation: str = "auto"  # or "process" for no control groups, "cgroup" to insist on them

@@ -4,8 +4,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Final
 
 from orchestrator.domain.cluster import GpuSample
@@ -16,65 +14,19 @@ from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import Nursery
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.kernel import boottime
-from orchestrator.guardian.locks import DeviceLock, Note
-from orchestrator.guardian.messages import Cause, Exited, GuardianEvent, RunnerSpec, Spawned, SpawnFailed
+from orchestrator.guardian.locks import DeviceLockFailed, DeviceLocks, Note
+from orchestrator.guardian.messages import Cause, Exited, GuardianEvent, RunnerSpec, Spawned, SpawnFailed, Stuck
 from orchestrator.guardian.processes import Process, read_process, send_signal
 from orchestrator.guardian.settings import GuardianSettings
 from orchestrator.guardian.tree import Forest, Tree
+from orchestrator.guardian.ward import Ending, Stage, Ward, describe, dues
 
 logger = logging.getLogger(__name__)
 
 LOCK_RETRY_SECONDS: Final = 0.05
 CLEAN_LOOK_SECONDS: Final = 0.1  # how often a GPU that is not clean is read
 TERM_LOOK_SECONDS: Final = 0.2  # how often a tree that was asked to end is looked at
-KILL_LOOK_SECONDS: Final = 0.01  # the first look after a KILL; the pause doubles
 MOST_LOOK_SECONDS: Final = 0.5
-
-
-class Stage(Enum):
-    """How far a runner has come."""
-
-    LOCKING = auto()  # waits for its GPUs' locks
-    CLEANING = auto()  # has them, and waits until nothing of earlier runners is left on its GPUs
-    FORKING = auto()  # waits for the fork server
-    STARTING = auto()  # forked, not yet begun
-    RUNNING = auto()
-    ENDED = auto()  # the leader is gone, something that it started may not be
-
-
-@dataclass(slots=True)
-class Ending:
-    """A tree is being ended: TERM until ``kill_at``, KILL from then on."""
-
-    cause: Cause
-    kill_at: float
-    look_at: float
-    pause: float = KILL_LOOK_SECONDS
-    asked: set[tuple[int, int]] = field(default_factory=set)  # who got TERM
-
-
-@dataclass(slots=True)
-class Ward:
-    """One runner."""
-
-    spec: RunnerSpec
-    tree: Tree
-    descriptors: list[int]  # control socket and output, until the fork server has them
-    locks: list[DeviceLock]
-    lock_deadline: float
-    deadline: float | None
-    look_at: float = 0.0
-    stage: Stage = Stage.LOCKING
-    pid: int | None = None
-    start_ticks: int = 0
-    status: int | None = None  # read end of the pipe on which a failed start is told
-    failure: str | None = None
-    clean_deadline: float = 0.0
-    unclean: tuple[str, ...] = ()
-    exit_status: int | None = None
-    peak_rss_mib: int = 0
-    ending: Ending | None = None
-    is_abandoned: bool = False  # its fork server died
 
 
 class Wards:
@@ -88,13 +40,14 @@ class Wards:
         journal: Journal,
         identity: Note,
         report: Callable[[GuardianEvent], None],
+        handoff: Handoff,
         ask_reading: Callable[[], None],
     ) -> None:
         """Start without runners; ``identity`` is this guardian's note, whose mark begins those of its runners.
 
-        ``ask_reading`` has the GPUs read at once; ``note_reading`` tells what came of it.
+        ``ask_reading`` has the GPUs read at once; ``handoff`` hears what came of it, and then ``on_reading`` is called.
         """
-        self._ask_reading, self._handoff = ask_reading, Handoff(settings.clean_memory_mib)
+        self._ask_reading, self._handoff = ask_reading, handoff
         self._settings, self._nursery, self._forest = settings, nursery, forest
         self._journal, self._identity, self._report = journal, identity, report
         self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation.of_host(settings)
@@ -102,6 +55,14 @@ class Wards:
 
     def __len__(self) -> int:
         return len(self._wards)
+
+    def __contains__(self, runner_id: object) -> bool:
+        return runner_id in self._wards
+
+    @property
+    def stuck(self) -> list[str]:
+        """Runners that outlive KILL."""
+        return [runner_id for runner_id, ward in self._wards.items() if ward.is_stuck]
 
     def add(self, spec: RunnerSpec, descriptors: list[int]) -> None:
         """Begin to start a runner; takes the descriptors of its control socket and its output."""
@@ -112,8 +73,7 @@ class Wards:
             return
         mark = f"{self._identity.mark}:{spec.runner_id}"
         note = Note(mark, self._identity.guardian, self._identity.guardian_start_ticks, self._identity.boot_id)
-        # In one order everywhere, so that two guardians never wait for each other.
-        locks = [DeviceLock(self._lock_dir, gpu, note, exclusive=spec.exclusive) for gpu in sorted(set(spec.gpus))]
+        locks = DeviceLocks(self._lock_dir, spec.gpus, note, exclusive=spec.exclusive)
         until = boottime() + self._settings.lock_wait_seconds
         ward = Ward(spec, Tree(mark), descriptors, locks, until, spec.deadline)
         self._wards[spec.runner_id] = ward
@@ -125,9 +85,8 @@ class Wards:
             if runner_id in self._wards:
                 self._wards[runner_id].deadline = deadline
 
-    def note_reading(self, samples: Sequence[GpuSample], read_at: float) -> None:
+    def on_reading(self) -> None:
         """The GPUs were read; who waited for a clean one and has it starts at once, others look again in a while."""
-        self._handoff.note_reading(samples, read_at)
         for ward in self._wards.values():
             if ward.stage is Stage.CLEANING and not self._unclean(ward):
                 ward.look_at = 0.0
@@ -168,7 +127,7 @@ class Wards:
             grace_seconds = 0  # nothing of the job runs that could use it
         if ward.ending is None:
             ward.ending = Ending(cause, now + grace_seconds, now)
-            self._journal.append("kill", **_describe(ward), cause=cause, grace_seconds=grace_seconds)
+            self._journal.append("kill", **describe(ward), cause=cause, grace_seconds=grace_seconds)
         else:
             ward.ending.kill_at = min(ward.ending.kill_at, now + grace_seconds)
             ward.ending.look_at = now
@@ -198,7 +157,7 @@ class Wards:
         ward.start_ticks, ward.stage = message["start_ticks"], Stage.STARTING
         if ward.ending is not None:
             ward.ending.look_at = 0.0  # it was to be ended before it had a pid
-        self._journal.append("began", **_describe(ward))
+        self._journal.append("began", **describe(ward))
 
     def on_status(self, runner_id: str) -> None:
         """The status pipe has a failure to tell, or ended because the runner has begun."""
@@ -244,7 +203,7 @@ class Wards:
         """Do what is due; returns when something will be due next, or None."""
         for ward in list(self._wards.values()):
             self._step(ward, now)
-        return min((due for ward in self._wards.values() for due in _dues(ward)), default=None)
+        return min((due for ward in self._wards.values() for due in dues(ward)), default=None)
 
     def _step(self, ward: Ward, now: float) -> None:
         if ward.deadline is not None and now >= ward.deadline:
@@ -264,22 +223,18 @@ class Wards:
             self._pursue(ward, ward.ending, now)
 
     def _lock(self, ward: Ward, now: float) -> None:
-        for lock in ward.locks:
-            try:
-                if lock.try_acquire():
-                    continue
-                late = now >= ward.lock_deadline
-                ward.failure = lock.holder() if late else None
-            except OSError as error:
-                late = True
-                ward.failure = f"device lock of {lock.gpu}: {error.strerror}: {error.filename or self._lock_dir}"
-            ward.look_at = now + LOCK_RETRY_SECONDS
-            if late:
-                ward.stage = Stage.ENDED
-                self._settle(ward)
-            return
-        ward.clean_deadline = now + self._settings.clean_wait_seconds
-        self._await_clean(ward, now)
+        try:
+            if ward.locks.try_acquire():
+                ward.clean_deadline = now + self._settings.clean_wait_seconds
+                self._await_clean(ward, now)
+                return
+            ward.failure = ward.locks.holder() if now >= ward.lock_deadline else None
+        except DeviceLockFailed as error:
+            ward.failure = str(error)
+        ward.look_at = now + LOCK_RETRY_SECONDS
+        if ward.failure is not None:
+            ward.stage = Stage.ENDED
+            self._settle(ward)
 
     def _await_clean(self, ward: Ward, now: float) -> None:
         """Start the runner once its GPUs are clean."""
@@ -295,11 +250,10 @@ class Wards:
 
     def _unclean(self, ward: Ward) -> dict[str, str]:
         """Return which of a runner's GPUs are in doubt, and why; a share is others' as well, and not judged."""
-        doubts = {gpu: self._handoff.doubt(gpu) for gpu in ward.spec.gpus} if ward.spec.exclusive else {}
-        return {gpu: doubt for gpu, doubt in doubts.items() if doubt is not None}
+        return self._handoff.doubts(ward.spec.gpus) if ward.spec.exclusive else {}
 
     def _fork(self, ward: Ward) -> None:
-        self._journal.append("spawn", **_describe(ward))
+        self._journal.append("spawn", **describe(ward))
         ward.stage = Stage.FORKING
         try:
             spec = self._isolation.enter(ward.spec, ward.tree.mark, self._handoff.samples())
@@ -339,6 +293,7 @@ class Wards:
             self._forest.kill(ward.tree, trees)
             ending.look_at = now + ending.pause
             ending.pause = min(2 * ending.pause, MOST_LOOK_SECONDS)
+            ending.killed_at = now if ending.killed_at is None else ending.killed_at
         else:
             _ask_to_end(self._forest.find(trees)[ward.tree.mark], ending.asked)
             ending.look_at = min(ending.kill_at, now + TERM_LOOK_SECONDS)
@@ -346,6 +301,15 @@ class Wards:
             ward.stage = Stage.ENDED  # the fork server reaped it, and took its exit status along
         if ward.stage is Stage.ENDED and self._forest.is_gone(ward.tree, trees):
             self._finish(ward)
+        elif ending.killed_at is not None and now - ending.killed_at >= self._settings.kill_wait_seconds:
+            self._give_up(ward, [process.pid for process in self._forest.find(trees)[ward.tree.mark]])
+
+    def _give_up(self, ward: Ward, pids: Sequence[int]) -> None:
+        """What outlives KILL cannot be waited for: it is told, once. The locks stay, and it is killed on and on."""
+        if not ward.is_stuck:
+            ward.is_stuck = True
+            self._journal.append("stuck", **describe(ward), pids=list(pids))
+            self._report(Stuck(ward.spec.runner_id, ward.spec.gpus, tuple(pids)))
 
     def _finish(self, ward: Ward) -> None:
         """Nothing of the runner is left."""
@@ -357,12 +321,13 @@ class Wards:
         exit_code, signum = (code, None) if code is None or code >= 0 else (None, -code)
         cause: Cause = "exit" if ward.ending is None else ward.ending.cause
         values = {"exit_code": exit_code, "signal": signum, "cause": cause, "failure": ward.failure}
-        self._journal.append("exit", **_describe(ward), **values)
+        self._journal.append("exit", **describe(ward), **values)
         kills = self._isolation.leave(ward.tree.mark)
         self._handoff.note_use(ward.spec.gpus if ward.pid is not None else (), boottime())
-        for lock in ward.locks:  # after the record: the next holder's cannot be older than this one
-            lock.release()
-        if ward.failure is not None:
+        ward.locks.release()  # after the record: the next holder's cannot be older than this one
+        if ward.is_stuck:
+            self._report(Stuck(ward.spec.runner_id, ward.spec.gpus, (), is_over=True))
+        elif ward.failure is not None:
             self._report(SpawnFailed(ward.spec.runner_id, ward.failure, ward.unclean))
         else:
             self._report(Exited(ward.spec.runner_id, exit_code, signum, cause, ward.peak_rss_mib, kills))
@@ -378,21 +343,3 @@ def _ask_to_end(alive: Iterable[Process], asked: set[tuple[int, int]]) -> None:
             asked.add(identity)
             send_signal(process, signal.SIGTERM)
             send_signal(process, signal.SIGCONT)  # one that is stopped would not hear it
-
-
-def _dues(ward: Ward) -> Iterable[float]:
-    if ward.deadline is not None:
-        yield ward.deadline
-    if ward.stage in (Stage.LOCKING, Stage.CLEANING):
-        yield ward.look_at
-    if ward.ending is not None:
-        yield ward.ending.look_at
-
-
-def _describe(ward: Ward) -> Document:
-    spec = ward.spec
-    described: Document = {"runner": spec.runner_id, "mark": ward.tree.mark, "token": spec.token}
-    described |= {"gpus": list(spec.gpus), "exclusive": spec.exclusive}
-    if ward.pid is not None:
-        described |= {"pid": ward.pid, "pgid": ward.pid, "start_ticks": ward.start_ticks}
-    return described

@@ -1,24 +1,31 @@
 """Ad hoc leases: GPUs without a job, as long as their holder renews them."""
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.domain.adhoc import AdHocLease, LeaseRequest, lease_resources
+from orchestrator.domain.adhoc import RENEWALS_PER_TTL, AdHocLease, LeaseRequest, lease_resources
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import Resources
 from orchestrator.domain.lease import LeaseGrant
-from orchestrator.errors import NoGpuFree
+from orchestrator.errors import LeaseLost, NoGpuFree, StreamUnavailable
 from orchestrator.lease_ports import Holder
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.hosts import Host
 from orchestrator.services.feasibility import require_satisfiable
 from orchestrator.services.host_views import host_view
+from orchestrator.services.job_control import tell_placers
 
+logger = logging.getLogger(__name__)
+
+#: A host may wait so long for the device locks, beside ``gpu_clean_wait`` for the memory, and has so long to answer.
+LOCK_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 5.0
 TOKEN_PREFIX: Final = "lease_"  # noqa: S105 - no secret
 
 
@@ -30,14 +37,29 @@ class Granted:
     token: str
 
 
+@dataclass(slots=True)
+class Handover:
+    """GPUs that were taken for somebody, who may use them once their host has confirmed that nothing else is on them.
+
+    Instants are monotonic.
+    """
+
+    lease: AdHocLease
+    token: str
+    renewed_at: float
+    deadline: float
+
+
 class LeaseService:
     """Grants, renews and ends leases; safe to share between threads."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def grant(self, request: LeaseRequest) -> Granted:
-        """Take the GPUs that are asked for on the first host where they are free.
+    def take(self, request: LeaseRequest) -> Handover:
+        """Take the GPUs that are asked for on the first host where they are free, and have it clear them.
+
+        Nobody may use them before ``settle`` has returned the lease; a caller that gives up has to ``release`` it.
 
         Raises:
             InvalidRequest: If the request makes no sense.
@@ -56,9 +78,31 @@ class LeaseService:
             for node, grant in _candidates(nodes, resources):
                 lease = self._runtime.leases.grant(node, grant, holder, ttl=timedelta(seconds=request.ttl_seconds))
                 if lease is not None:
-                    return Granted(lease, token)
+                    return self._begin(lease, token)
             raise NoGpuFree(tuple(_lacking(node, resources) for node in nodes))
         raise NoGpuFree(("safe mode: no lease is granted",))
+
+    def settle(self, handover: Handover) -> Granted | None:
+        """Return the lease once its host has confirmed it; None while it has not said anything.
+
+        Raises:
+            NoGpuFree: If it cannot, or has not in time, with the reason; the lease is released.
+            LeaseLost: If the lease was ended meanwhile.
+            StoreUnavailable: If the database does not answer.
+        """
+        lease, now = self._runtime.leases.find(token_hash(handover.token)), self._runtime.clock.monotonic()
+        if lease.state != "active":
+            raise LeaseLost(lease.id)
+        if lease.ready_at is not None:
+            return Granted(self.renew(handover.token), handover.token)
+        if lease.refusal is None and now < handover.deadline:
+            if now - handover.renewed_at > lease.ttl_seconds / RENEWALS_PER_TTL:
+                self.renew(handover.token)
+                handover.renewed_at = now
+            return None
+        self.release(handover.token, by=lease.node)
+        silent = f"its worker did not confirm in {self._longest_wait():g} s that {', '.join(lease.gpus)} is free"
+        raise NoGpuFree((f"{lease.node}: {lease.refusal or silent}",))
 
     def renew(self, token: str) -> AdHocLease:
         """Extend a lease; raises ``UnknownLease`` or ``LeaseLost``."""
@@ -67,14 +111,25 @@ class LeaseService:
     def release(self, token: str, *, by: str) -> AdHocLease:
         """End a lease, named by its token; raises ``UnknownLease``."""
         lease = self._runtime.leases.release(token_hash(token), by=by)
-        self._runtime.wake.publish("place")
+        tell_placers(self._runtime)
         return lease
 
     def end(self, lease_id: int, *, by: str) -> AdHocLease:
         """End somebody's lease, named by its number: its holder finds out when it next renews."""
         lease = self._runtime.leases.release(None, lease_id=lease_id, by=by)
-        self._runtime.wake.publish("place")
+        tell_placers(self._runtime)
         return lease
+
+    def _begin(self, lease: AdHocLease, token: str) -> Handover:
+        try:
+            self._runtime.wake.publish("lend", node=lease.node)
+        except StreamUnavailable as error:
+            logger.info("host %s hears of lease %d with its next heartbeat: %s", lease.node, lease.id, error)
+        now = self._runtime.clock.monotonic()
+        return Handover(lease, token, now, now + self._longest_wait())
+
+    def _longest_wait(self) -> float:
+        return LOCK_SECONDS + self._runtime.settings.gpu_clean_wait + ANSWER_SECONDS
 
 
 def token_hash(token: str) -> str:

@@ -1,6 +1,7 @@
 """Worker pools: what people order, and the sweep that has as many runners there as are to be."""
 
 import logging
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -11,7 +12,8 @@ from orchestrator.domain.pool import LOAD_QUEUE, Pool, PoolChange, PoolRequest, 
 from orchestrator.domain.request import TaskRequest
 from orchestrator.domain.request_wants import AlternativeRequest
 from orchestrator.domain.wants import Alternative, Wants
-from orchestrator.errors import InvalidRequest, StreamUnavailable
+from orchestrator.errors import Conflict, InvalidRequest, StreamUnavailable
+from orchestrator.pool_errors import InvalidPool, UnknownPool
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.plan import Plan
 from orchestrator.scheduling.pool_pressure import Pressing, Uses, pressing, reconcile_all, uses_of
@@ -54,6 +56,19 @@ class PoolService:
         """Change a pool; raises what ``PoolStore.change`` does."""
         self._runtime.pools.change(name, change, by=by, version=version)
         return self._told(name)
+
+    def change_all(self, change: PoolChange, *, by: str) -> list[PoolStanding]:
+        """Change every pool that can be changed so; return those, also where it changed nothing.
+
+        A pool that is stopped stays it, and one whose runners have no share of a GPU does not sleep.
+        """
+        told = []
+        for standing in self._runtime.pools.standings()[1]:
+            with suppress(Conflict, InvalidPool, UnknownPool):  # or it has been removed meanwhile
+                self._runtime.pools.change(standing.pool.name, change, by=by)
+                told.append(standing.pool.name)
+        tell_placers(self._runtime)
+        return [one for one in self._runtime.pools.standings()[1] if one.pool.name in told]
 
     def _told(self, name: str) -> PoolStanding:
         tell_placers(self._runtime)

@@ -13,14 +13,16 @@ from orchestrator.errors import LeaseLost, UnknownLease
 from orchestrator.lease_ports import Holder
 from orchestrator.storage.endings import end_leases
 from orchestrator.storage.engine import Database
+from orchestrator.storage.gpu_health import LONGEST_REASON
 from orchestrator.storage.granting import take_gpus
-from orchestrator.storage.rows import dump, instant, required_instant
+from orchestrator.storage.rows import dump, instant, required_instant, storable
 from orchestrator.storage.sql import Sql
 
 OPEN_NODE: Final = Sql("SELECT 1 FROM orchestrator_nodes WHERE name = :node AND state = 'up' AND drain = 0 {for_share}")
 INSERT_HOLDER: Final = Sql(
-    "INSERT INTO orchestrator_lease_holders (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s)"
-    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl)"
+    "INSERT INTO orchestrator_lease_holders"
+    " (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s, idle_told)"
+    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl, 0)"
 )
 OF_KEY: Final = Sql(
     "SELECT lease_id FROM orchestrator_lease_holders WHERE tenant = :tenant AND idempotency_key = :key {for_update}"
@@ -28,7 +30,7 @@ OF_KEY: Final = Sql(
 FORGET_KEY: Final = Sql("UPDATE orchestrator_lease_holders SET idempotency_key = NULL WHERE lease_id = :lease_id")
 _COLUMNS: Final = (
     "SELECT l.id, l.node, l.mode, l.memory_mib, l.state, l.granted_at, l.heartbeat_at, l.expires_at, l.ended_at,"
-    " h.name, h.tenant, h.holder, h.ttl_s FROM orchestrator_lease_holders h"
+    " h.name, h.tenant, h.holder, h.ttl_s, h.ready_at, h.refusal, h.busy_at FROM orchestrator_lease_holders h"
     " JOIN orchestrator_leases l ON l.id = h.lease_id"
 )
 OF_TOKEN: Final = Sql(f"{_COLUMNS} WHERE h.token_hash = :token_hash")
@@ -43,6 +45,10 @@ GPUS: Final = Sql(
 RENEW: Final = Sql(
     "UPDATE orchestrator_leases SET expires_at = {now_plus:ttl}, heartbeat_at = {now}, renewals = renewals + 1"
     " WHERE id = :lease_id AND state = 'active' AND expires_at > {now}"
+)
+CONFIRM: Final = Sql(
+    "UPDATE orchestrator_lease_holders SET ready_at = CASE WHEN :refusal IS NULL THEN {now} END, refusal = :refusal"
+    " WHERE lease_id = :lease_id AND ready_at IS NULL AND refusal IS NULL"
 )
 EVENT: Final = Sql(
     "INSERT INTO orchestrator_events (at, kind, node, lease_id, data) VALUES ({now}, :kind, :node, :lease_id, :data)"
@@ -73,6 +79,16 @@ class SqlAdHocLeases:
             return self._one(connection, OF_ID, {"lease_id": lease_id})
 
         return self._database.transaction(take)
+
+    def find(self, token_hash: str) -> AdHocLease:
+        """Return the lease of this token; see the port."""
+        return self._database.read(lambda c: self._one(c, OF_TOKEN, {"token_hash": token_hash}))
+
+    def confirm(self, lease_id: int, refusal: str | None) -> None:
+        """Write what its host says of a lease; see the port."""
+        words = storable(refusal)
+        values = {"lease_id": lease_id, "refusal": None if words is None else words[:LONGEST_REASON]}
+        self._database.transaction(lambda c: self._database.run(c, CONFIRM, values).rowcount)
 
     def renew(self, token_hash: str) -> AdHocLease:
         """Extend a live lease; see the port."""
@@ -148,4 +164,7 @@ def _lease(row: Any, gpus: tuple[str, ...]) -> AdHocLease:
         heartbeat_at=required_instant(row.heartbeat_at),
         expires_at=required_instant(row.expires_at),
         ended_at=instant(row.ended_at),
+        ready_at=instant(row.ready_at),
+        refusal=row.refusal,
+        busy_at=instant(row.busy_at),
     )

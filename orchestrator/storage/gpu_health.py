@@ -20,7 +20,8 @@ _COLUMNS: Final = (
     "uuid, node, memory_mib, (SELECT max_gpu_fraction FROM orchestrator_policy) AS max_fraction,"  # noqa: S608 - above
     " health, strikes, health_reason, warning, held, releases, resets,"
     f" (SELECT COUNT(*) {_LENT} AND l.mode = 'exclusive') AS lent,"
-    f" (SELECT COALESCE(SUM(l.memory_mib), 0) {_LENT} AND l.mode = 'shared') AS lent_mib"
+    f" (SELECT COALESCE(SUM(l.memory_mib), 0) {_LENT} AND l.mode = 'shared') AS lent_mib,"
+    f" (SELECT GROUP_CONCAT(l.id) {_LENT} AND h.ready_at IS NULL AND h.refusal IS NULL) AS unready"
 )
 OF_NODE: Final = Sql(f"SELECT {_COLUMNS} FROM orchestrator_gpus WHERE node = :node")  # noqa: S608 - above
 ONE_FOR_UPDATE: Final = Sql(
@@ -107,7 +108,9 @@ def order(database: Database, connection: Connection, uuid: str, action: GpuActi
 
 def _standing(row: Row) -> GpuStanding:
     kept = headroom_mib(0, row["memory_mib"], row["max_fraction"])
-    order = GpuOrder(bool(row["held"]), row["releases"], row["resets"], bool(row["lent"]), int(row["lent_mib"]), kept)
+    unready = tuple(sorted(map(int, str(row["unready"]).split(",")))) if row["unready"] is not None else ()
+    lent = bool(row["lent"]), int(row["lent_mib"])
+    order = GpuOrder(bool(row["held"]), row["releases"], row["resets"], *lent, unready, kept)
     return GpuStanding(GpuHealth(row["health"]), row["strikes"], row["health_reason"], order, row["warning"])
 
 

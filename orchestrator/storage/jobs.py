@@ -18,6 +18,7 @@ from orchestrator.storage import canvases, statements, tables
 from orchestrator.storage.engine import MOST_TRIES, Database
 from orchestrator.storage.first_states import first_state, limited, open_queues, open_slots_of
 from orchestrator.storage.job_names import Name, names_of, refuse_other_request, stored_by_name
+from orchestrator.storage.job_output import JobOutput
 from orchestrator.storage.model_placing import hosts_with_models
 from orchestrator.storage.placing import PUBLISH_GRACE
 from orchestrator.storage.rows import (
@@ -145,30 +146,13 @@ class SqlJobStore:
             for seq, at, kind, node, lease_id, data in rows
         ]
 
-    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage:
+    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int, attempt: int | None = None) -> LogPage:
         """Return output after a cursor (attempt, number)."""
-        attempt, number = after or (0, -1)
+        return JobOutput(self._database).page(job_id, after=after, limit=limit, attempt=attempt)
 
-        def load_page(connection: Connection) -> tuple[Any, Any]:
-            # The state first: output is written before the end, so an end seen here has all of its output below.
-            job = connection.execute(
-                select(tables.jobs.c.seq, tables.jobs.c.state).where(tables.jobs.c.id == job_id)
-            ).first()
-            if job is None:
-                raise UnknownJob(job_id)
-            columns = tables.logs.c
-            query = (
-                select(columns.attempt, columns.number, columns.data)
-                .where(columns.job_seq == job.seq)
-                .where((columns.attempt > attempt) | ((columns.attempt == attempt) & (columns.number > number)))
-                .order_by(columns.attempt, columns.number)
-                .limit(limit)
-            )
-            return job.state, connection.execute(query).all()
-
-        state, rows = self._database.read(load_page)
-        ended = JobState(state) in TERMINAL_STATES and len(rows) < limit
-        return LogPage(tuple((row.attempt, row.number, row.data) for row in rows), ended)
+    def log_tail(self, job_id: str, *, lines: int, limit: int, attempt: int | None = None) -> LogPage:
+        """Return the last lines of the output."""
+        return JobOutput(self._database).tail(job_id, lines=lines, limit=limit, attempt=attempt)
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
         """Cancel a job that has not started; mark one that runs."""

@@ -23,12 +23,14 @@ from orchestrator.domain.pool import (
 )
 from orchestrator.domain.wants import wants_from, wants_text
 from orchestrator.errors import Conflict, StaleVersion
+from orchestrator.metric_ports import Total
 from orchestrator.pool_errors import PoolExists, UnknownPool
 from orchestrator.scheduling.pools import Decision
 from orchestrator.storage import sweeps
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump, instant, load, required_instant, storable, stored_instant
 from orchestrator.storage.sql import Sql
+from orchestrator.storage.totals import raise_total
 
 NOW: Final = Sql("SELECT {now} AS now")
 POOLS: Final = Sql(
@@ -174,6 +176,8 @@ class SqlPoolStore:
         if decision.leave:
             rows = [{"lease_id": lease_id, "leaving": leave.value} for lease_id, leave in decision.leave]
             run(connection, ASK_TO_LEAVE, rows)
+            if pool.leave is None:  # nobody has ordered it
+                raise_total(self._database, connection, Total.POOL_EVICTIONS, len(rows), label=pool.name)
         if decision.forget_loads:
             run(connection, FORGET_LOADS, {"ids": list(decision.forget_loads)})
         if decision.forget_runners:

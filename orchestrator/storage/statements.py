@@ -207,9 +207,10 @@ INSERT_LETTERS: Final = Sql(
 CLOSE_ATTEMPTS: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = r.outcome, failure_class = r.failure_class, exit_code = r.exit_code, error = r.error,"
-    " peak_memory_mib = r.peak_memory_mib, peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
+    " peak_memory_mib = r.peak_memory_mib,"
+    " peak_gpu_memory_mib = COALESCE(r.peak_gpu_memory_mib, orchestrator_attempts.peak_gpu_memory_mib),"
     " isolation = r.isolation, gpu_seconds = r.gpu_seconds,"
-    " gpu_busy_seconds = r.gpu_busy_seconds"
+    " gpu_busy_seconds = COALESCE(r.gpu_busy_seconds, orchestrator_attempts.gpu_busy_seconds)"
     " FROM (SELECT json_extract(value,"
     " '$.seq') AS seq,"
     " json_extract(value, '$.number') AS number, json_extract(value, '$.ended_at') AS ended_at,"
@@ -231,8 +232,10 @@ CLOSE_ATTEMPTS: Final = Sql(
     " ON a.job_seq = r.seq AND a.number = r.number"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = r.outcome,"
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
-    " a.peak_memory_mib = r.peak_memory_mib, a.peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
-    " a.isolation = r.isolation, a.gpu_seconds = r.gpu_seconds, a.gpu_busy_seconds = r.gpu_busy_seconds",
+    " a.peak_memory_mib = r.peak_memory_mib,"
+    " a.peak_gpu_memory_mib = COALESCE(r.peak_gpu_memory_mib, a.peak_gpu_memory_mib),"
+    " a.isolation = r.isolation, a.gpu_seconds = r.gpu_seconds,"
+    " a.gpu_busy_seconds = COALESCE(r.gpu_busy_seconds, a.gpu_busy_seconds)",
 )
 # Most attempts succeed, and of these only a few columns differ. The attempt is named with its lease: a success under
 # another token than the claim's would leave the attempt open, and the history shows it.

@@ -7,7 +7,7 @@ from typing import Final
 
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuOrder, GpuSample, GpuStanding
 from orchestrator.domain.gpu_memory import (
     NO_FOREIGN_USE,
     ForeignUse,
@@ -19,8 +19,11 @@ from orchestrator.domain.gpu_memory import (
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.gpus.self_test import Verdict
+from orchestrator.gpus.starts import StartWatch
+from orchestrator.guardian.messages import Cleared, GpuFault, GpuNews, GpuReport, GpuTested, Stuck
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
+from orchestrator.worker.lending import Lending
 from orchestrator.worker.memory_guard import MemoryGuard
 from orchestrator.worker.pool import RunnerPool
 from orchestrator.worker.work import Work
@@ -35,6 +38,7 @@ class GpuCare:
 
     def __init__(self, pool: RunnerPool, settings: Settings, clock: Clock) -> None:
         self._pool, self._clock = pool, clock
+        self.lending = Lending()
         self._idle = IdleKeeper(
             IdlePolicy(
                 settings.idle_gpu_warn, settings.idle_gpu_end, settings.idle_gpu_percent, settings.idle_gpu_grace
@@ -46,13 +50,18 @@ class GpuCare:
                 recover_seconds=settings.gpu_recover,
                 quarantine_seconds=settings.gpu_quarantine,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                self_test=settings.gpu_self_test > 0,
             )
         )
+        self._starts = StartWatch()
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
-        self._told: set[str] | None = None  # the GPUs of the last registration
+        self._told: dict[str, Gpu] | None = None  # the GPUs that the host was registered with, as they were then
         self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
         self._orders: Mapping[str, GpuOrder] = {}
+        self._users: dict[str, str] = {}  # by GPU: who used it last
+        self._stuck: dict[str, tuple[tuple[str, ...], str]] = {}  # by runner: where processes outlive KILL, in words
+        self._struck: set[tuple[str, str]] = set()  # runners that were held against a GPU
         self.on_change: Callable[[], None]  # set by the lease step: tells the database what may be granted
         self.note: Callable[[JobNote], None]  # set by the lease step: writes into a job's history
 
@@ -65,20 +74,36 @@ class GpuCare:
         return self._health.standings()
 
     def take_news(self) -> bool:
-        """Tell whether there are GPUs that the host was not registered with; the first time there always are."""
-        found = {sample.gpu.uuid for sample in self.samples}
-        if self._told is not None and found <= self._told:
+        """Tell whether the host was not registered with these GPUs, or not as they are; the first time it never was."""
+        found = {sample.gpu.uuid: sample.gpu for sample in self.samples}
+        if self._told is not None and found.items() <= self._told.items():
             return False
-        self._told = found | (self._told or set())
+        self._told = (self._told or {}) | found
         return True
 
-    def on_report(self, report: GpuReport | GpuFault) -> list[Work]:
-        """Take in a reading; return the jobs whose output has grown."""
-        if isinstance(report, GpuFault):
-            logger.error("the GPUs cannot be read, none is granted: %s", report.reason)
-            self.samples = ()
-            self._pool.host.update_gpus(())
-            return []
+    def on_news(self, news: GpuNews) -> list[Work]:
+        """Take in what the guardian tells of GPUs; return the jobs whose output has grown."""
+        match news:
+            case GpuReport():
+                return self._on_report(news)
+            case GpuFault():
+                logger.error("the GPUs cannot be read, none is granted: %s", news.reason)
+                self.samples = ()
+                self._pool.host.update_gpus(())
+            case GpuTested():
+                self._on_tested(news)
+            case Cleared():
+                self.on_unclean(news.unclean, news.refusal or "")
+                self.note_user(self.lending.on_cleared(news), f"lease {news.lease_id}")
+            case Stuck(is_over=True):
+                self._stuck.pop(news.runner_id, None)
+                self._judge()
+            case Stuck():
+                self._stuck[news.runner_id] = (news.gpus, self._say_stuck(news))
+                self._judge()
+        return []
+
+    def _on_report(self, report: GpuReport) -> list[Work]:
         self._readings = report.samples
         self._foreign = self._foreigners.look({sample.gpu.uuid: self._shown(sample) for sample in report.samples})
         self._judge()
@@ -91,25 +116,51 @@ class GpuCare:
         """Follow what operators want."""
         self._orders = orders
         self._pool.host.set_lent(orders)
+        if self._pool.runners is not None:
+            self.lending.heed(orders, self._pool.runners)
         self._health.obey(orders, self._clock.monotonic())
         self._judge()
+
+    def note_user(self, gpus: Sequence[str], user: str) -> None:
+        """Remember who uses these GPUs from now on, to name him if they do not come clean."""
+        self._users.update(dict.fromkeys(gpus, user))
 
     def on_unclean(self, gpus: Sequence[str], reason: str) -> None:
         """These GPUs did not come clean for their next user: held against a card unless somebody is seen to use it."""
         for uuid in gpus:
             if self._foreign.get(uuid, NO_FOREIGN_USE).clean:
-                self._health.strike(uuid, reason, self._clock.monotonic())
+                user = self._users.get(uuid)
+                told = reason if user is None else f"last used by {user}: {reason}"
+                self._health.strike(uuid, told, self._clock.monotonic())
+        if gpus:
+            self._judge()
+
+    def on_start_tried(self, gpus: Sequence[str], *, started: bool) -> None:
+        """A runner of tasks has started on these GPUs, or died before it took any work."""
+        for uuid, reason in self._starts.note(gpus, started=started).items():
+            self._health.strike(uuid, reason, self._clock.monotonic())
+            self._judge()
+
+    def _on_tested(self, told: GpuTested) -> None:
+        if told.verdict is Verdict.UNTESTED:
+            logger.warning("GPU %s was not tested, its readings alone decide: %s", told.gpu, told.reason)
+        failure = told.reason if told.verdict is Verdict.FAILED else None
+        self._health.on_tested(told.gpu, failure, self._clock.monotonic())
         self._judge()
 
     def _judge(self) -> None:
         if not self._readings and not self.samples:
             return
         before = {sample.gpu.uuid: sample for sample in self.samples}
-        judged = self._health.judge(self._readings, self._leased(), self._clock.monotonic())
+        readings = self._accuse_stuck()
+        judged = self._health.judge(readings, self._leased(), self._clock.monotonic())
         self.samples = tuple(
             replace(sample, foreign=self._foreign.get(sample.gpu.uuid, NO_FOREIGN_USE)) for sample in judged
         )
         self._pool.host.update_gpus(self.samples)
+        if self._pool.runners is not None:
+            for uuid in self._health.take_tests():
+                self._pool.runners.guardian.self_test(uuid)
         changed = [
             (before[sample.gpu.uuid], sample)
             for sample in self.samples
@@ -119,6 +170,27 @@ class GpuCare:
             self._log_change(was, now)
         if changed:
             self.on_change()  # a claim that rests on what the database does not know yet would be refused
+
+    def _accuse_stuck(self) -> Sequence[GpuSample]:
+        """Hold processes that outlive KILL against their GPUs; while they live no reading of these is a good one."""
+        known, stuck = self._health.standings(), set[str]()
+        for runner_id, (gpus, reason) in self._stuck.items():
+            stuck.update(gpus)
+            for uuid in gpus:
+                if uuid in known and (runner_id, uuid) not in self._struck:
+                    self._struck.add((runner_id, uuid))
+                    self._health.strike(uuid, reason, self._clock.monotonic())
+        unsure = {sample.gpu.uuid for sample in self._readings if sample.health is GpuHealth.HEALTHY} & stuck
+        return [
+            replace(sample, health=GpuHealth.SUSPECT) if sample.gpu.uuid in unsure else sample
+            for sample in self._readings
+        ]
+
+    def _say_stuck(self, stuck: Stuck) -> str:
+        runner = next((one for one in self._pool.runners or () if one.id == stuck.runner_id), None)
+        work = None if runner is None else runner.front
+        whose = "" if work is None or work.job is None else f" of job {work.id}"
+        return f"KILL does not end {', '.join(f'pid {pid}' for pid in stuck.pids)}{whose}"
 
     def _log_change(self, was: GpuSample, now: GpuSample) -> None:
         uuid = now.gpu.uuid

@@ -23,10 +23,11 @@ from orchestrator.config import Settings
 from orchestrator.domain.cluster import GpuRecord, GpuSample, NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.errors import UnknownJob
-from orchestrator.observe import traces
+from orchestrator.observe import logs, traces
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
+from orchestrator.worker.busy import take_measured
 from orchestrator.worker.dispatch import Dispatcher
 from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
@@ -73,6 +74,9 @@ class LeaseStep(bootsteps.StartStopStep):
         dispatcher.ledger = self._make_ledger(consumer, dispatcher, results)
         dispatcher.sleeper.ledger = dispatcher.ledger
         dispatcher.care.on_change = lambda: self._heartbeat(dispatcher)
+        dispatcher.care.lending.confirm = lambda lease_id, refusal: dispatcher.ledger.run_errand(
+            partial(self._runtime.leases.confirm, lease_id, refusal)
+        )
         dispatcher.care.note = lambda note: dispatcher.ledger.add(notes=[note])
         dispatcher.untold = Untold(consumer.app)
         dispatcher.refiller = Refiller(Refill(self._runtime, self._runtime.settings.node))
@@ -178,15 +182,6 @@ class LeaseStep(bootsteps.StartStopStep):
         def before_outcome(batch: LedgerBatch, outcome: LedgerOutcome) -> None:
             results.write(batch.finishes, outcome.stale)
 
-        def cancel(job_id: str, reason: str, bury: bool) -> None:
-            if bury:
-                runtime.letters.bury(job_id, by=settings.node, reason=reason)
-                return
-            try:
-                runtime.jobs.request_cancel(job_id, by="celery", reason=reason)
-            except UnknownJob:
-                logger.info("task %s, %s, has no job", job_id, reason)
-
         def post(call: Callable[[], None]) -> None:
             hub = get_event_loop() or consumer.hub
             hub.call_soon(call)
@@ -200,7 +195,6 @@ class LeaseStep(bootsteps.StartStopStep):
             listener=dispatcher,
             post=post,
             before_outcome=before_outcome,
-            cancel=cancel,
         )
 
     def _register(self, consumer: Any, dispatcher: Dispatcher) -> None:
@@ -256,7 +250,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def _renew(self, dispatcher: Dispatcher) -> None:
         lease_ids = dispatcher.lines.lease_ids()
         if lease_ids:
-            dispatcher.ledger.renew(lease_ids)
+            dispatcher.ledger.renew(lease_ids, take_measured(dispatcher.lines.works()))
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
         settled = dispatcher.duty.draining and not self._pool.unsettled()
@@ -273,8 +267,8 @@ class LeaseStep(bootsteps.StartStopStep):
             return
         if kind == "cancel" and isinstance(data.get("job_id"), str):
             hub.call_soon(dispatcher.cancel, data["job_id"])
-        elif kind == "drain" and data.get("node") == self._runtime.settings.node:
-            hub.call_soon(self._heartbeat, dispatcher)  # its answer says what the host may do
+        elif kind in ("drain", "lend") and data.get("node") == self._runtime.settings.node:
+            hub.call_soon(self._heartbeat, dispatcher)  # its answer says what the host is to do
         elif kind == "leave":
             hub.call_soon(self._renew, dispatcher)  # its answer says which runners are to leave their pools
 
@@ -282,12 +276,19 @@ class LeaseStep(bootsteps.StartStopStep):
         """Celery dropped a revoked task before it came to the gate: the job must not come back with its next entry."""
         dispatcher = self._dispatcher
         if dispatcher is not None and isinstance(sender, GPUTask) and not terminated:
-            dispatcher.ledger.cancel(request.id, "revoked")
+            dispatcher.ledger.run_errand(partial(self._cancel, request.id, "revoked"))
 
     def _on_unknown(self, sender: Any = None, name: str = "", id: str = "", message: Any = None, **_: Any) -> None:
         """No task of this name is registered here: Celery dropped the entry, and its job must not wait for ever."""
         if self._dispatcher is not None and message is not None and HEADER in message.headers:
-            self._dispatcher.ledger.cancel(id, f"the worker's app has no task {name!r}", bury=True)
+            node, reason = self._runtime.settings.node, f"the worker's app has no task {name!r}"
+            self._dispatcher.ledger.run_errand(partial(self._runtime.letters.bury, id, by=node, reason=reason))
+
+    def _cancel(self, job_id: str, reason: str) -> None:
+        try:
+            self._runtime.jobs.request_cancel(job_id, by="celery", reason=reason)
+        except UnknownJob:
+            logger.info("task %s, %s, has no job", job_id, reason, extra=logs.about(job_id=job_id))
 
     def _refuse_gpu_queues(self, consumer: Any) -> None:
         taken = sorted(self._consumed(consumer))
@@ -303,7 +304,8 @@ class LeaseStep(bootsteps.StartStopStep):
 
         def on_task_request(request: Any) -> None:
             if isinstance(request.task, GPUTask):
-                logger.error("GPU task %s came through another queue; it is put back", request.id)
+                about = logs.about(job_id=request.id)
+                logger.error("GPU task %s came through another queue; it is put back", request.id, extra=about)
                 request.reject(requeue=True)
             else:
                 execute(request)

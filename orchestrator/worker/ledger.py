@@ -23,6 +23,7 @@ from orchestrator.domain.lease import (
     LedgerBatch,
     LedgerOutcome,
     LogChunk,
+    Measured,
     PoolJoin,
     PoolResize,
     PoolUse,
@@ -98,10 +99,10 @@ class _Pending:
     resizes: list[PoolResize] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     uses: dict[int, PoolUse] = field(default_factory=dict)  # by lease
-    renewals: list[int] | None = None
+    renewals: tuple[list[int], Sequence[Measured]] | None = None
     registration: NodeRecord | None = None
     heartbeat: _Heartbeat | None = None
-    cancels: list[tuple[str, str, bool]] = field(default_factory=list)  # (job id, why, bury it)
+    errands: list[Callable[[], object]] = field(default_factory=list)
 
     def any_rows(self) -> bool:
         said = self.logs or self.progress or self.notes
@@ -110,7 +111,7 @@ class _Pending:
 
     def anything(self) -> bool:
         others = (self.registration, self.renewals, self.heartbeat)
-        return self.any_rows() or bool(self.cancels) or any(one is not None for one in others)
+        return self.any_rows() or bool(self.errands) or any(one is not None for one in others)
 
     def take_batch(self) -> LedgerBatch:
         """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""
@@ -143,10 +144,10 @@ class _Taken:
     """Work that the thread has in hand."""
 
     registration: NodeRecord | None
-    renewals: list[int] | None
+    renewals: tuple[list[int], Sequence[Measured]] | None
     heartbeat: _Heartbeat | None
     batch: LedgerBatch
-    cancels: list[tuple[str, str, bool]]
+    errands: list[Callable[[], object]]
 
 
 def _cut(rows: list[_Row], most: int) -> list[_Row]:
@@ -178,7 +179,6 @@ class Ledger(threading.Thread):
         listener: Listener,
         post: Callable[[Callable[[], None]], None],
         before_outcome: Callable[[LedgerBatch, LedgerOutcome], None],
-        cancel: Callable[[str, str, bool], None],
     ) -> None:
         """Make the thread.
 
@@ -191,15 +191,15 @@ class Ledger(threading.Thread):
             listener: Who hears of outcomes.
             post: Runs a callable in the worker's event loop, from any thread.
             before_outcome: Called in this thread after a commit, before the listener hears of it: writes results.
-            cancel: Cancels a job that waits, with the reason; called in this thread.
         """
         super().__init__(name="ledger", daemon=True)
         self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
-        self._listener, self._post, self._before_outcome, self._cancel = listener, post, before_outcome, cancel
+        self._listener, self._post, self._before_outcome = listener, post, before_outcome
         self._changed = threading.Condition()
         self._pending = _Pending()
         self._stopping = False
         self._degraded = False
+        self._trouble_at: float | None = None  # when it last was; not told with a heartbeat yet
 
     @property
     def degraded(self) -> bool:
@@ -235,10 +235,10 @@ class Ledger(threading.Thread):
             pending.uses |= {use.lease_id: use for use in uses}
             self._changed.notify()
 
-    def renew(self, lease_ids: Sequence[int]) -> None:
-        """Have the leases renewed before anything else."""
+    def renew(self, lease_ids: Sequence[int], measured: Sequence[Measured] = ()) -> None:
+        """Have the leases renewed before anything else, and written what was measured under them."""
         with self._changed:
-            self._pending.renewals = list(lease_ids)
+            self._pending.renewals = (list(lease_ids), measured)
             self._changed.notify()
 
     def register(self, record: NodeRecord) -> None:
@@ -247,10 +247,10 @@ class Ledger(threading.Thread):
             self._pending.registration = record
             self._changed.notify()
 
-    def cancel(self, job_id: str, reason: str, *, bury: bool = False) -> None:
-        """Have a job cancelled that Celery dropped before it came to a claim; ``bury``: made a dead letter instead."""
+    def run_errand(self, errand: Callable[[], object]) -> None:
+        """Have something small written that belongs to no batch: it is called in this thread, after the next commit."""
         with self._changed:
-            self._pending.cancels.append((job_id, reason, bury))
+            self._pending.errands.append(errand)
             self._changed.notify()
 
     def heartbeat(
@@ -291,6 +291,7 @@ class Ledger(threading.Thread):
                 self._work(taken)
             except StoreUnavailable as error:
                 failures += 1
+                self._trouble_at = self._clock.monotonic()
                 self._report(degraded=True, error=error)
                 with self._changed:
                     if not self._stopping:
@@ -306,8 +307,8 @@ class Ledger(threading.Thread):
 
     def _take(self) -> _Taken:
         pending = self._pending
-        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.cancels)
-        pending.cancels = []
+        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.errands)
+        pending.errands = []
         pending.registration = pending.renewals = pending.heartbeat = None
         return taken
 
@@ -318,27 +319,44 @@ class Ledger(threading.Thread):
                 self._beat(_Heartbeat((), 0, {}, settled=False))  # a host that drains must know before it takes a job
                 self._post(self._listener.on_registered)
             if taken.renewals is not None:
-                self._renew(taken.renewals)
+                self._renew(*taken.renewals)
             if taken.batch != _NOTHING:
                 self._commit(taken.batch)
         except StoreUnavailable:
             self._put_back(taken)
             raise
-        for job_id, reason, bury in taken.cancels:
-            self._cancel(job_id, reason, bury)
+        self._run_errands(taken.errands)
         if taken.heartbeat is not None:
             orders = self._cluster.note_gpu_standings(self._node, taken.heartbeat.standings)
             self._post(lambda: self._listener.on_gpu_orders(orders))
             self._beat(taken.heartbeat)
 
+    def _run_errands(self, errands: list[Callable[[], object]]) -> None:
+        try:
+            while errands:
+                errands[0]()
+                del errands[0]
+        except StoreUnavailable:
+            with self._changed:
+                self._pending.errands[:0] = errands
+            raise
+
     def _beat(self, beat: _Heartbeat) -> None:
-        state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead, settled=beat.settled)
+        trouble = None if self._trouble_at is None else self._clock.monotonic() - self._trouble_at
+        state = self._cluster.heartbeat(
+            self._node,
+            beat.samples,
+            look_ahead=beat.look_ahead,
+            settled=beat.settled,
+            trouble_seconds=trouble,
+        )
+        self._trouble_at = None
         self._post(lambda: self._listener.on_node_state(state))
 
-    def _renew(self, lease_ids: list[int]) -> None:
+    def _renew(self, lease_ids: list[int], measured: Sequence[Measured]) -> None:
         asked_at = self._clock.monotonic()
         failpoints.reach("renew.before")
-        renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl)
+        renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl, measured=measured)
         failpoints.reach("renew.committed")
         self._post(lambda: self._listener.on_renewed(asked_at, lease_ids, renewal))
 
@@ -369,7 +387,7 @@ class Ledger(threading.Thread):
             pending.resizes[:0] = batch.resizes
             pending.uses = {use.lease_id: use for use in batch.uses} | pending.uses
             pending.claims[:0] = [replace(claim, repeated=True) for claim in batch.claims]
-            pending.cancels[:0] = taken.cancels
+            pending.errands[:0] = taken.errands
 
     def _report(self, *, degraded: bool, error: StoreUnavailable | None = None) -> None:
         if degraded == self._degraded:

@@ -14,6 +14,8 @@ TIMED_OUT: Final = 124
 BY_SIGNAL: Final = 128
 #: A shell found the command not executable, or not at all: it would be no different the next time.
 MISTAKES: Final = frozenset({126, 127})
+#: Why a job that was running is lost, by the cause of its runner's end.
+_GIVEN_UP: Final = {"deadline": "its lease could not be renewed in time", "stuck": "its runner cannot be ended: "}
 #: Most text of an error that is kept; tracebacks of deep recursions are long.
 LONGEST_ERROR: Final = 16_000
 
@@ -76,8 +78,8 @@ def finish_of_end(work: Work, ended: Ended, *, began_at: datetime | None, now: d
         if ended.reason.startswith("device"):
             return _lost(work, claimed, error=error, **common)
         return _failed(work, FailureClass.EXIT, draw=draw, error=error, exit_code=127, **common)
-    if ended.cause == "deadline":
-        return _lost(work, claimed, error="its lease could not be renewed in time", **common)
+    if ended.cause in _GIVEN_UP:
+        return _lost(work, claimed, error=_GIVEN_UP[ended.cause] + ended.reason, **common)
     if ended.cause != "exit" or work.message is not None:
         error = f"its runner was lost: exit code {ended.exit_code}, signal {ended.signal} ({ended.cause})"
         return _lost(work, claimed, error=error, **common)

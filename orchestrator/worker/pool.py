@@ -23,7 +23,7 @@ from kombu.asynchronous import get_event_loop
 from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.guardian.client import Guardian, GuardianSettings
-from orchestrator.guardian.messages import GpuFault, GpuReport
+from orchestrator.guardian.messages import GpuNews, GpuReport
 from orchestrator.worker import task_log
 from orchestrator.worker.confinement import confine
 from orchestrator.worker.frames import Message
@@ -97,7 +97,9 @@ class RunnerPool(BasePool):
                 preload=(self._app_path.partition(":")[0], "orchestrator.worker.runner"),
                 start_deadline_seconds=START_DEADLINE,
                 clean_wait_seconds=settings.gpu_clean_wait,
+                kill_wait_seconds=settings.kill_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                self_test_seconds=settings.gpu_self_test,
                 log_format=settings.log_format,
                 isolation=settings.isolation,
             )
@@ -249,11 +251,11 @@ class RunnerPool(BasePool):
         if self.jobs is not None:
             self.jobs.on_output(work)
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
+    def on_gpus(self, news: GpuNews) -> None:
         if self.jobs is not None:
-            self.jobs.on_gpus(report)
-        elif isinstance(report, GpuReport):
-            self.host.update_gpus(report.samples)
+            self.jobs.on_gpus(news)
+        elif isinstance(news, GpuReport):
+            self.host.update_gpus(news.samples)
 
     def on_turned(self, runner: RunnerProcess, message: Message) -> None:
         if self.jobs is not None:
@@ -262,6 +264,10 @@ class RunnerPool(BasePool):
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         if self.jobs is not None:
             self.jobs.on_unclean(gpus, reason)
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        if self.jobs is not None:
+            self.jobs.on_start_tried(gpus, started=started)
 
     def on_stop(self) -> None:
         """Warm shutdown: let everything that runs end, with the event loop turning so that leases are renewed."""

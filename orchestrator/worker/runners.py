@@ -14,7 +14,18 @@ from typing import Any, Final, Protocol
 from orchestrator.clock import Clock
 from orchestrator.errors import RunnerLost
 from orchestrator.guardian.client import Guardian
-from orchestrator.guardian.messages import Exited, GpuFault, GpuReport, RunnerSpec, Spawned, SpawnFailed
+from orchestrator.guardian.messages import (
+    Cleared,
+    Exited,
+    GpuFault,
+    GpuNews,
+    GpuReport,
+    GpuTested,
+    RunnerSpec,
+    Spawned,
+    SpawnFailed,
+    Stuck,
+)
 from orchestrator.worker.frames import Message
 from orchestrator.worker.processes import RunnerKey, RunnerProcess
 from orchestrator.worker.work import Callbacks, Ended, Work, about
@@ -38,6 +49,10 @@ class WorkListener(Protocol):
 
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         """A runner did not start, because its GPUs did not come clean."""
+        ...
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        """A runner of tasks has started on these GPUs, or died before it took any work, for no fault of theirs seen."""
         ...
 
     def on_ended(self, runner: RunnerProcess, work: Work, ended: Ended) -> None:
@@ -64,8 +79,8 @@ class WorkListener(Protocol):
         """The job printed something."""
         ...
 
-    def on_gpus(self, report: GpuReport | GpuFault) -> None:
-        """The guardian read the GPUs, or failed to."""
+    def on_gpus(self, news: GpuNews) -> None:
+        """The guardian read the GPUs, or failed to, or has to tell of some of them."""
         ...
 
     def on_turned(self, runner: RunnerProcess, message: Message) -> None:
@@ -138,13 +153,16 @@ class Runners:
                 return runner
         return None
 
-    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> None:
-        """End idle runners that hold any of these GPUs: they go to somebody else."""
-        wanted = set(gpus)
+    def evict(self, gpus: tuple[str, ...], *, keep: RunnerKey | None) -> list[str]:
+        """End idle runners that hold any of these GPUs, which go to somebody else; return those that are not gone."""
+        wanted, leaving = set(gpus), []
         for runner in list(self._runners.values()):
-            in_use = runner.line or runner.ending or runner.kept
+            in_use = runner.line or (runner.kept and not runner.ending)
             if wanted.intersection(runner.key.gpus) and runner.key != keep and not in_use:
-                self.end(runner, grace_seconds=0)
+                leaving.append(runner.id)
+                if not runner.ending:
+                    self.end(runner, grace_seconds=0)
+        return leaving
 
     def give(self, runner: RunnerProcess, work: Work) -> None:
         """Append work to the runner's line."""
@@ -153,9 +171,12 @@ class Runners:
             self._begin(runner)
 
     def end(self, runner: RunnerProcess, *, grace_seconds: float | None = None) -> None:
-        """End the runner and everything it started: TERM, then KILL after the grace."""
+        """End the runner and everything it started: TERM, then KILL after the grace, by default the running job's."""
         runner.ending = True
-        self._guardian.kill(runner.id, self._grace_seconds if grace_seconds is None else grace_seconds)
+        if grace_seconds is None:
+            job = None if runner.front is None else runner.front.job
+            grace_seconds = self._grace_seconds if job is None else job.claimed.grace_seconds
+        self._guardian.kill(runner.id, grace_seconds)
 
     def by_pid(self, pid: int) -> RunnerProcess | None:
         """Return the runner with this process id."""
@@ -185,8 +206,10 @@ class Runners:
                 case Exited():
                     ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
                     self._gone(event.runner_id, replace(ended, memory_kills=event.memory_kills))
-                case GpuReport() | GpuFault():
+                case GpuReport() | GpuFault() | GpuTested() | Cleared():
                     self._listener.on_gpus(event)
+                case Stuck():
+                    self._stuck(event)
 
     def watch(self) -> None:
         """Keep time limits and end runners that have been idle for too long."""
@@ -257,6 +280,8 @@ class Runners:
     def _retire_spent(self, runner: RunnerProcess, report: Message) -> None:
         """Have a runner end that has served enough; what it has not begun goes to another one."""
         runner.jobs_done += 1
+        if runner.jobs_done == 1 and runner.key.gpus:
+            self._listener.on_start_tried(runner.key.gpus, started=True)
         memory = report.get("rss_mib")
         if not runner.retiring and self._bounds.is_spent(runner.jobs_done, memory if isinstance(memory, int) else 0):
             logger.info("runner %s has done %d jobs and is replaced", runner.id, runner.jobs_done)
@@ -285,7 +310,7 @@ class Runners:
         runner = self._runners.pop(runner_id, None)
         if runner is None:
             return
-        runner.ending = runner.gone = True
+        was_ending, runner.ending, runner.gone = runner.ending, True, True
         if ended.cause != "killed":
             logger.info("runner %s (pid %s) ended: %s", runner_id, runner.pid, ended, extra=about(runner.front))
         self._on_channel(runner)  # what it reported before it ended
@@ -303,6 +328,8 @@ class Runners:
         if not started and unstarted and is_stillborn:
             # It is this work that cannot be started: given back, it would come at once. Not so if its GPUs are unclean.
             started = [] if ended.unclean else [unstarted.pop(0)]
+            if not (ended.unclean or was_ending or runner.command) and runner.key.gpus:
+                self._listener.on_start_tried(runner.key.gpus, started=False)
         if ended.unclean:
             self._listener.on_unclean(ended.unclean, ended.reason)
         if unstarted:
@@ -310,6 +337,13 @@ class Runners:
         for work in started:
             self._listener.on_ended(runner, work, ended)
         self._listener.on_free(runner)
+
+    def _stuck(self, event: Stuck) -> None:
+        """Go on without a runner that cannot be ended; its GPUs first, so that nothing is started on them."""
+        self._listener.on_gpus(event)
+        if not event.is_over:
+            reason = f"KILL does not end {', '.join(f'pid {pid}' for pid in event.pids)}"
+            self._gone(event.runner_id, Ended(None, signal.SIGKILL, "stuck", reason))
 
     def _guardian_lost(self, error: RunnerLost) -> None:
         logger.critical("the guardian is gone, and with it every runner: %s", error)

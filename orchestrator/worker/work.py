@@ -54,6 +54,7 @@ class Work:
     isolation: str | None = None  # what stands around the process in which it runs
     busy_seconds: float | None = None  # of its GPUs so far, by samples; None: the driver does not tell
     peak_gpu_mib: int | None = None  # most that its processes used of its GPUs' memory, by samples; None: never seen
+    told: tuple[float | None, int | None] = (None, None)  # of these two, what the database has been told
     soft_signalled: bool = False
     timed_out: bool = False
     loading: bool = False  # it says that it is getting ready: its GPUs need not work
@@ -79,7 +80,7 @@ class Ended:
 
     exit_code: int | None
     signal: int | None
-    cause: str  # exit, killed, deadline, worker_lost, or start: it never started
+    cause: str  # exit, killed, deadline, worker_lost; start: it never started; stuck: something of it outlives KILL
     reason: str = ""
     peak_rss_mib: int | None = None
     memory_kills: int = 0  # of its processes that the kernel ended, because they used more memory than they may

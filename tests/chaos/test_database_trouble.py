@@ -149,6 +149,8 @@ def ride_out(
         lambda: (answer := post(url, document))[0] < 300 and answer, within_seconds=LONG_SECONDS, describe=cluster.logs
     )
     assert answers
+    nodes = cluster.runtime.cluster.nodes
+    wait_for(lambda: nodes()[0].degraded, within_seconds=20, describe=cluster.logs)  # it can be told now that it was
     cluster.load(3)
     jobs = cluster.finish()
     assert {job.attempt for job in jobs} == {1}

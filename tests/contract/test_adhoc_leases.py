@@ -5,16 +5,20 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.domain.adhoc import AdHocLease
+from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.lease import LeaseGrant
 from orchestrator.errors import LeaseLost, UnknownLease
 from orchestrator.lease_ports import Holder
 from orchestrator.ports import LossPolicy
 from orchestrator.storage.adhoc import SqlAdHocLeases
+from orchestrator.storage.cluster import SqlClusterStore
+from orchestrator.storage.lent_use import LentUsePolicy
 from orchestrator.testing.history import Expectations
 from tests.contract.conftest import Stores
 from tests.contract.test_ledger import SHORT, held, wait_for_expiry
 from tests.support.cluster import verify_database
+from tests.support.waiting import wait_for
 
 MINUTE = timedelta(minutes=1)
 POLICY = LossPolicy(max_lost=3, delay=timedelta(0), grace=timedelta(0))
@@ -52,6 +56,68 @@ def test_a_lease_takes_its_gpus_from_jobs_until_it_is_released(stores: Stores) -
     assert stores.claim(job.seq, "a-0").lease_id is not None
     report = verify_database(stores.url, Expectations())
     assert report.is_clean, report
+
+
+def test_the_host_is_told_what_waits_for_its_word_and_its_first_word_counts(stores: Stores) -> None:
+    """A lease of several GPUs, and two shares of one; what is ready, refused or ended waits no longer."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 3)
+    both = grant(stores, "a-0", "a-1")
+    shares = [
+        leases.grant(
+            "a", LeaseGrant(("a-2",), LeaseMode.SHARED, 300), Holder("nb", "red", "ada", name, None), ttl=MINUTE
+        )
+        for name in ("s", "u")
+    ]
+    assert both is not None
+    first, second = (share.id for share in shares if share is not None)
+    waiting = lambda: {  # noqa: E731
+        uuid: order.unready for uuid, order in stores.cluster.note_gpu_standings("a", {}).items()
+    }
+    assert waiting() == {"a-0": (both.id,), "a-1": (both.id,), "a-2": (first, second)}
+
+    leases.confirm(both.id, None)
+    leases.confirm(both.id, "too late")
+    leases.confirm(first, "x" * 300)
+    leases.confirm(first, None)
+    leases.release("u", by="ada")
+    assert waiting() == {"a-0": (), "a-1": (), "a-2": ()}
+    ready, refused = leases.find("t"), leases.find("s")
+    assert (ready.ready_at is not None, ready.refusal) == (True, None)
+    assert (refused.ready_at, refused.refusal) == (None, "x" * 255)
+    with pytest.raises(UnknownLease):
+        leases.find("nobody")
+
+
+def test_a_lease_whose_gpus_do_nothing_is_told_once_until_they_work(stores: Stores) -> None:
+    """One GPU at work is enough; the host tells what it reads, and the database's clock counts."""
+    leases = SqlAdHocLeases(stores.database)
+    cluster = SqlClusterStore(stores.database, lent_use=LentUsePolicy(percent=5, warn_seconds=0.05))
+    stores.register("a", 2)
+    lease = grant(stores, "a-0", "a-1")
+    assert lease is not None
+
+    def told(*percents: int) -> int:
+        cards = [card.gpu for node in cluster.nodes() for card in node.gpus]
+        samples = [
+            GpuSample(card, 0, GpuHealth.HEALTHY, (), percent, None, None)
+            for card, percent in zip(cards, percents, strict=True)
+        ]
+        cluster.heartbeat("a", samples, look_ahead=0)
+        return cluster.count_events("lease_idle")
+
+    assert told(0, 0) == 0, "it is not ready"
+    leases.confirm(lease.id, None)
+    wait_for(lambda: told(5, 0) == 1, within_seconds=20, describe="the event")
+    assert (told(5, 0), leases.find("t").busy_at) == (1, None)
+    assert told(0, 6) == 1
+    busy_at = leases.find("t").busy_at
+    assert busy_at is not None
+    wait_for(lambda: told(0, 0) == 2, within_seconds=20, describe="the second event")
+    assert leases.find("t").busy_at == busy_at
+    leases.release("t", by="ada")
+    told(0, 6)
+    assert leases.find("t").busy_at == busy_at
 
 
 def test_who_does_not_renew_loses_it(stores: Stores) -> None:

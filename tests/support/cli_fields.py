@@ -63,7 +63,9 @@ FIELDS = {
     "retry": _ORDERED,
     "events": _words("seq at kind node lease data job tenant state"),
     "why": frozenset({"id", "state", "reasons"}),
-    "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "nodes": _words(
+        "name pid worker state drain live degraded queues cpu_slots cpus memory_mib labels heartbeat_at gpus"
+    ),
     "drain": _words("name state drain changed withdrawn"),
     "undrain": _words("name state drain changed withdrawn"),
     "gpus": _GPU,
@@ -85,6 +87,9 @@ FIELDS = {
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "admin purge": frozenset({"jobs", "dry_run"}),
+    "admin leader": _words("leader leader_host leader_pid epoch"),
+    "admin leader --depose": frozenset({"leader", "epoch"}),
     "admin sweep": _words("name did seconds more epoch"),
     "admin sweep --list": _words(
         "name every_seconds passes did failures seconds last_at last_did last_seconds last_error epoch"

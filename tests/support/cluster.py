@@ -213,7 +213,9 @@ class Cluster:
 
     def output(self, job_id: str) -> str:
         """Return what a job printed."""
-        return "".join(text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000).chunks)
+        return "".join(
+            text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000, attempt=None).chunks
+        )
 
     def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = (), **more: Any) -> Report:
         """Check the history, what jobs dumped and what the guardians journaled against every invariant.

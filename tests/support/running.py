@@ -1,5 +1,8 @@
 """A job that a worker runs, as far as the database knows: tests of what is told of jobs need no worker for that."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +28,25 @@ def register(runtime: Runtime, node: str, gpus: int, *, tasks: tuple[str, ...] =
     )
 
 
+@contextmanager
+def confirming(runtime: Runtime, refusal: str | None = None) -> Iterator[None]:
+    """Have every host say that the GPUs of leases without a job are free, or why not, as their workers would."""
+    ended = threading.Event()
+
+    def confirm() -> None:
+        while not ended.wait(0.01):
+            for lease in runtime.leases.leases():
+                runtime.leases.confirm(lease.id, refusal)
+
+    thread = threading.Thread(target=confirm, name="confirming")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class Running:
     """A job on a registered host, under a new lease of these GPUs; it prints and ends when the test says so."""
 
@@ -35,16 +57,19 @@ class Running:
         node: str = "alpha",
         gpus: tuple[str, ...] = (),
         asked: Resources | None = None,
+        *,
+        ttl: timedelta = TTL,
     ) -> None:
         job = runtime.jobs.get(job_id)
         assert job is not None
         runtime.ledger.admit([(job.seq, node)])  # if it waits behind other tests' jobs
         grant = LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None)
         batch = LedgerBatch(claims=(Claim(1, (job.seq,), asked or Resources(len(gpus)), grant=grant),))
-        (outcome,) = runtime.ledger.commit(node, batch, ttl=TTL).claims
+        (outcome,) = runtime.ledger.commit(node, batch, ttl=ttl).claims
         assert outcome.lease_id is not None, outcome
         self._runtime, self._node = runtime, node
         self._seq, self._lease, self._printed = job.seq, outcome.lease_id, 0
+        self.lease_id = outcome.lease_id
 
     def print(self, text: str) -> None:
         """Store output."""
@@ -56,3 +81,7 @@ class Running:
         """End the attempt."""
         finish = Finish(self._seq, 1, self._lease, event, **values)
         self._runtime.ledger.commit(self._node, LedgerBatch(finishes=(finish,)), ttl=TTL)
+
+    def release(self) -> None:
+        """Free the GPUs."""
+        self._runtime.ledger.commit(self._node, LedgerBatch(releases=(self._lease,)), ttl=TTL)

@@ -175,3 +175,30 @@ def test_many_requests_of_an_asynchronous_client_are_under_way_at_once(monkeypat
             return await asyncio.gather(*(client.job(f"x-{number}") for number in range(5)))
 
     assert len(asyncio.run(ask())) == 5
+
+
+def test_a_follower_asks_for_the_last_lines_until_there_is_a_place_to_go_on_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then for what follows: asking for the last lines again would repeat them."""
+    asked: list[dict[str, str]] = []
+    pages = [
+        {"chunks": [], "next": None, "ended": False},
+        {"chunks": [{"attempt": 2, "number": 4, "text": "last\n"}], "next": "2:4", "ended": False},
+        {"chunks": [{"attempt": 2, "number": 5, "text": "more\n"}], "next": "2:5", "ended": True},
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append({name: value for name, value in request.url.params.items() if name != "wait"})
+        return httpx.Response(200, json=pages[(len(asked) - 1) % len(pages)])
+
+    client, async_client = connect(monkeypatch, handler)
+
+    async def follow() -> list[str]:
+        return [text async for text in async_client.follow("x-1", tail=1, attempt=2)]
+
+    expected = [{"tail": "1", "attempt": "2"}, {"tail": "1", "attempt": "2"}, {"after": "2:4", "attempt": "2"}]
+    for followed in (lambda: list(client.follow("x-1", tail=1, attempt=2)), lambda: asyncio.run(follow())):
+        assert followed() == ["last\n", "more\n"]
+        assert asked == expected
+        asked.clear()

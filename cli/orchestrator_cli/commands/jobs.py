@@ -137,23 +137,26 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
+@click.option("--tail", type=click.IntRange(0, 10_000), metavar="N", help="Begin with the last N lines.")
+@click.option("--attempt", type=click.IntRange(1), metavar="N", help="Of the Nth attempt alone.")
 @click.option("--raw", is_flag=True, help="Pass control characters on.")
 @JSON
-def logs(job_id: str, follow: bool, raw: bool, as_json: bool) -> None:
+def logs(job_id: str, follow: bool, tail: int | None, attempt: int | None, raw: bool, as_json: bool) -> None:
     """Print what a job printed."""
     with open_client() as client:
         if follow:
             client.job(job_id)
             client.patience_seconds = PATIENCE_SECONDS
         if follow and not as_json:
-            for text in client.follow(job_id):
+            for text in client.follow(job_id, tail=tail, attempt=attempt):
                 show.output(text, raw=raw)
             return
         chunks, after = [], None
         while True:
-            page = client.logs(job_id, after=after, wait_seconds=15 if follow else 0)
+            page = client.logs(job_id, after=after, wait_seconds=15 if follow else 0, tail=tail, attempt=attempt)
             chunks += page["chunks"]
             after = page["next"]
+            tail = tail if after is None else None
             if page["ended"] or not (page["chunks"] or follow):
                 break
     if as_json:

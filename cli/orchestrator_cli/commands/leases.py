@@ -32,7 +32,7 @@ from orchestrator_cli.values import Duration, Size
 WAIT_SECONDS: Final = 20.0
 LOCK_SECONDS: Final = 10.0
 BY_SIGNAL: Final = 128
-COLUMNS: Final = ("id", "name", "node", "gpus", "holder", "tenant", "state", "expires_at")
+COLUMNS: Final = ("id", "name", "node", "gpus", "holder", "tenant", "state", "busy_at", "expires_at")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -84,7 +84,7 @@ COMMANDS = [lease, leases]
 
 
 def _cell(value: Any) -> str:
-    return ",".join(value) if isinstance(value, list) else str(value)
+    return ",".join(value) if isinstance(value, list) else "-" if value is None else str(value)
 
 
 def _require_known(client: Client, node: str) -> None:

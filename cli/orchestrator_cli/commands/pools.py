@@ -18,6 +18,8 @@ POLL_SECONDS: Final = 0.5
 COLUMNS: Final = ("NAME", "MODEL", "STATE", "READY", "WANTED", "MIN", "MAX", "RUNNING", "DONE", "TENANT", "REASON")
 
 NAME = click.argument("name", metavar="POOL")
+OPTIONAL_NAME = click.argument("name", metavar="[POOL]", required=False)
+ALL = click.option("--all", "everything", is_flag=True, help="Every pool.")
 WAIT = click.option("--wait", type=Duration(), help="Wait so long at most until it is done.")
 
 
@@ -200,21 +202,23 @@ def wake(name: str, wait: float | None, as_json: bool) -> None:
 
 
 @pool.command()
-@NAME
+@OPTIONAL_NAME
+@ALL
 @WAIT
 @JSON
-def drain(name: str, wait: float | None, as_json: bool) -> None:
+def drain(name: str | None, everything: bool, wait: float | None, as_json: bool) -> None:
     """Have the runners leave when their jobs are done."""
-    _order(name, "drain", wait, _has_stopped, as_json)
+    _end(name, everything, "drain", wait, as_json)
 
 
 @pool.command()
-@NAME
+@OPTIONAL_NAME
+@ALL
 @WAIT
 @JSON
-def stop(name: str, wait: float | None, as_json: bool) -> None:
+def stop(name: str | None, everything: bool, wait: float | None, as_json: bool) -> None:
     """Have the runners leave now; their jobs run again elsewhere."""
-    _order(name, "stop", wait, _has_stopped, as_json)
+    _end(name, everything, "stop", wait, as_json)
 
 
 @pool.command()
@@ -239,6 +243,25 @@ def _order(
         if wait is not None:
             found = _await(client, name, wait, reached)
     _tell(found, as_json)
+
+
+def _end(name: str | None, everything: bool, order: str, wait: float | None, as_json: bool) -> None:
+    if (name is not None) == everything:
+        raise InvalidRequest("name a pool, or say --all")
+    if name is not None:
+        _order(name, order, wait, _has_stopped, as_json)
+        return
+    deadline = time.monotonic() + (wait or 0.0)
+    with open_client() as client:
+        found = client.order_pools(order)
+        if wait is not None:
+            found = [_await(client, one["name"], max(0.0, deadline - time.monotonic()), _has_stopped) for one in found]
+    if as_json:
+        show.as_json(found)
+    elif found:
+        _show_pools(found)
+    else:
+        click.echo("no pools", err=True)
 
 
 def _has_stopped(seen: Mapping[str, Any]) -> bool:

@@ -1,14 +1,20 @@
 """The schema's versions, and the servers that are refused."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from orchestrator.domain.job import LeaseMode
+from orchestrator.domain.lease import LeaseGrant
 from orchestrator.errors import InvalidSettings, SchemaMismatch
+from orchestrator.lease_ports import Holder
 from orchestrator.storage import engine as engine_module
 from orchestrator.storage import schema
+from orchestrator.storage.adhoc import SqlAdHocLeases
 from orchestrator.storage.engine import refuse_server
+from tests.contract.conftest import Stores
 
 
 def test_processes_that_upgrade_together_do_not_collide(database_url: str) -> None:
@@ -88,3 +94,22 @@ def test_the_server_is_looked_at_by_the_first_connection(mariadb_url: str, monke
     assert len(seen) == 2
     assert "MariaDB" in str(version)
     assert int(members or 0) <= 1
+
+
+def test_who_holds_a_lease_at_the_upgrade_keeps_it_without_its_host_looking_at_the_gpus(stores: Stores) -> None:
+    """The GPUs are in use by then: a host that cleared them would find their holder in the way."""
+    stores.register("a", 1)
+    holder = Holder("shell", "red", "ada", "t", None)
+    leases = SqlAdHocLeases(stores.database)
+    leases.grant("a", LeaseGrant(("a-0",), LeaseMode.EXCLUSIVE, None), holder, ttl=timedelta(minutes=1))
+    engine = create_engine(stores.url)
+    with engine.begin() as connection:
+        for column in ("ready_at", "refusal", "busy_at", "idle_told"):
+            connection.execute(text(f"ALTER TABLE orchestrator_lease_holders DROP COLUMN {column}"))
+        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0003'"))
+    engine.dispose()
+
+    schema.upgrade(stores.url)
+
+    kept = leases.find("t")
+    assert kept.ready_at == kept.granted_at

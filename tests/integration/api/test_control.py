@@ -1,12 +1,16 @@
-"""Sweeps by hand, draining, and what the metrics tell of leadership."""
+"""Sweeps by hand, another leader, purges, draining, and what the metrics tell of leadership."""
 
 from collections.abc import Callable
 from datetime import timedelta
 
+import pytest
 from fastapi.testclient import TestClient
 
+from orchestrator.errors import NotLeading
 from orchestrator.runtime import Runtime
 from orchestrator.services.lead import Leader
+from tests.support.aging import end_earlier
+from tests.support.running import Running
 
 
 def test_a_sweep_runs_once_without_a_leader(api: TestClient, runtime: Runtime) -> None:
@@ -129,3 +133,40 @@ def test_safe_mode_is_switched_by_the_policy(api: TestClient) -> None:
     assert api.patch("/policy", json={"safe_mode": False}, headers={"If-Match": '"0"'}).status_code == 412
     assert api.patch("/policy", json={"safe_mode": False}).json()["version"] == 2
     assert api.patch("/policy", json={"color": 1}).status_code == 422
+
+
+def test_old_jobs_are_counted_then_deleted(api: TestClient, runtime: Runtime, start: Callable[[str], Running]) -> None:
+    """And not those that somebody may still look for: an hour is the least."""
+    job = api.post("/jobs/submit", json={"argv": ["true"]}).json()["id"]
+    start(job).end()
+    assert api.post("/control/purge", json={"older_than_seconds": 3600}).json() == {
+        "jobs": 0,
+        "more": False,
+        "dry_run": False,
+    }
+    end_earlier(runtime, job, timedelta(hours=2))
+
+    counted = api.post("/control/purge", json={"older_than_seconds": 3600, "dry_run": True}).json()
+    assert counted == {"jobs": 1, "more": False, "dry_run": True}
+    assert api.get(f"/jobs/{job}").status_code == 200
+    assert api.post("/control/purge", json={"older_than_seconds": 3600}).json()["jobs"] == 1
+    assert api.get(f"/jobs/{job}").status_code == 404
+    (event,) = (one for one in api.get("/events").json()["events"] if one["kind"] == "jobs_purge")
+    assert event["data"] == {"by": "local", "jobs": 1, "older_than_seconds": 3600.0}
+    for faulty in ({}, {"older_than_seconds": 3599}, {"older_than_seconds": "7d"}, {"older_than_seconds": 1e300}):
+        assert api.post("/control/purge", json=faulty).status_code == 422
+
+
+def test_a_leader_that_hangs_is_deposed(api: TestClient, runtime: Runtime) -> None:
+    """Another may lead at once, under another epoch, and what the old one still writes is refused."""
+    nobody = api.post("/control/depose")
+    assert (nobody.status_code, nobody.json()["detail"]) == (409, "nobody leads")
+    hung = runtime.leadership.campaign("host:1:a", ttl=timedelta(hours=1))
+    assert not runtime.leadership.campaign("host:2:b", ttl=timedelta(hours=1)).mine
+
+    assert api.post("/control/depose").json() == {"leader": "host:1:a", "epoch": hung.epoch}
+    assert api.get("/cluster").json()["leader"] is None
+    after = runtime.leadership.campaign("host:2:b", ttl=timedelta(hours=1))
+    assert (after.mine, after.epoch) == (True, hung.epoch + 1)
+    with pytest.raises(NotLeading):
+        runtime.admission.release_due(limit=1, epoch=hung.epoch)

@@ -91,6 +91,18 @@ def test_defects_tell_nothing_of_themselves(runtime: Runtime) -> None:
     assert answer.headers["x-request-id"]
 
 
+def test_a_defect_is_logged_with_the_job_of_its_path(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def get(self, job_id: str) -> object:
+            raise RuntimeError("for the test")
+
+    with TestClient(create_app(dataclasses.replace(runtime, jobs=Broken()), token=None), LOCAL) as client:  # type: ignore[arg-type]
+        assert client.get(f"/jobs/{NEVER}").status_code == 500
+
+    (record,) = (one for one in caplog.records if one.name == "orchestrator.api.edge")
+    assert record.__dict__["job_id"] == NEVER
+
+
 def test_a_token_that_asks_too_often_is_told_when_to_come_again(ask: Callable[..., Any]) -> None:
     slow = ask("slow", Role.VIEWER, requests_per_minute=6)
     other = ask("other", Role.VIEWER)

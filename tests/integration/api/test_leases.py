@@ -3,14 +3,28 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from orchestrator.domain.adhoc import LeaseRequest
+from orchestrator.errors import LeaseLost, NoGpuFree
 from orchestrator.runtime import Runtime
-from tests.support.running import Running
+from orchestrator.services.adhoc import LeaseService
+from orchestrator.testing.clock import FakeClock
+from tests.support.running import Running, confirming
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def hosts(runtime: Runtime) -> Iterator[None]:
+    """Hosts that confirm every lease."""
+    with confirming(runtime):
+        yield
 
 
 def lease(api: TestClient, **body: Any) -> dict[str, Any]:
@@ -19,6 +33,7 @@ def lease(api: TestClient, **body: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
+@pytest.mark.usefixtures("hosts")
 def test_a_lease_lives_by_its_heartbeats_and_ends_with_its_release(
     api: TestClient, register: Callable[[str, int], None]
 ) -> None:
@@ -40,6 +55,7 @@ def test_a_lease_lives_by_its_heartbeats_and_ends_with_its_release(
     assert len(api.get("/leases?ended=true").json()["leases"]) == 1
 
 
+@pytest.mark.usefixtures("hosts")
 def test_what_is_not_free_now_says_so_of_each_host(api: TestClient, register: Callable[[str, int], None]) -> None:
     register("alpha", 1)
     lease(api)
@@ -53,6 +69,7 @@ def test_what_is_not_free_now_says_so_of_each_host(api: TestClient, register: Ca
     assert api.post("/leases", json={"gpus": 0}).status_code == 422
 
 
+@pytest.mark.usefixtures("hosts")
 def test_waiting_ends_when_a_gpu_becomes_free(api: TestClient, register: Callable[[str, int], None]) -> None:
     register("alpha", 1)
     first = lease(api)
@@ -66,6 +83,7 @@ def test_waiting_ends_when_a_gpu_becomes_free(api: TestClient, register: Callabl
     assert answers[0].status_code == 201
 
 
+@pytest.mark.usefixtures("hosts")
 def test_an_operator_ends_a_lease_by_its_number(api: TestClient, register: Callable[[str, int], None]) -> None:
     register("alpha", 1)
     made = lease(api)
@@ -75,6 +93,7 @@ def test_an_operator_ends_a_lease_by_its_number(api: TestClient, register: Calla
     assert api.post("/leases/lease_unknown/heartbeat").status_code == 404
 
 
+@pytest.mark.usefixtures("hosts")
 def test_a_lease_is_kept_from_jobs_and_in_safe_mode_from_everybody(
     api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
 ) -> None:
@@ -87,6 +106,7 @@ def test_a_lease_is_kept_from_jobs_and_in_safe_mode_from_everybody(
     assert api.post("/leases", json={}).json()["faults"] == ["safe mode: no lease is granted"]
 
 
+@pytest.mark.usefixtures("hosts")
 def test_a_token_is_in_no_audit_line_and_in_no_log(
     api: TestClient, runtime: Runtime, register: Callable[[str, int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,3 +120,61 @@ def test_a_token_is_in_no_audit_line_and_in_no_log(
     assert "/leases/…/release" in audit
     assert made["token"] not in audit
     assert made["token"] not in "".join(r.getMessage() for r in caplog.records if not r.name.startswith("httpx"))
+
+
+def test_a_lease_is_told_when_its_host_has_confirmed_it(
+    api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
+) -> None:
+    """The host is woken for that; until then the lease is kept, and everybody sees that it is not ready."""
+    register("alpha", 1)
+    woken: list[tuple[str, Mapping[str, Any]]] = []
+    listener = runtime.wake.listen(lambda kind, data: woken.append((kind, data)))
+    wait_for(listener.subscribed.is_set, within_seconds=20, describe="the subscription")
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(lease(api)))
+    asking.start()
+    wait_for(lambda: ("lend", {"node": "alpha"}) in woken, within_seconds=20, describe="the wake message")
+    listener.stop()
+    (kept,) = api.get("/leases").json()["leases"]
+    assert (kept["state"], kept["ready_at"], answers) == ("active", None, [])
+
+    runtime.leases.confirm(kept["id"], None)
+    asking.join(30)
+    assert answers[0]["ready_at"] is not None
+    assert answers[0]["expires_at"] > kept["expires_at"], "its life begins when it is told"
+
+
+def test_a_lease_that_its_host_refuses_is_released_and_the_reason_told(
+    api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
+) -> None:
+    register("alpha", 1)
+    with confirming(runtime, "alpha-0 has 9000 MiB in use that no lease explains"):
+        refused = api.post("/leases", json={})
+
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:gpu-orchestrator:problem:no-gpu-free")
+    assert refused.json()["faults"] == ["alpha: alpha-0 has 9000 MiB in use that no lease explains"]
+    assert runtime.leases.leases() == []
+
+
+def test_a_lease_is_kept_alive_until_its_host_has_had_its_time(
+    runtime: Runtime, register: Callable[[str, int], None]
+) -> None:
+    """Renewed while it is waited for; then the host is taken for dead, and the GPU is given back."""
+    register("alpha", 1)
+    clock = FakeClock()
+    service = LeaseService(replace(runtime, clock=clock))
+    handover = service.take(LeaseRequest(gpus=1, ttl_seconds=30))
+    renewals = lambda: runtime.leases.leases()[0].heartbeat_at  # noqa: E731
+    first = renewals()
+    clock.advance(timedelta(seconds=9))
+    assert (service.settle(handover), renewals()) == (None, first)
+    clock.advance(timedelta(seconds=2))
+    assert service.settle(handover) is None
+    assert renewals() > first
+    clock.advance(timedelta(seconds=14))
+
+    with pytest.raises(NoGpuFree, match="alpha: its worker did not confirm in 25 s that alpha-0 is free"):
+        service.settle(handover)
+    assert runtime.leases.leases() == []
+    with pytest.raises(LeaseLost):
+        service.settle(handover)

@@ -82,6 +82,27 @@ def test_a_load_is_a_job_and_another_follows_one_that_was_cancelled(api: TestCli
     assert [one["job_id"] for one in api.get("/pools/chat").json()["loads"]] != [load["job_id"]]
 
 
+def test_one_order_goes_to_every_pool(api: TestClient, runtime: Runtime) -> None:
+    """To those that can take it: the answer tells which, and repeating it changes nothing."""
+    assert api.post("/pools/orders", json={"order": "stop"}).json() == {"pools": []}
+    for name, body in (("whole", {}), ("share", {"gpu_memory": "8GiB"}), ("gone", {})):
+        start(api, name=name, **body)
+    api.post("/pools/gone/stop")
+    sweep(runtime)
+    assert api.get("/pools/gone").json()["state"] == "stopped"
+
+    slept = api.post("/pools/orders", json={"order": "sleep"}).json()["pools"]
+    assert [(one["name"], one["asleep"]) for one in slept] == [("share", True)]
+    stopped = api.post("/pools/orders", json={"order": "stop"}).json()["pools"]
+    states = {"gone": "stopped", "share": "draining", "whole": "draining"}
+    assert {one["name"]: one["state"] for one in stopped} == states
+    assert api.post("/pools/orders", json={"order": "stop"}).json()["pools"] == stopped
+    for _ in range(2):  # loads are cancelled by one pass and are seen to have ended by the next
+        sweep(runtime)
+    assert {one["state"] for one in api.get("/pools").json()["pools"]} == {"stopped"}
+    assert api.post("/pools/orders", json={"order": "burn"}).status_code == 422
+
+
 def sweep(runtime: Runtime) -> None:
     """Look after the pools once, as the leader does."""
     term = runtime.leadership.campaign("test", ttl=timedelta(seconds=60))

@@ -15,7 +15,7 @@ from orchestrator.errors import LeaseLost
 from orchestrator.guardian.processes import read_process
 from orchestrator.runtime import Runtime
 from tests.integration.cli.conftest import ORCH, Installation, Orch, installed
-from tests.support.running import register
+from tests.support.running import confirming, register
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_for
 
@@ -31,11 +31,12 @@ def installation(
 
 
 @pytest.fixture
-def here(orch: Orch, runtime: Runtime, tmp_path: Path) -> Orch:
-    """The command line on host gpu-9, which has two GPUs."""
+def here(orch: Orch, runtime: Runtime, tmp_path: Path) -> Iterator[Orch]:
+    """The command line on host gpu-9, which has two GPUs and confirms its leases."""
     register(runtime, "gpu-9", 2)
     orch.environment |= {"ORCHESTRATOR_NODE": "gpu-9", "ORCHESTRATOR_LOCK_DIR": str(tmp_path)}
-    return orch
+    with confirming(runtime):
+        yield orch
 
 
 def held(runtime: Runtime) -> list[str]:

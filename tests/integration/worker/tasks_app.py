@@ -13,6 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
 from orchestrator import current, model_cache
+from orchestrator.gpus import simulated_use
 from orchestrator.install import install
 from orchestrator.testing.runner_dump import dumping
 from orchestrator.worker.gpu_task import GPUTask
@@ -34,6 +35,11 @@ def add(left: int, right: int) -> int:
 @app.task(base=GPUTask, name="t.total", gpus=0)
 def total(values: list[int]) -> int:
     return sum(values)
+
+
+@app.task(base=GPUTask, name="t.count", gpus=1)
+def count(*values: Any, **named: Any) -> int:
+    return len(values) + len(named)
 
 
 @app.task(base=GPUTask, name="t.fail", gpus=1)
@@ -102,6 +108,20 @@ def warm() -> dict[str, Any]:
         model["uses"] += 1
         time.sleep(0.03)  # a few jobs wait in the line, and the worker hears of each before the next but one begins
         return {"pid": os.getpid(), "uses": model["uses"], "memory_mib": model_cache.cache().capacity_mib}
+
+
+@app.task(base=GPUTask, name="t.run", gpus=1)
+def run(*argv: str) -> int:
+    """Run a program, and not care about a wish to end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return subprocess.run(argv, check=False).returncode
+
+
+@app.task(base=GPUTask, name="t.use", gpus=1)
+def use(file: str, mib: int) -> int:
+    """Use so much of the simulated GPUs for as long as the runner lives."""
+    simulated_use.set_use(Path(file), dict.fromkeys(os.environ["CUDA_VISIBLE_DEVICES"].split(","), mib))
+    return os.getpid()
 
 
 @app.task(name="t.plain")

@@ -2,13 +2,14 @@
 
 import math
 import re
+from datetime import UTC, datetime, timedelta, timezone
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_cli.values import Alternative, Assignment, Duration, Size
+from orchestrator_cli.values import Alternative, Assignment, Duration, Since, Size
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 MEBIBYTES = {"MiB": 1, "GiB": 1024, "TiB": 1 << 20, "G": 1024, "": 1}
@@ -42,6 +43,33 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
     except click.BadParameter:
         return
     assert 0 <= seconds < math.inf
+
+
+@given(
+    st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(timezone(timedelta(hours=2)))),  # noqa: DTZ001
+    st.sampled_from(["seconds", "microseconds"]),
+)
+def test_an_instant_is_read_with_its_time_zone(instant: datetime, precision: str) -> None:
+    found = Since().convert(instant.isoformat(timespec=precision), None, None)
+    assert found.tzinfo is UTC
+    assert found == (instant if precision == "microseconds" else instant.replace(microsecond=0))
+
+
+def test_an_instant_without_a_time_zone_is_the_machines() -> None:
+    for text in ("2026-01-31", "2026-01-31T08:00"):
+        assert Since().convert(text, None, None) == datetime.fromisoformat(text).astimezone()
+
+
+def test_a_duration_is_an_instant_so_long_ago() -> None:
+    before = datetime.now(UTC)
+    found = Since().convert("1h30m", None, None)
+    assert before <= found + timedelta(hours=1, minutes=30) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "-1h", "2026-13-01", "0001-01-01T00:00+10:00", "9999999d"])
+def test_what_is_no_instant_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="neither a duration"):
+        Since().convert(text, None, None)
 
 
 @given(st.integers(1, 10_000), st.sampled_from(sorted(MEBIBYTES)))

@@ -200,3 +200,19 @@ def test_what_the_kernel_ended_for_want_of_memory_is_told_from_any_other_kill() 
         make_work(JobKind.COMMAND), Ended(0, None, "exit", memory_kills=1), began_at=NOW, now=NOW, draw=0.5
     )
     assert well.event is JobEvent.SUCCEED
+
+
+@pytest.mark.parametrize("kind", list(JobKind))
+def test_a_job_whose_runner_cannot_be_ended_is_lost_or_what_was_asked_for(kind: JobKind) -> None:
+    """Never succeeded, whatever its first process ended with."""
+    stuck = Ended(None, 9, "stuck", "KILL does not end pid 7")
+
+    lost = finish_of_end(make_work(kind), stuck, began_at=NOW, now=NOW, draw=0.5)
+    assert (lost.event, lost.failure_class) == (JobEvent.LOSE, FailureClass.LOST)
+    assert lost.error == "its runner cannot be ended: KILL does not end pid 7"
+    cancelled = make_work(kind)
+    cancelled.cancelled = True
+    assert finish_of_end(cancelled, stuck, began_at=NOW, now=NOW, draw=0.5).event is JobEvent.CANCEL
+    late = make_work(kind)
+    late.timed_out = True
+    assert finish_of_end(late, stuck, began_at=NOW, now=NOW, draw=0.5).failure_class is FailureClass.TIMEOUT
