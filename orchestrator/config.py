@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     recheck_interval: Seconds = Field(default=8, description="An unclaimed entry is looked for so often.")
     look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")
     retention: Seconds = Field(default=30 * 86_400, description="Ended jobs are deleted after so long.")
+    audit_retention: Seconds = Field(default=365 * 86_400, description="Lines of the audit are deleted after so long.")
     max_look_ahead_jobs: int = Field(default=512, ge=0, description="At most so many jobs ahead, for each host.")
     visibility: Seconds = Field(
         default=60, description="An entry whose consumer was silent so long is delivered again."
@@ -204,7 +205,8 @@ class Settings(BaseSettings):
     @property
     def client_url(self) -> str:
         """Where this process's clients find the API."""
-        return self.api_url or f"http://{self.api_host}:{self.api_port}"
+        host = f"[{self.api_host}]" if ":" in self.api_host else self.api_host
+        return self.api_url or f"http://{host}:{self.api_port}"
 
     @property
     def lease_ttl_delta(self) -> timedelta:

@@ -35,8 +35,8 @@ class AdHocLeases(Protocol):
         """Its host has made sure that nothing else is on the GPUs, or says why it cannot; the first word counts."""
         ...
 
-    def renew(self, token_hash: str) -> AdHocLease:
-        """Extend a live lease by its TTL.
+    def renew(self, token_hash: str, *, tenant: str | None = None) -> AdHocLease:
+        """Extend a live lease by its TTL; with a tenant, one of that tenant alone.
 
         Raises:
             UnknownLease: If there is none of this token.
@@ -44,8 +44,12 @@ class AdHocLeases(Protocol):
         """
         ...
 
-    def release(self, token_hash: str | None, *, lease_id: int | None = None, by: str) -> AdHocLease:
+    def release(
+        self, token_hash: str | None, *, lease_id: int | None = None, tenant: str | None = None, by: str
+    ) -> AdHocLease:
         """End a lease, named by its token's hash or its number; one that has ended stays as it is.
+
+        With a tenant, one of that tenant alone.
 
         Raises:
             UnknownLease: If there is none.

@@ -343,6 +343,10 @@ class AdmissionStore(Protocol):
 
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int: ...
 
+    def prune_audit(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Delete lines of the audit that are old enough, the oldest first."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DueEntry:

@@ -20,6 +20,11 @@ class Gone(Exception):
     """The caller went away before its body was here."""
 
 
+def has_body(headers: Headers) -> bool:
+    """Tell whether a request has a body."""
+    return "Transfer-Encoding" in headers or headers.get("Content-Length", "") not in ("", "0")
+
+
 async def read_body(headers: Headers, receive: Receive, *, limit_bytes: int, seconds: float) -> Receive:
     """Read a body and return a ``receive`` that gives it again.
 
@@ -29,9 +34,9 @@ async def read_body(headers: Headers, receive: Receive, *, limit_bytes: int, sec
         TooDeep: If it would be JSON nested too deeply.
         Gone: If nobody waits for an answer any more.
     """
-    length = headers.get("Content-Length", "")
-    if "Transfer-Encoding" not in headers and length in ("", "0"):
+    if not has_body(headers):
         return receive
+    length = headers.get("Content-Length", "")
     if length.isdecimal() and int(length[:20]) > limit_bytes:
         raise PayloadTooLarge(int(length[:20]), limit_bytes)
     try:

@@ -13,6 +13,7 @@ from orchestrator.api.guard import requires
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import LONGEST_TASK_ID
+from orchestrator.domain.request_checks import UNSEEN
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
@@ -33,6 +34,8 @@ class CancelBody(BaseModel):
     def _names_one(self) -> Self:
         if (self.tree is None) == (self.group is None):
             raise PydanticCustomError("one_filter", "give tree or group, one of them")
+        if UNSEEN.search(self.reason):
+            raise PydanticCustomError("unseen", "reason: must not contain control characters")
         return self
 
 

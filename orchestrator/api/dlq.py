@@ -2,25 +2,24 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import requires
+from orchestrator.api.schemas import MOST_SEQ, JobId
 from orchestrator.dead_letter_ports import DeadLetter, DeadLetterFilter
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import FailureClass
 from orchestrator.errors import UnknownDeadLetter
 
 MOST_LETTERS: Final = 500
-MOST_SEQ: Final = (1 << 63) - 1
 routes = APIRouter(prefix="/dlq", tags=["dead letters"])
 
 #: Dead letters are told of every tenant, so a token of one is refused.
 SEES_ALL: Final = [Depends(requires(Role.VIEWER, every_tenant=True))]
 Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
-JobId = Annotated[str, Path(max_length=155, description="The job's id.")]
 
 
 class RetryBody(BaseModel):

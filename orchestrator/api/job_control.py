@@ -10,7 +10,7 @@ from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given, Services
 from orchestrator.api.guard import requires
 from orchestrator.api.jobs import visible_job
-from orchestrator.api.schemas import job_document
+from orchestrator.api.schemas import JobId, job_document
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import Conflict, UnknownJob
@@ -59,25 +59,25 @@ def orders(given: Given, caller: Submitter, body: OrdersBody) -> Any:
 
 
 @routes.post("/{job_id}/priority", responses=CHANGED)
-def priority(given: Given, caller: Submitter, job_id: str, body: PriorityBody) -> Any:
+def priority(given: Given, caller: Submitter, job_id: JobId, body: PriorityBody) -> Any:
     """Give a job that waits another priority. Repeating it changes nothing."""
     return _one(given, caller, job_id, JobOrder(Order.PRIORITY, body.priority))
 
 
 @routes.post("/{job_id}/hold", responses=CHANGED)
-def hold(given: Given, caller: Submitter, job_id: str) -> Any:
+def hold(given: Given, caller: Submitter, job_id: JobId) -> Any:
     """Keep a job that has not started from starting, until it is released. Repeating it changes nothing."""
     return _one(given, caller, job_id, JobOrder(Order.HOLD))
 
 
 @routes.post("/{job_id}/release", responses=CHANGED)
-def release(given: Given, caller: Submitter, job_id: str) -> Any:
+def release(given: Given, caller: Submitter, job_id: JobId) -> Any:
     """Let a held job take its place among the others. Repeating it changes nothing."""
     return _one(given, caller, job_id, JobOrder(Order.RELEASE))
 
 
 @routes.post("/{job_id}/retry", responses=CHANGED)
-def retry(given: Given, caller: Submitter, job_id: str) -> Any:
+def retry(given: Given, caller: Submitter, job_id: JobId) -> Any:
     """Have a job that failed, was cancelled or is a dead letter tried again, with all its attempts."""
     return _one(given, caller, job_id, JobOrder(Order.RETRY))
 

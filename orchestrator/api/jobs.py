@@ -16,6 +16,7 @@ from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import (
     MOST_SEQ,
+    JobId,
     SubmitBody,
     attempt_document,
     job_document,
@@ -115,7 +116,7 @@ def list_jobs(
 
 @routes.get("/{job_id}", responses={**answers.answers(answers.JobWithAttempts), **NOT_MODIFIED})
 def show(
-    given: Given, caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
+    given: Given, caller: Caller, job_id: JobId, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
 ) -> Response:
     """Show a job with its attempts; 304 if it is as the ETag in If-None-Match says."""
     job = visible_job(given.runtime, caller, job_id)
@@ -125,7 +126,7 @@ def show(
 
 
 @routes.post("/{job_id}/cancel", responses=answers.answers(answers.Cancelled))
-def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: str) -> Any:
+def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: JobId) -> Any:
     """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
     visible_job(given.runtime, caller, job_id)
     outcome = given.cancels.cancel(job_id, by=caller.name, reason="asked for")
@@ -137,7 +138,7 @@ async def logs(
     given: Given,
     caller: Caller,
     request: Request,
-    job_id: str,
+    job_id: JobId,
     after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$", description="`next` of the page before.")] = None,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS, description="Chunks at most.")] = LOG_PAGE,
@@ -148,14 +149,16 @@ async def logs(
     look = _looking(given.runtime, job_id, after, tail, limit, attempt)
     await run_in_threadpool(visible_job, given.runtime, caller, job_id)
     deadline, pause = time.monotonic() + wait, POLL
-    while True:
-        # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
-        page = await run_in_threadpool(look)
-        left = deadline - time.monotonic()
-        if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(pause, left))
-        pause = min(SLOWEST_POLL, 1.5 * pause)
+    with given.stays.of(caller) as stay:
+        while True:
+            stay.check()
+            # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
+            page = await run_in_threadpool(look)
+            left = deadline - time.monotonic()
+            if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
+                break
+            await asyncio.sleep(min(pause, left))
+            pause = min(SLOWEST_POLL, 1.5 * pause)
     last = page.chunks[-1] if page.chunks else None
     return {
         "chunks": [{"attempt": a, "number": n, "text": text} for a, n, text in page.chunks],
@@ -165,7 +168,7 @@ async def logs(
 
 
 @routes.get("/{job_id}/why", responses=answers.answers(answers.Why))
-def why(given: Given, caller: Caller, job_id: str) -> Any:
+def why(given: Given, caller: Caller, job_id: JobId) -> Any:
     """Say why a job waits."""
     job = visible_job(given.runtime, caller, job_id)
     return {

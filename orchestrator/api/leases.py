@@ -11,7 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
-from orchestrator.api.schemas import MOST_SEQ
+from orchestrator.api.schemas import MOST_SEQ, Labels, Size
+from orchestrator.api.stays import Stay
 from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
 from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
 from orchestrator.domain.job import LeaseMode
@@ -39,11 +40,11 @@ class LeaseBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     gpus: int | None = Field(default=None, description="Whole GPUs of one host; default: 1.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
     gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
     mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the host; node names one.")
+    constraints: Labels = Field(default_factory=dict, description="Labels of the host; node names one.")
     ttl_seconds: float = Field(default=15.0, description="The lease lives so long after its last heartbeat.")
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
         default=0.0, description="Wait so long for GPUs to become free."
@@ -122,7 +123,8 @@ async def grant(
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
     begun = time.monotonic()
     try:
-        granted = await _await_grant(given, service, request, until=begun + body.wait_seconds)
+        with given.stays.of(caller) as stay:
+            granted = await _await_grant(given, stay, service, request, until=begun + body.wait_seconds)
     except OrchestratorError as error:
         given.lease_requests.refused(error)
         raise
@@ -131,9 +133,9 @@ async def grant(
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
-def heartbeat(given: Given, _: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
+def heartbeat(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
     """Extend a lease by its TTL, from now on; refused once it is not live: stop using the GPUs then."""
-    return lease_document(LeaseService(given.runtime).renew(token))
+    return lease_document(LeaseService(given.runtime).renew(token, tenant=caller.tenant))
 
 
 @routes.post("/{token}/release", responses=answers.answers(Lease))
@@ -143,7 +145,7 @@ def release(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUB
     if token.isdecimal() and len(token) < len(str(MOST_SEQ)):
         requires(Role.OPERATOR, every_tenant=True).check(caller)
         return lease_document(service.end(int(token), by=caller.name))
-    return lease_document(service.release(token, by=caller.name))
+    return lease_document(service.release(token, tenant=caller.tenant, by=caller.name))
 
 
 @routes.get("", responses=answers.answers(Leases))
@@ -160,11 +162,14 @@ def list_leases(
     return {"leases": [lease_document(lease) for lease in found], "next": following}
 
 
-async def _await_grant(given: Given, service: LeaseService, request: LeaseRequest, *, until: float) -> Granted:
+async def _await_grant(
+    given: Given, stay: Stay, service: LeaseService, request: LeaseRequest, *, until: float
+) -> Granted:
     pause = FIRST_PAUSE
     while True:
+        stay.check()
         try:
-            return await _handed_over(given, service, request)
+            return await _handed_over(given, stay, service, request)
         except NoGpuFree:
             if time.monotonic() + pause > until or given.stopping.is_set():
                 raise
@@ -194,13 +199,14 @@ def lease_document(lease: AdHocLease) -> dict[str, Any]:
     }
 
 
-async def _handed_over(given: Given, service: LeaseService, request: LeaseRequest) -> Granted:
-    """Return a lease that may be used; what cannot be handed over, because the process ends, is released."""
+async def _handed_over(given: Given, stay: Stay, service: LeaseService, request: LeaseRequest) -> Granted:
+    """Return a lease that may be used; what cannot be handed over any more is released."""
     handover = await run_in_threadpool(service.take, request)
     granted = None
     while granted is None:
-        if given.stopping.is_set():
+        if given.stopping.is_set() or stay.ended:
             await run_in_threadpool(service.release, handover.token, by=request.holder)
+            stay.check()
             raise NoGpuFree(("the API stops",))
         await asyncio.sleep(LOOK_PAUSE)
         granted = await run_in_threadpool(service.settle, handover)

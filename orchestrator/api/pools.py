@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
-from orchestrator.api.schemas import AlternativeBody
+from orchestrator.api.schemas import AlternativeBody, Labels, Size
 from orchestrator.api.versions import version_of
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import JobState
@@ -46,13 +46,13 @@ class PoolBody(BaseModel):
     task: Text = Field(default=DEFAULT_LOADER, description="The Celery task that loads it, called with model=MODEL.")
     arguments: dict[str, Any] = Field(default_factory=dict, description="Further keywords of that task.")
     gpus: int | None = Field(default=None, description="Whole GPUs of each runner; default: 1.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
     gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
     mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the hosts.")
+    constraints: Labels = Field(default_factory=dict, description="Labels of the hosts.")
     cpus: int | None = Field(default=None, description="CPUs of the host that each runner is counted with.")
-    memory: str | int | None = Field(default=None, description="Memory of the host, likewise.")
+    memory: Size | None = Field(default=None, description="Memory of the host, likewise.")
     alternatives: list[AlternativeBody] = Field(default_factory=list, description="Other GPUs, in order of preference.")
     min: int = Field(default=1, description="Runners that are there even if nobody asks for them.")
     max: int | None = Field(default=None, description="Runners at most; default: as min.")
@@ -352,7 +352,12 @@ def _change(
 
 
 def _seen(runtime: Runtime, caller: Principal, name: str) -> PoolStanding:
-    standing = runtime.pools.standing(name)
+    try:
+        standing = runtime.pools.standing(name)
+    except UnknownPool:
+        if caller.tenant is not None:
+            raise UnknownPool(name) from None  # the names that there are, are other tenants' too
+        raise
     if standing.pool.spec.tenant is not None and not caller.sees(standing.pool.spec.tenant):
         raise UnknownPool(name)
     return standing

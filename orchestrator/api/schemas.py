@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -13,7 +14,7 @@ from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.canvas import Need
 from orchestrator.domain.cluster import GpuHolder, GpuRecord
 from orchestrator.domain.job import TERMINAL_STATES, Job
-from orchestrator.domain.request import CommandRequest, Request, TaskRequest
+from orchestrator.domain.request import LONGEST_TASK_ID, CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
@@ -23,6 +24,12 @@ from orchestrator.ports import Attempt, HistoryEvent, NodeRecord, Submitted
 MOST_SEQ: Final = (1 << 63) - 1
 
 Text = Annotated[str, Field(max_length=4096)]
+#: Memory, as ``12GiB`` or a number of MiB.
+Size = Annotated[str, Field(max_length=32)] | int
+#: A name or value of a host's label; ``domain.request_wants`` says what it may hold.
+Label = Annotated[str, Field(max_length=63)]
+Labels = dict[Label, Label]
+JobId = Annotated[str, Path(max_length=LONGEST_TASK_ID, description="The job's id.")]
 
 #: Fields that mean something only with the other kind of job.
 _OF_COMMANDS: Final = ("env", "secrets", "cwd")
@@ -35,9 +42,9 @@ class AlternativeBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     gpus: int | None = None
-    gpu_memory: str | int | None = None
+    gpu_memory: Size | None = None
     gpu_type: Text | None = None
-    min_memory: str | int | None = None
+    min_memory: Size | None = None
     mig: Text | None = None
 
 
@@ -61,13 +68,13 @@ class SubmitBody(BaseModel):
     name: Text | None = None
     queue: Text | None = None
     gpus: int | None = Field(default=None, description="Whole GPUs of one host.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
     gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
     mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards, as 1g.10gb.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels that the host has.")
+    constraints: Labels = Field(default_factory=dict, description="Labels that the host has.")
     cpus: int | None = Field(default=None, description="CPUs of the host that the job is counted with.")
-    memory: str | int | None = Field(default=None, description="Memory of the host, likewise, as 64GiB.")
+    memory: Size | None = Field(default=None, description="Memory of the host, likewise, as 64GiB.")
     alternatives: list[AlternativeBody] = Field(
         default_factory=list, description="Other GPUs that would do, in order of preference."
     )
@@ -76,7 +83,7 @@ class SubmitBody(BaseModel):
     soft_time_limit: float | None = Field(default=None, description="Seconds.")
     grace: float | None = Field(default=None, description="Seconds from TERM to KILL.")
     max_attempts: int = 1
-    retry_on: dict[str, int | None] | None = Field(
+    retry_on: dict[Text, int | None] | None = Field(
         default=None, description="By failure class, after how many failures at most another attempt follows."
     )
     run_at: Annotated[datetime | None, Field(strict=False)] = None

@@ -40,7 +40,7 @@ class Principal:
     name: str
     role: Role
     tenant: str | None = None  # None: every tenant's jobs
-    token_id: str | None = None  # None: the installation's own token, or this host without one
+    token_id: str | None = None  # None: the installation's own token
     requests_per_minute: int | None = None
 
     def sees(self, tenant: str) -> bool:

@@ -79,6 +79,8 @@ def check_gpu(gpu: str, *, load: Callable[[str], Any] = ctypes.CDLL, mib: int = 
         return Outcome(Verdict.UNTESTED, f"there is no {LIBRARY} here: {error}")
     try:
         return _use(library, mib)
+    except AttributeError as error:  # a driver from before the functions that are used
+        return Outcome(Verdict.UNTESTED, f"{LIBRARY} is too old: {error}")
     except _Refused as error:
         return Outcome(Verdict.UNTESTED if error.code in IN_USE else Verdict.FAILED, str(error))
 

@@ -104,13 +104,13 @@ class LeaseService:
         silent = f"its worker did not confirm in {self._longest_wait():g} s that {', '.join(lease.gpus)} is free"
         raise NoGpuFree((f"{lease.node}: {lease.refusal or silent}",))
 
-    def renew(self, token: str) -> AdHocLease:
-        """Extend a lease; raises ``UnknownLease`` or ``LeaseLost``."""
-        return self._runtime.leases.renew(token_hash(token))
+    def renew(self, token: str, *, tenant: str | None = None) -> AdHocLease:
+        """Extend a lease, with a tenant one of that tenant alone; raises ``UnknownLease`` or ``LeaseLost``."""
+        return self._runtime.leases.renew(token_hash(token), tenant=tenant)
 
-    def release(self, token: str, *, by: str) -> AdHocLease:
-        """End a lease, named by its token; raises ``UnknownLease``."""
-        lease = self._runtime.leases.release(token_hash(token), by=by)
+    def release(self, token: str, *, tenant: str | None = None, by: str) -> AdHocLease:
+        """End a lease, named by its token, with a tenant one of that tenant alone; raises ``UnknownLease``."""
+        lease = self._runtime.leases.release(token_hash(token), tenant=tenant, by=by)
         tell_placers(self._runtime)
         return lease
 

@@ -33,10 +33,11 @@ _COLUMNS: Final = (
     " h.name, h.tenant, h.holder, h.ttl_s, h.ready_at, h.refusal, h.busy_at FROM orchestrator_lease_holders h"
     " JOIN orchestrator_leases l ON l.id = h.lease_id"
 )
-OF_TOKEN: Final = Sql(f"{_COLUMNS} WHERE h.token_hash = :token_hash")
-OF_ID: Final = Sql(f"{_COLUMNS} WHERE h.lease_id = :lease_id")
+_OF_TENANT: Final = "(:tenant IS NULL OR h.tenant = :tenant)"
+OF_TOKEN: Final = Sql(f"{_COLUMNS} WHERE h.token_hash = :token_hash AND {_OF_TENANT}")
+OF_ID: Final = Sql(f"{_COLUMNS} WHERE h.lease_id = :lease_id AND {_OF_TENANT}")
 LIST: Final = Sql(
-    f"{_COLUMNS} WHERE (:tenant IS NULL OR h.tenant = :tenant) AND (:active = 0 OR l.state = 'active')"
+    f"{_COLUMNS} WHERE {_OF_TENANT} AND (:active = 0 OR l.state = 'active')"
     " AND (:before IS NULL OR h.lease_id < :before) ORDER BY h.lease_id DESC LIMIT :limit"
 )
 GPUS: Final = Sql(
@@ -76,13 +77,13 @@ class SqlAdHocLeases:
             values |= {"tenant": holder.tenant, "holder": holder.holder, "key": holder.key}
             run(connection, INSERT_HOLDER, values | {"ttl": ttl.total_seconds()})
             self._note(connection, "lease_grant", node, lease_id, by=holder.holder)
-            return self._one(connection, OF_ID, {"lease_id": lease_id})
+            return self._one(connection, OF_ID, {"lease_id": lease_id, "tenant": None})
 
         return self._database.transaction(take)
 
     def find(self, token_hash: str) -> AdHocLease:
         """Return the lease of this token; see the port."""
-        return self._database.read(lambda c: self._one(c, OF_TOKEN, {"token_hash": token_hash}))
+        return self._database.read(lambda c: self._one(c, OF_TOKEN, {"token_hash": token_hash, "tenant": None}))
 
     def confirm(self, lease_id: int, refusal: str | None) -> None:
         """Write what its host says of a lease; see the port."""
@@ -90,28 +91,30 @@ class SqlAdHocLeases:
         values = {"lease_id": lease_id, "refusal": None if words is None else words[:LONGEST_REASON]}
         self._database.transaction(lambda c: self._database.run(c, CONFIRM, values).rowcount)
 
-    def renew(self, token_hash: str) -> AdHocLease:
+    def renew(self, token_hash: str, *, tenant: str | None = None) -> AdHocLease:
         """Extend a live lease; see the port."""
 
         def extend(connection: Connection) -> AdHocLease:
-            lease = self._one(connection, OF_TOKEN, {"token_hash": token_hash})
+            lease = self._one(connection, OF_TOKEN, {"token_hash": token_hash, "tenant": tenant})
             values = {"lease_id": lease.id, "ttl": lease.ttl_seconds}
             if not self._database.run(connection, RENEW, values).rowcount:
                 raise LeaseLost(lease.id)
-            return self._one(connection, OF_ID, {"lease_id": lease.id})
+            return self._one(connection, OF_ID, {"lease_id": lease.id, "tenant": None})
 
         return self._database.transaction(extend)
 
-    def release(self, token_hash: str | None, *, lease_id: int | None = None, by: str) -> AdHocLease:
+    def release(
+        self, token_hash: str | None, *, lease_id: int | None = None, tenant: str | None = None, by: str
+    ) -> AdHocLease:
         """End a lease; see the port."""
 
         def end(connection: Connection) -> AdHocLease:
             by_token = token_hash is not None
             values: dict[str, Any] = {"token_hash": token_hash} if by_token else {"lease_id": lease_id}
-            lease = self._one(connection, OF_TOKEN if by_token else OF_ID, values)
+            lease = self._one(connection, OF_TOKEN if by_token else OF_ID, values | {"tenant": tenant})
             if end_leases(self._database, connection, [lease.id], "released"):
                 self._note(connection, "lease_release", lease.node, lease.id, by=by)
-            return self._one(connection, OF_ID, {"lease_id": lease.id})
+            return self._one(connection, OF_ID, {"lease_id": lease.id, "tenant": None})
 
         return self._database.transaction(end)
 

@@ -57,6 +57,12 @@ STILL_EXPIRED: Final = Sql(
     "SELECT id FROM orchestrator_leases WHERE id = :id AND renewals = :renewals AND state = 'active'"
     " AND expires_at < {now_minus:grace} {for_update}"
 )
+#: Lines are numbered as they are written, so the oldest are found by number and need no index by time.
+OLD_AUDIT: Final = Sql(
+    "SELECT seq FROM (SELECT seq, at FROM orchestrator_audit ORDER BY seq LIMIT :limit) AS oldest"
+    " WHERE at < {now_minus:age}"
+)
+DELETE_AUDIT: Final = Sql("DELETE FROM orchestrator_audit WHERE seq IN :seqs", "seqs")
 SILENT_NODES: Final = Sql(
     "SELECT name FROM orchestrator_nodes WHERE state <> 'lost' AND heartbeat_at < {now_minus:silent} {for_update}"
 )
@@ -188,6 +194,15 @@ def prune(database: Database, connection: Connection, older_than: timedelta, lim
         for statement in deletions if seqs else ():
             database.run(connection, statement, {"seqs": seqs})
     return pruned
+
+
+def prune_audit(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
+    """Delete lines of the audit that are old enough, the oldest first."""
+    values = {"age": older_than.total_seconds(), "limit": limit}
+    seqs = list(database.run(connection, OLD_AUDIT, values).scalars())
+    if seqs:
+        database.run(connection, DELETE_AUDIT, {"seqs": seqs})
+    return len(seqs)
 
 
 #: All that is a job's, and the job.

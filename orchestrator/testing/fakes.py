@@ -239,6 +239,11 @@ class MemoryAdmission:
         self._call("prune", epoch)
         return 0
 
+    def prune_audit(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Nothing is old."""
+        self._call("prune_audit", epoch)
+        return 0
+
     def _call(self, name: str, epoch: int | None = None) -> None:
         self.calls.append(name)
         if self.down:

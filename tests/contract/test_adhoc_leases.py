@@ -166,3 +166,18 @@ def test_a_draining_host_grants_none_and_the_worker_is_told_what_is_lent(stores:
     SqlAdHocLeases(stores.database).release("t", by="ada")
     stores.cluster.set_drain("a", drain=True, by="op")
     assert grant(stores, "a-1", hashed="late") is None
+
+
+def test_a_token_is_good_for_a_caller_of_its_leases_tenant_alone(stores: Stores) -> None:
+    """To another tenant it is as one that never was, and changes nothing."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 1)
+    made = grant(stores, "a-0")
+
+    for refused in (lambda: leases.renew("t", tenant="blue"), lambda: leases.release("t", tenant="blue", by="ben")):
+        with pytest.raises(UnknownLease):
+            refused()
+
+    assert leases.leases() == [made]
+    assert leases.renew("t", tenant="red").state == "active"
+    assert leases.release("t", tenant="red", by="ada").state == "released"

@@ -121,3 +121,7 @@ def test_without_cudas_library_there_is_no_test() -> None:
     found = check_gpu("GPU-a", load=load)
     assert found.verdict is Verdict.UNTESTED
     assert found.reason.startswith("there is no libcuda.so.1 here: /nowhere/libcuda.so.1")
+
+
+def test_a_library_without_one_of_the_functions_says_nothing_of_the_gpu() -> None:
+    assert check_gpu("GPU-a", load=lambda _name: object()).verdict is Verdict.UNTESTED

@@ -77,16 +77,16 @@ def test_orders_about_a_waiting_job_show_in_the_job_and_its_history(api: TestCli
     job = api.post("/jobs/submit", json={"argv": ["true"]}).json()["id"]
 
     held = api.post(f"/jobs/{job}/hold").json()
-    assert (held["state"], held["held_by"], held["changed"]) == ("pending", "local", True)
+    assert (held["state"], held["held_by"], held["changed"]) == ("pending", "admin", True)
     (reason,) = (one for one in api.get(f"/jobs/{job}/why").json()["reasons"] if one["code"] == "held")
-    assert reason["words"].startswith("held by local")
+    assert reason["words"].startswith("held by admin")
     assert api.post(f"/jobs/{job}/priority", json={"priority": 8}).json()["priority"] == 8
     assert api.post(f"/jobs/{job}/release").json()["held_by"] is None
     assert api.post(f"/jobs/{job}/retry").json()["type"].endswith(":illegal-transition")
     api.post(f"/jobs/{job}/cancel")
     assert api.post(f"/jobs/{job}/retry").json()["state"] == "pending"
     events = api.get(f"/jobs/{job}/events").json()["events"]
-    assert [event["kind"] for event in events if event["data"].get("by") == "local"] == [
+    assert [event["kind"] for event in events if event["data"].get("by") == "admin"] == [
         *("hold", "set_priority", "unhold", "cancel", "revive")
     ]
 
@@ -108,7 +108,7 @@ def test_one_order_for_many_jobs_tells_of_each(api: TestClient) -> None:
 def test_a_queue_is_paused_limited_and_resumed(api: TestClient) -> None:
     api.post("/jobs/submit", json={"argv": ["true"]})
     paused = api.post("/queues/gpu/pause").json()
-    assert (paused["paused"], paused["paused_by"], paused["withdrawn"]) == (True, "local", 1)
+    assert (paused["paused"], paused["paused_by"], paused["withdrawn"]) == (True, "admin", 1)
     waiting = api.post("/jobs/submit", json={"argv": ["true"]}).json()
     assert waiting["state"] == "pending"
     assert api.get(f"/jobs/{waiting['id']}/why").json()["reasons"][0]["code"] == "queue_paused"

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from orchestrator.api.app import create_app
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.runtime import Runtime
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import client_of
 from tests.support.cli_fields import FIELDS
 
 READS_THE_DATABASE = ["/jobs", "/jobs/x", "/jobs/x/logs", "/jobs/x/why", "/jobs/x/events", "/nodes", "/gpus", "/queues"]
@@ -48,7 +47,7 @@ def test_queues_tell_how_many_jobs_they_hold(api: TestClient) -> None:
 
 def test_the_cluster_is_described_without_passwords(runtime: Runtime, settings: Settings) -> None:
     secret = settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://:hidden@127.0.0.1:1/0")})
-    with TestClient(create_app(dataclasses.replace(runtime, settings=secret), token=None), LOCAL) as client:
+    with client_of(dataclasses.replace(runtime, settings=secret)) as client:
         answer = client.get("/cluster")
 
     assert set(answer.json()) == FIELDS["status --cluster"]
@@ -72,7 +71,7 @@ def cut_off(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     (tmp_path / "file").touch()
     url = type(settings.database_url)(f"sqlite:///{tmp_path / 'file' / 'gone.db'}")
     runtime = open_runtime(settings.model_copy(update={"database_url": url}))
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(runtime) as client:
         yield client
     runtime.close()
 
@@ -108,7 +107,7 @@ def test_without_redis_jobs_are_taken_in(settings: Settings) -> None:
     """What is committed is durable; the leader publishes it when Redis is back."""
     away = type(settings.redis_url)("redis://127.0.0.1:1/0")
     runtime = open_runtime(settings.model_copy(update={"redis_url": away}))
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(runtime) as client:
         assert client.post("/jobs/submit", json={"argv": ["true"]}).status_code == 201
         assert client.get("/readyz").json()["checks"]["redis"] is False
     runtime.close()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.gpus.simulated import make_gpus, write_gpus
+from orchestrator.guardian.client import GuardianSettings
+from orchestrator.guardian.helpers import MOST_LEFT, Watch
+from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.messages import GpuFault, GpuReport, Spawned, SpawnFailed
 from tests.support.guardian import Host, StartHost, lives, python, wait
 
@@ -198,6 +202,32 @@ def test_each_card_that_hangs_is_left_out(start_host: StartHost, tmp_path: Path)
 
     # Of a card that hung from the start on nothing is known, not even its name.
     assert host.expect(GpuReport).samples == (samples[1], samples[3])
+
+
+def test_a_sampler_that_its_driver_keeps_from_ending_is_left_and_another_started(
+    settings: Callable[..., GuardianSettings], gpus: tuple[Path, tuple[GpuSample, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as a bound: one more each time would fill the host."""
+    kill, spared = os.kill, list[int]()
+    watch = Watch(settings(simulated_gpus=gpus[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, _number: spared.append(pid))  # a process that is in its driver
+        for number in range(MOST_LEFT):
+            watch.check(boottime() + 3600)
+            assert (len(spared), watch.pid) == (number + 1, 0)
+            assert watch.wakes_at is not None
+            watch.start()
+    assert len(set(spared)) == MOST_LEFT
+    assert (watch.pid, watch.pids) == (0, set(spared))
+
+    kill(spared[0], signal.SIGKILL)
+    assert watch.on_ended(*os.waitpid(spared[0], 0)) is None
+    watch.start()
+    assert watch.pid not in {0, *spared}
+    for pid in watch.pids:
+        kill(pid, signal.SIGKILL)
+        watch.on_ended(*os.waitpid(pid, 0))
+    assert watch.pids == set()
 
 
 def test_no_runner_is_spared_as_a_helper(start_host: StartHost) -> None:

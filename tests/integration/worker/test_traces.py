@@ -23,7 +23,7 @@ def test_a_job_is_one_trace_from_its_submit_to_its_end(
     api, url = start_api(cluster, traces=True)
     worker = cluster.worker("a", traces=True)
     monkeypatch.setenv("TRACEPARENT", TRACEPARENT)
-    with Client(url) as client:
+    with Client(url, cluster.token) as client:
         job_id = client.submit({"argv": ["sh", "-c", "echo $TRACEPARENT; exit 3"], "gpus": 1})["id"]
     cluster.wait_for_state(job_id, JobState.FAILED)
     for process in (api, worker):
@@ -52,12 +52,14 @@ def test_without_traces_the_context_travels_and_nothing_is_sent(cluster: Cluster
     _, url = start_api(cluster)
     cluster.worker("a")
     body = {"argv": ["sh", "-c", "echo ${TRACEPARENT-none}"]}
-    headers = {"traceparent": TRACEPARENT}
-    inside = httpx.post(f"{url}/jobs/submit", json=body, headers=headers, trust_env=False).json()["id"]
-    outside = httpx.post(f"{url}/jobs/submit", json=body, trust_env=False).json()["id"]
-    garbled = httpx.post(f"{url}/jobs/submit", json=body, headers={"traceparent": "no trace"}, trust_env=False)
-    cluster.wait_for_end([inside, outside, garbled.json()["id"]])
+
+    def submit(**headers: str) -> str:
+        answer = httpx.post(f"{url}/jobs/submit", json=body, headers=cluster.authorized | headers, trust_env=False)
+        return str(answer.json()["id"])
+
+    inside, outside, garbled = submit(traceparent=TRACEPARENT), submit(), submit(traceparent="no trace")
+    cluster.wait_for_end([inside, outside, garbled])
 
     assert cluster.output(inside).strip() == TRACEPARENT
-    assert cluster.output(outside).strip() == cluster.output(garbled.json()["id"]).strip() == "none"
+    assert cluster.output(outside).strip() == cluster.output(garbled).strip() == "none"
     assert collector.spans == []
