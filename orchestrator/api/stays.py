@@ -75,10 +75,12 @@ class Stays:
                 del self._by_token[caller.token_id]
 
     async def _look_while_anybody_stays(self) -> None:
-        while self._by_token and not self._stopping.is_set():
+        while not self._stopping.is_set():
             await asyncio.sleep(LOOK_SECONDS)
+            if not (ids := list(self._by_token)):
+                return  # as after a request that had its answer at once: most have
             try:
-                ended = await run_in_threadpool(self._tokens.ended, list(self._by_token))
+                ended = await run_in_threadpool(self._tokens.ended, ids)
             except Unavailable as error:
                 # Nothing new is told or granted without the database, and no token is revoked.
                 logger.info("who stays is looked at again when the database answers: %s", error)

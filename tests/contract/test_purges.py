@@ -1,5 +1,6 @@
 """Ended jobs that a person has deleted, on SQLite and on MariaDB."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.storage.job_control import SqlJobControl
 from orchestrator.storage.purges import SqlJobPurge
 from orchestrator.testing.history import verify
 from tests.contract.conftest import Stores
+from tests.support.waiting import wait_for
 
 WEEK = timedelta(days=7)
 
@@ -81,3 +83,18 @@ def test_a_job_that_is_tried_again_is_not_deleted(stores: Stores, purges: SqlJob
     assert stores.job(failed).state is JobState.PENDING
     with pytest.raises(UnknownJob):
         control.retry(gone, by="ada")
+
+
+def test_a_job_that_is_being_tried_again_is_not_deleted(stores: Stores, purges: SqlJobPurge) -> None:
+    """The purge waits for whoever changes the job, and looks again."""
+    failed = ended(stores, days=30, event=JobEvent.FAIL)
+    revive = text("UPDATE orchestrator_jobs SET state = 'pending', finished_at = NULL WHERE id = :id")
+    waits = text("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")
+    with ThreadPoolExecutor(1) as pool, stores.database.engine.connect() as connection:
+        connection.execute(revive, {"id": failed})
+        purging = pool.submit(purges.purge_ended, WEEK, limit=9, by="ada")
+        if stores.database.dialect == "mysql":  # SQLite's writers wait for each other as a whole
+            wait_for(lambda: int(connection.execute(waits).one()[1]), within_seconds=10, describe="the purge to wait")
+        connection.commit()
+        assert purging.result(20) == 0
+    assert stores.job(failed).state is JobState.PENDING

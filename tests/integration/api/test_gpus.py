@@ -4,7 +4,7 @@ from fastapi.testclient import TestClient
 
 from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuStanding
 from orchestrator.runtime import Runtime
-from tests.support.running import register
+from tests.support.running import confirming, register
 
 PROBLEM = "urn:gpu-orchestrator:problem:"
 
@@ -20,14 +20,16 @@ def test_a_gpu_is_quarantined_released_and_reset(api: TestClient, runtime: Runti
     assert (held.json()["uuid"], held.json()["health"]) == ("alpha-0", "quarantined")
     assert held.json()["health_reason"].startswith("quarantined by ")
     assert api.get("/gpus").json()["gpus"] == [held.json()]
-    refused = api.post("/leases", json={"gpus": 1})
+    with confirming(runtime):
+        refused = api.post("/leases", json={"gpus": 1})
     assert (refused.status_code, refused.json()["type"]) == (409, f"{PROBLEM}no-gpu-free")
 
     released = api.post("/gpus/alpha-0/release").json()
     assert (released["health_reason"].split()[0], released["strikes"]) == ("released", 2)
     assert runtime.cluster.gpu_standings("alpha")["alpha-0"].order == GpuOrder(releases=1)
     runtime.cluster.note_gpu_standings("alpha", {"alpha-0": struck})
-    lease = api.post("/leases", json={"gpus": 1})
+    with confirming(runtime):
+        lease = api.post("/leases", json={"gpus": 1})
     assert (lease.status_code, lease.json()["gpus"]) == (201, ["alpha-0"])
 
     again = api.post("/gpus/alpha-0/reset")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from orchestrator.api import stays
 from orchestrator.api.app import create_app
 from orchestrator.api.feed import MOST_BUFFERED, Follower, Positions
 from orchestrator.domain.access import Role
@@ -251,6 +252,28 @@ def test_a_revoked_token_ends_a_page_that_waits(app: FastAPI, runtime: Runtime, 
     answer = run(conversation())
 
     assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (401, "unauthenticated")
+
+
+def test_a_request_that_is_answered_at_once_is_not_looked_at_again(
+    runtime: Runtime, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most do not stay, and cost no query more."""
+    monkeypatch.setattr(stays, "LOOK_SECONDS", 0.05)
+    looks = Looks(runtime.access)
+    app = create_app(dataclasses.replace(runtime, access=looks), token=OWN)
+    _token, secret = TokenService(runtime.access, runtime.clock).create("any", role=Role.VIEWER, by="test")
+
+    async def conversation() -> None:
+        job = await submit(app)
+        async with client_of(app, Authorization=f"Bearer {secret}") as client:
+            assert (await client.get(f"/jobs/{job}/logs")).status_code == 200
+        looker = app.state.services.stays._looker
+        assert looker is not None
+        await asyncio.wait_for(looker, 20)
+
+    run(conversation())
+
+    assert looks.ids == []
 
 
 def test_a_defect_of_the_looking_ends_what_is_open(
