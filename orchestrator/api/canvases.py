@@ -14,18 +14,17 @@ from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.domain.request_checks import UNSEEN
-from orchestrator.errors import UnknownJob
+from orchestrator.errors import InvalidRequest, UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
 
 CanvasId = Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID)]
-
-
+_ID: Final = {"type": "string", "maxLength": LONGEST_TASK_ID}
 #: What ``CancelBody`` asks of its fields together, for its description.
 _ONE_FILTER: Final[dict[str, Any]] = {
     "oneOf": [
-        {"required": ["tree"], "properties": {"tree": {"type": "string"}, "group": {"type": "null"}}},
-        {"required": ["group"], "properties": {"group": {"type": "string"}, "tree": {"type": "null"}}},
+        {"required": ["tree"], "properties": {"tree": _ID, "group": {"type": "null"}}},
+        {"required": ["group"], "properties": {"group": _ID, "tree": {"type": "null"}}},
     ]
 }
 
@@ -43,8 +42,6 @@ class CancelBody(BaseModel):
     def _names_one(self) -> Self:
         if (self.tree is None) == (self.group is None):
             raise PydanticCustomError("one_filter", "give tree or group, one of them")
-        if UNSEEN.search(self.reason):
-            raise PydanticCustomError("unseen", "reason: must not contain control characters")
         return self
 
 
@@ -57,6 +54,8 @@ def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBM
 
     ``cancelled`` do not start any more; ``stopping`` run, and their workers were asked to end them.
     """
+    if UNSEEN.search(body.reason):
+        raise InvalidRequest("reason: must not contain control characters")
     whole = body.tree is not None
     name = body.tree or body.group or ""
     _refuse_hidden(given.runtime, caller, name, whole=whole)

@@ -47,7 +47,8 @@ _ONE_KIND: Final[dict[str, Any]] = {
         {
             "title": "A Celery task",
             "required": ["task"],
-            "properties": {"task": {"type": "string"}, "argv": {"type": "null"}} | dict.fromkeys(_OF_COMMANDS, False),
+            "properties": {"task": {"type": "string"} | bounds.TASK, "argv": {"type": "null"}}
+            | dict.fromkeys(_OF_COMMANDS, False),
         },
     ]
 }

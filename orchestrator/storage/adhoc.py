@@ -153,7 +153,7 @@ class SqlAdHocLeases:
         if row.request_digest not in (None, holder.digest):
             raise IdempotencyConflict(holder.key, None)
         self._database.run(connection, REPLACE_TOKEN, {"lease_id": row.lease_id, "token_hash": holder.token_hash})
-        return self._one(connection, OF_ID, {"lease_id": row.lease_id})
+        return self._one(connection, OF_ID, {"lease_id": row.lease_id, "tenant": None})
 
     def _one(self, connection: Connection, statement: Sql, values: dict[str, Any]) -> AdHocLease:
         found = self._found(connection, statement, values)

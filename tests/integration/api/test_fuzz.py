@@ -34,7 +34,7 @@ from tests.support import running
 from tests.support.openapi import PATH
 from tests.support.servers import RedisServer
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 #: Whose requests at the bounds are sent: nobody who may less comes further.
 AT_BOUNDS = list(Role) if "FUZZ_EXAMPLES" in os.environ else [Role.ADMIN]
 TENANTS = {Role.SUBMITTER: "blue"}

@@ -15,7 +15,7 @@ from tests.integration.api.test_fuzz import DOCUMENT, HIDDEN, TENANTS, app, chec
 
 __all__ = ["app", "schema"]
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "16"))
 STEPS = 8
 LINKED = {
     link["operationId"]

@@ -17,7 +17,7 @@ from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.domain.access import ID_BYTES, SECRET_BYTES, make_secret
 from orchestrator.runtime import Runtime
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import AUTHORIZED, LOCAL, OWN
 from tests.support.running import register
 from tests.support.waiting import wait_for
 
@@ -166,7 +166,7 @@ SHOTS: Final = (
 def world(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Any, embedded_redis_server: Any
 ) -> Iterator[tuple[TestClient, Runtime]]:
-    """An app without a token, on a database of its own, with a host, and nothing else."""
+    """An app on a database of its own, with a host, and nothing else."""
     home = tmp_path_factory.mktemp("red")
     shutil.copy(empty_database, home / "red.db")
     url = f"sqlite:///{home / 'red.db'}"
@@ -174,7 +174,8 @@ def world(
     given = given.model_copy(update={"api_body_seconds": 1.0})
     runtime = open_runtime(given)
     register(runtime, "alpha", 2)
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+    app = create_app(runtime, token=OWN, of_home=True)
+    with TestClient(app, LOCAL, headers=AUTHORIZED, raise_server_exceptions=False) as client:
         yield client, runtime
     runtime.close()
 
@@ -202,7 +203,8 @@ def test_it_is_refused_and_leaves_nothing(world: tuple[TestClient, Runtime], sho
 # What no client library sends: over a real connection, to the server that `orch api` runs.
 
 GET: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-POST: Final = b"POST /jobs/submit HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+HEAD: Final = f"HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {OWN}\r\n".encode()
+POST: Final = b"POST /jobs/submit " + HEAD + b"Content-Type: application/json\r\n"
 JOB: Final = b'{"argv": ["true"]}'
 SMUGGLED: Final = POST + b"Content-Length: 18\r\n\r\n" + JOB
 
@@ -228,8 +230,8 @@ WIRE: Final = {
     "no host": (400, b"GET /healthz HTTP/1.1\r\n\r\n"),
     "two hosts": (400, GET + b"Host: rebound.example\r\n\r\n"),
     "another protocol": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)),
-    "a proxy's request": (404, b"GET http://169.254.169.254/latest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
-    "a tunnel": (404, b"CONNECT 169.254.169.254:80 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+    "a proxy's request": (404, b"GET http://169.254.169.254/latest " + HEAD + b"\r\n"),
+    "a tunnel": (404, b"CONNECT 169.254.169.254:80 " + HEAD + b"\r\n"),
     "two tokens": (
         401,
         b"GET /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n" + f"Authorization: Bearer {FORGED}\r\n".encode() * 2 + b"\r\n",

@@ -37,16 +37,20 @@ class Api:
         return serving(self.home, self.port, ORCHESTRATOR_REDIS_URL=self.redis_url, **settings)
 
     def send(self, request: bytes) -> socket.socket:
-        """Open a connection and send so much; the rest is up to the test."""
+        """Open a connection and send so much, with the token; the rest is up to the test."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        connection.sendall(request)
+        connection.sendall(request.replace(b"TOKEN", self.token().encode()))
         return connection
 
     def ask(self, path: str) -> Any:
         """Send a request with the token that the process made."""
-        token = (self.home / "token").read_text().strip()
-        request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+        headers = {"Authorization": f"Bearer {self.token()}"}
+        request = urllib.request.Request(f"{self.url}{path}", headers=headers)  # noqa: S310
         return urllib.request.urlopen(request, timeout=30)  # noqa: S310 - http
+
+    def token(self) -> str:
+        """Return the token that the process made."""
+        return (self.home / "token").read_text().strip()
 
     def metric(self, name: str) -> float:
         """Return a metric by its name and labels; 0 when it is not there."""
@@ -154,8 +158,8 @@ def test_a_port_that_is_taken_is_told(api: Api) -> None:
 
 #: A job, of which the body is only begun.
 HALF = (
-    b"POST /jobs/submit HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    b'Content-Length: 18\r\n\r\n{"argv": '
+    b"POST /jobs/submit HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer TOKEN\r\n"
+    b'Content-Type: application/json\r\nContent-Length: 18\r\n\r\n{"argv": '
 )
 IN_PROGRESS = "gpu_orchestrator_api_requests_in_progress"
 
@@ -187,7 +191,7 @@ def test_who_goes_away_within_a_body_leaves_nothing(api: Api, rest: bytes) -> No
         for _ in range(20):
             api.send(HALF + rest).close()
         wait_for(
-            lambda: api.metric(f'{REQUESTS}{{method="POST",route="none",status="499"}}') == 20,
+            lambda: api.metric(f'{REQUESTS}{{method="POST",route="/jobs/submit",status="499"}}') == 20,
             within_seconds=20,
             describe="all have been noticed",
         )
