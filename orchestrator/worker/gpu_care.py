@@ -53,6 +53,7 @@ class GpuCare:
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
         self._told: set[str] | None = None  # the GPUs of the last registration
+        self._is_read = False  # a reading was made, or has failed
         self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
         self._orders: Mapping[str, GpuOrder] = {}
         self._users: dict[str, str] = {}  # by GPU: who used it last
@@ -71,6 +72,8 @@ class GpuCare:
 
     def take_news(self) -> bool:
         """Tell whether there are GPUs that the host was not registered with; the first time there always are."""
+        if not self._is_read:  # an earlier worker's leftovers are told of before the first reading
+            return False
         found = {sample.gpu.uuid for sample in self.samples}
         if self._told is not None and found <= self._told:
             return False
@@ -79,6 +82,7 @@ class GpuCare:
 
     def on_news(self, news: GpuNews) -> list[Work]:
         """Take in what the guardian tells of GPUs; return the jobs whose output has grown."""
+        self._is_read = self._is_read or isinstance(news, GpuReport | GpuFault)
         match news:
             case GpuReport():
                 return self._on_report(news)
