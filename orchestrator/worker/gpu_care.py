@@ -159,7 +159,8 @@ class GpuCare:
         for runner_id, (gpus, reason) in self._stuck.items():
             stuck.update(gpus)
             for uuid in gpus:
-                if uuid in known and (runner_id, uuid) not in self._struck:
+                is_out = uuid not in known or known[uuid].health is GpuHealth.QUARANTINED  # by an earlier worker, too
+                if not is_out and (runner_id, uuid) not in self._struck:
                     self._struck.add((runner_id, uuid))
                     self._health.strike(uuid, reason, self._clock.monotonic())
         unsure = {sample.gpu.uuid for sample in self._readings if sample.health is GpuHealth.HEALTHY} & stuck
