@@ -69,7 +69,7 @@ format: $(VENV)/dev.stamp ## Lay out the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .
 	@$(BIN)/ruff format .
 
-openapi: $(VENV)/dev.stamp ## Write docs/openapi.json, the API's description, anew
+openapi: $(VENV)/dev.stamp ## Write the API's description anew: docs/openapi.json, and docs/api-reference.md for people
 	@$(BIN)/python -m tests.support.openapi
 
 fuzz: $(VENV)/dev.stamp ## Send each operation of the API FUZZ_EXAMPLES made-up requests with each role's token

@@ -28,6 +28,10 @@ sys.path[:0] = SOURCES
 
 import httpx  # noqa: E402
 
+from orchestrator.bootstrap import open_runtime  # noqa: E402
+from orchestrator.config import Settings  # noqa: E402
+from orchestrator.domain.access import Role  # noqa: E402
+from orchestrator.services.tokens import MOST_REQUESTS, TokenService  # noqa: E402
 from orchestrator.storage.schema import upgrade  # noqa: E402
 from tests.support.servers import MariaDBServer, RedisServer, free_port  # noqa: E402
 from tests.support.waiting import wait_for  # noqa: E402
@@ -44,8 +48,8 @@ LIMIT_SECONDS = 120.0
 
 
 @contextlib.contextmanager
-def serving(home: Path, mariadb: MariaDBServer, redis: RedisServer) -> Iterator[tuple[int, int]]:
-    """Serve the API; give its port and process id."""
+def serving(home: Path, mariadb: MariaDBServer, redis: RedisServer) -> Iterator[tuple[int, int, str]]:
+    """Serve the API; give its port, its process id, and an administrator's token."""
     url, port = mariadb.url(mariadb.create_database()), free_port()
     upgrade(url)
     variables = {
@@ -59,10 +63,20 @@ def serving(home: Path, mariadb: MariaDBServer, redis: RedisServer) -> Iterator[
         process = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
     try:
         wait_for(lambda: _answers(port), within_seconds=60, describe=(home / "api.log").read_text)
-        yield port, process.pid
+        yield port, process.pid, _token(Settings(home=home, database_url=url, redis_url=redis.url))
     finally:
         process.terminate()
         process.wait(20)
+
+
+def _token(settings: Settings) -> str:
+    """Return an issued token, which streams look at again, unlike the installation's own."""
+    runtime = open_runtime(settings)
+    try:
+        service = TokenService(runtime.access, runtime.clock)
+        return service.create("bench", role=Role.ADMIN, requests_per_minute=MOST_REQUESTS, by="bench")[1]
+    finally:
+        runtime.close()
 
 
 def _answers(port: int) -> bool:
@@ -90,7 +104,7 @@ async def submits(client: httpx.AsyncClient, count: int) -> list[float]:
 
 
 @contextlib.asynccontextmanager
-async def following(port: int, paths: Sequence[str], *, until: bytes) -> AsyncIterator[list[int]]:
+async def following(port: int, token: str, paths: Sequence[str], *, until: bytes) -> AsyncIterator[list[int]]:
     """Open a stream of each path; when each has told something, give how many bytes came on each."""
     came = [0] * len(paths)
     begun = [asyncio.Event() for _ in paths]
@@ -98,8 +112,8 @@ async def following(port: int, paths: Sequence[str], *, until: bytes) -> AsyncIt
     async def follow(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            lines = f"GET {paths[number]} HTTP/1.1", "Host: 127.0.0.1", "Accept: text/event-stream", "", ""
-            writer.write("\r\n".join(lines).encode())
+            lines = f"GET {paths[number]} HTTP/1.1", "Host: 127.0.0.1", "Accept: text/event-stream"
+            writer.write("\r\n".join([*lines, f"Authorization: Bearer {token}", "", ""]).encode())
             while part := await reader.read(65_536):
                 came[number] += len(part)
                 if until in part:
@@ -149,20 +163,21 @@ def told(took: Sequence[float]) -> dict[str, float]:
     return {name: round(cuts[place], 2) for name, place in (("p50", 49), ("p95", 94), ("p99", 98))}
 
 
-async def measure(port: int, pid: int, count: int) -> dict[str, Any]:
+async def measure(port: int, pid: int, token: str, count: int) -> dict[str, Any]:
     """Return all figures."""
     limits = httpx.Limits(max_connections=POLLERS + 10, max_keepalive_connections=POLLERS + 10)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+    url, authorized = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=url, headers=authorized, timeout=60, limits=limits) as client:
         await submits(client, 50)  # warm
         body = [{"argv": ["true"]} for _ in range(JOBS)]
         jobs = [job["id"] for job in (await client.post("/jobs/submit", json=body)).json()]
         (await client.post("/jobs/orders", json={"order": "hold", "ids": jobs})).raise_for_status()
         before, quiet = memory_mib(pid), await submits(client, count)
         paths = [f"/jobs/{jobs[number % JOBS]}/stream" for number in range(FOLLOWERS)]
-        async with following(port, paths, until=b'"hold"') as came, polling(client, jobs) as polls:
+        async with following(port, token, paths, until=b'"hold"') as came, polling(client, jobs) as polls:
             busy, during = await submits(client, count), memory_mib(pid)
             followed = sum(one > 0 for one in came)
-        async with following(port, ["/events"] * FOLLOWERS, until=b"retry") as came:
+        async with following(port, token, ["/events"] * FOLLOWERS, until=b"retry") as came:
             begun = sum(came)
             told_all, after = await submits(client, count // 5), memory_mib(pid)
             sent = sum(came) - begun
@@ -186,8 +201,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         mariadb, redis = stack.enter_context(MariaDBServer()), stack.enter_context(RedisServer())
-        port, pid = stack.enter_context(serving(Path(name), mariadb, redis))
-        figures = asyncio.run(measure(port, pid, count))
+        port, pid, token = stack.enter_context(serving(Path(name), mariadb, redis))
+        figures = asyncio.run(measure(port, pid, token, count))
     figures = {"cores": os.cpu_count(), "python": platform.python_version(), "submits": count, **figures}
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))

@@ -1,6 +1,6 @@
 """What services need of the place where tokens and the audit are kept; a part of ``ports``, and as its stores are."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -27,6 +27,10 @@ class AccessStore(Protocol):
 
     def live_token(self, id: str) -> Token | None:
         """Return a token that is neither revoked nor expired by the database's clock; note its use, to the minute."""
+        ...
+
+    def live_ids(self, ids: Collection[str]) -> Collection[str]:
+        """Return which of these tokens are neither revoked nor expired by the database's clock; notes no use."""
         ...
 
     def tokens(self) -> Sequence[Token]: ...

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from orchestrator.clock import SystemClock
@@ -25,9 +26,11 @@ from orchestrator.storage.leadership import SqlLeadership
 from orchestrator.storage.ledger import SqlLedgerStore
 from orchestrator.storage.lent_use import LentUsePolicy
 from orchestrator.storage.pools import SqlPoolStore
+from orchestrator.storage.purges import SqlJobPurge
 from orchestrator.storage.queue_control import SqlPolicyStore, SqlQueueControl
 from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
+from orchestrator.storage.totals import SqlTallies
 from orchestrator.storage.usage import SqlUsageStore
 from orchestrator.streams.client import connect
 from orchestrator.streams.gauge import RedisStreamGauge
@@ -53,13 +56,7 @@ def open_runtime(settings: Settings) -> Runtime:
         client = connect(settings.redis)
     except ValueError as error:
         raise InvalidSettings([f"redis_url: {error}"]) from error
-
     leadership = SqlLeadership(database)
-
-    def close() -> None:
-        for part in (client, leadership, database):
-            part.close()
-
     return Runtime(
         settings=settings,
         clock=SystemClock(),
@@ -73,22 +70,29 @@ def open_runtime(settings: Settings) -> Runtime:
         usage=SqlUsageStore(database),
         letters=SqlDeadLetterStore(database),
         control=SqlJobControl(database),
+        purges=SqlJobPurge(database),
         queues=SqlQueueControl(database),
         policy=SqlPolicyStore(database),
         events=SqlEventStore(database),
         access=SqlAccessStore(database),
         times=SqlJobTimes(database),
+        tallies=SqlTallies(database),
         leases=SqlAdHocLeases(database),
         pools=SqlPoolStore(database),
         publisher=RedisStreamPublisher(client),
         streams=RedisStreamGauge(client),
         wake=_ListeningWake(client, settings.redis),
-        close=close,
+        close=partial(_close, client, leadership, database),
     )
 
 
 def _lent_use(settings: Settings) -> LentUsePolicy:
     return LentUsePolicy(settings.idle_gpu_percent, settings.idle_gpu_warn)
+
+
+def _close(*parts: Any) -> None:
+    for part in parts:
+        part.close()
 
 
 class _ListeningWake(RedisWake):

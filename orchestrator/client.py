@@ -10,10 +10,11 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
-from orchestrator import errors, pool_errors
-from orchestrator.client_calls import Calls
+from orchestrator import body_errors, errors, pool_errors
+from orchestrator.client_calls import Calls, stream_path
 from orchestrator.errors import ApiUnavailable, InvalidRequest, OrchestratorError
 from orchestrator.held_lease import HeldLease
+from orchestrator.server_events import SILENCE_SECONDS, Place, ServerEvent
 
 _HttpT = TypeVar("_HttpT", httpx.Client, httpx.AsyncClient)
 
@@ -27,7 +28,7 @@ LONGEST_PAUSE: Final = 2.0
 #: Every error that the API can name; what it calls otherwise is told by its status.
 _BY_CODE: Final = {
     kind.code: kind
-    for kind in (vars(errors) | vars(pool_errors)).values()
+    for kind in (vars(errors) | vars(pool_errors) | vars(body_errors)).values()
     if isinstance(kind, type) and issubclass(kind, OrchestratorError) and "code" in vars(kind)
 }
 
@@ -63,7 +64,7 @@ class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
         Raises:
             InvalidRequest: If the URL is malformed, or the token cannot be sent.
         """
-        self._wire, self._token = _Wire(url, token), token
+        self._wire, self._token = _Wire(url, token, timeout_seconds), token
         self.url, self.patience_seconds = self._wire.url, patience_seconds
         self._http = self._wire.opened(httpx.Client, timeout_seconds)
 
@@ -71,7 +72,7 @@ class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
         """Lease GPUs without a job, for a ``with`` block: a thread renews the lease while it runs.
 
         Args:
-            key: Idempotency key: a lease that was granted under it before is ended.
+            key: Idempotency key: a lease that was granted under it before and lives is this one; its old token is void.
             wanted: The options of ``POST /leases``, such as ``gpus=2`` or ``wait_seconds=30``.
 
         Raises:
@@ -84,15 +85,52 @@ class Client(Calls[dict[str, Any], list[dict[str, Any]]]):
             self.renew_lease(document["token"])
         return HeldLease(Client(self.url, self._token, timeout_seconds=RENEWAL_SECONDS), document, asked_at)
 
-    def follow(self, job_id: str) -> Iterator[str]:
-        """Yield a job's output as it comes, until the job has ended."""
+    def follow(self, job_id: str, *, tail: int | None = None, attempt: int | None = None) -> Iterator[str]:
+        """Yield a job's output as it comes, until the job has ended.
+
+        Args:
+            job_id: The job.
+            tail: Begin with the last so many lines; None: with the first one.
+            attempt: Yield what this attempt prints, until it has ended; None: what all of them do.
+        """
         after = None
         while True:
-            page = self.logs(job_id, after=after, wait_seconds=LONG_POLL)
+            page = self.logs(job_id, after=after, wait_seconds=LONG_POLL, tail=tail, attempt=attempt)
             yield from (chunk["text"] for chunk in page["chunks"])
             after = page["next"]
+            tail = tail if after is None else None
             if page["ended"]:
                 return
+
+    def watch(self, job_id: str | None = None, *, after: str | None = None) -> Iterator[ServerEvent]:
+        """Yield what happens to a job until its end, or to everything for ever, as it happens.
+
+        Args:
+            job_id: The job; without one all that the token sees, from now on.
+            after: The ``id`` of the event to go on behind.
+
+        A stream that ends is opened again where it was, as long as the client is patient.
+        """
+        place, patience = Place(job_id, after), _Patience(self.patience_seconds)
+        while not place.has_ended:
+            try:
+                options: dict[str, Any] = {"headers": place.begin(), "timeout": self._wire.stream_timeout}
+                with self._http.stream("GET", stream_path(job_id), **options) as response:
+                    if not response.is_success:
+                        response.read()
+                        self._wire.answer(response)
+                    for line in response.iter_lines():
+                        yield from place.take(line)
+            except httpx.HTTPError as error:
+                pause = patience.pause_after(self._wire.unanswered(error))
+            except RemoteError as error:
+                pause = patience.pause_after(error)
+            else:
+                pause = FIRST_PAUSE
+            if place.heard:
+                patience = _Patience(self.patience_seconds)
+            if not place.has_ended:
+                time.sleep(pause)
 
     def close(self) -> None:
         """Close the connection."""
@@ -135,20 +173,45 @@ class AsyncClient(Calls[Awaitable[dict[str, Any]], Awaitable[list[dict[str, Any]
         self, url: str, token: str | None = None, *, timeout_seconds: float = 30.0, patience_seconds: float = 0.0
     ) -> None:
         """Make it; the arguments are those of ``Client``."""
-        self._wire = _Wire(url, token)
+        self._wire = _Wire(url, token, timeout_seconds)
         self.url, self.patience_seconds = self._wire.url, patience_seconds
         self._http = self._wire.opened(httpx.AsyncClient, timeout_seconds)
 
-    async def follow(self, job_id: str) -> AsyncIterator[str]:
-        """Yield a job's output as it comes, until the job has ended."""
+    async def follow(self, job_id: str, *, tail: int | None = None, attempt: int | None = None) -> AsyncIterator[str]:
+        """Yield a job's output as it comes, until the job has ended; the arguments are those of ``Client.follow``."""
         after = None
         while True:
-            page = await self.logs(job_id, after=after, wait_seconds=LONG_POLL)
+            page = await self.logs(job_id, after=after, wait_seconds=LONG_POLL, tail=tail, attempt=attempt)
             for chunk in page["chunks"]:
                 yield chunk["text"]
             after = page["next"]
+            tail = tail if after is None else None
             if page["ended"]:
                 return
+
+    async def watch(self, job_id: str | None = None, *, after: str | None = None) -> AsyncIterator[ServerEvent]:
+        """Yield what happens to a job until its end, or to everything for ever; see ``Client.watch``."""
+        place, patience = Place(job_id, after), _Patience(self.patience_seconds)
+        while not place.has_ended:
+            try:
+                options: dict[str, Any] = {"headers": place.begin(), "timeout": self._wire.stream_timeout}
+                async with self._http.stream("GET", stream_path(job_id), **options) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        self._wire.answer(response)
+                    async for line in response.aiter_lines():
+                        for event in place.take(line):
+                            yield event
+            except httpx.HTTPError as error:
+                pause = patience.pause_after(self._wire.unanswered(error))
+            except RemoteError as error:
+                pause = patience.pause_after(error)
+            else:
+                pause = FIRST_PAUSE
+            if place.heard:
+                patience = _Patience(self.patience_seconds)
+            if not place.has_ended:
+                await asyncio.sleep(pause)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -187,8 +250,9 @@ class AsyncClient(Calls[Awaitable[dict[str, Any]], Awaitable[list[dict[str, Any]
 class _Wire:
     """Where the API is, what every request to it carries, and how its answers are read."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, timeout_seconds: float) -> None:
         self.url = url.rstrip("/")
+        self.stream_timeout = httpx.Timeout(timeout_seconds, read=SILENCE_SECONDS)
         if token and not token.isprintable():
             raise InvalidRequest("the API's token must be one line of printable characters")
         self._headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}

@@ -14,6 +14,10 @@ DocumentT = TypeVar("DocumentT")
 ListT = TypeVar("ListT")
 
 
+#: Orders of a pool that bring nothing with them.
+BARE_ORDERS: Final = frozenset({"sleep", "wake", "drain", "stop"})
+
+
 class Calls(ABC, Generic[DocumentT, ListT]):
     """A method for each operation."""
 
@@ -93,12 +97,22 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Return a worker pool with its runners and loads."""
         return self._document("GET", f"/pools/{_name_path(name)}")
 
-    def order_pool(self, name: str, order: str, changes: Mapping[str, Any] | None = None) -> DocumentT:
-        """``scale``, ``preload``, ``swap``, ``sleep``, ``wake``, ``drain`` or ``stop`` a pool."""
+    def order_pool(
+        self, name: str, order: str, changes: Mapping[str, Any] | None = None, *, version: int | None = None
+    ) -> DocumentT:
+        """``scale``, ``preload``, ``swap``, ``sleep``, ``wake``, ``drain`` or ``stop`` a pool.
+
+        The first three take a version.
+        """
+        if version is not None and order in BARE_ORDERS:
+            raise InvalidRequest(f"{order} takes no version: it says what is to be, whatever was before")
         path = f"/pools/{_name_path(name)}/{_name_path(order)}"
-        bare = ("sleep", "wake", "drain", "stop")
-        more = {} if order in bare else {"json": dict(changes or {})}
-        return self._document("POST", path, repeatable=True, **more)
+        more: dict[str, Any] = {} if order in BARE_ORDERS else {"json": dict(changes or {})}
+        return self._document("POST", path, repeatable=True, **more, **_if_match(version))
+
+    def order_pools(self, order: str) -> ListT:
+        """``stop``, ``drain``, ``sleep`` or ``wake`` every pool; return those that took the order."""
+        return self._list("POST", "/pools/orders", of="pools", repeatable=True, json={"order": order})
 
     def remove_pool(self, name: str) -> DocumentT:
         """Forget a worker pool that has stopped."""
@@ -136,9 +150,10 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Dismiss a dead letter."""
         return self._document("DELETE", f"/dlq/{_path(job_id)}")
 
-    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0) -> DocumentT:
-        """Return output after a cursor."""
+    def logs(self, job_id: str, *, after: str | None = None, wait_seconds: float = 0, **more: int | None) -> DocumentT:
+        """Return output after a cursor, or its last lines: ``limit``, ``tail``, ``attempt`` of ``GET /jobs/…/logs``."""
         params: dict[str, Any] = {"wait": wait_seconds} | ({"after": after} if after else {})
+        params |= {name: value for name, value in more.items() if value is not None}
         return self._document("GET", f"/jobs/{_path(job_id)}/logs", params=params)
 
     def nodes(self) -> ListT:
@@ -167,17 +182,41 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         verb = "pause" if paused else "resume"
         return self._document("POST", f"/queues/{_name_path(name)}/{verb}", repeatable=True)
 
-    def set_queue(self, name: str, changes: Mapping[str, Any]) -> DocumentT:
-        """Change a queue's limits: ``most_running``, ``time_limit``; None lifts one."""
-        return self._document("PATCH", f"/queues/{_name_path(name)}", repeatable=True, json=dict(changes))
+    def set_queue(self, name: str, changes: Mapping[str, Any], *, version: int | None = None) -> DocumentT:
+        """Change a queue's limits: ``most_running``, ``time_limit``; None lifts one.
+
+        Here and elsewhere ``version`` is the one that was read: ``StaleVersion`` if there is another by now.
+        """
+        path = f"/queues/{_name_path(name)}"
+        return self._document("PATCH", path, repeatable=True, json=dict(changes), **_if_match(version))
 
     def policy(self) -> DocumentT:
         """Return what operators set for the whole installation."""
         return self._document("GET", "/policy")
 
-    def set_policy(self, changes: Mapping[str, Any]) -> DocumentT:
+    def set_policy(self, changes: Mapping[str, Any], *, version: int | None = None) -> DocumentT:
         """Change what holds for the whole installation."""
-        return self._document("PATCH", "/policy", repeatable=True, json=dict(changes))
+        return self._document("PATCH", "/policy", repeatable=True, json=dict(changes), **_if_match(version))
+
+    def whoami(self) -> DocumentT:
+        """Return whom the token stands for."""
+        return self._document("GET", "/whoami")
+
+    def audit(self, **window: int | None) -> DocumentT:
+        """Return a page of what was changed, newest first: ``limit``, ``cursor``."""
+        return self._document("GET", "/audit", params={k: v for k, v in window.items() if v is not None})
+
+    def tokens(self) -> ListT:
+        """Return the tokens, without their secrets."""
+        return self._list("GET", "/tokens", of="tokens")
+
+    def create_token(self, token: Mapping[str, Any]) -> DocumentT:
+        """Make a token: the options of ``POST /tokens``; the answer has the secret."""
+        return self._document("POST", "/tokens", json=dict(token))
+
+    def revoke_token(self, name: str) -> DocumentT:
+        """End a token."""
+        return self._document("DELETE", f"/tokens/{_name_path(name)}")
 
     def tenants(self) -> ListT:
         """Return the tenants that have jobs or tokens."""
@@ -199,6 +238,15 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Run every sweep that gives work back."""
         return self._document("POST", "/control/reclaim", repeatable=True)
 
+    def depose_leader(self) -> DocumentT:
+        """End the leader's term, so that another beat leads."""
+        return self._document("POST", "/control/depose")
+
+    def purge_jobs(self, older_than_seconds: float, *, dry_run: bool = False) -> DocumentT:
+        """Delete up to 500 jobs that ended longer ago, or count all; the answer says whether there are more."""
+        body = {"older_than_seconds": older_than_seconds, "dry_run": dry_run}
+        return self._document("POST", "/control/purge", json=body)
+
     @abstractmethod
     def _document(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> DocumentT:
         """Send a request, again if that changes nothing and the client is patient, and return its answer."""
@@ -210,6 +258,15 @@ class Calls(ABC, Generic[DocumentT, ListT]):
         """Likewise, of an answer that is a list, or of the one under ``of`` in it."""
 
 
+def stream_path(job_id: str | None) -> str:
+    """Return where the events of a job, or of everything, are sent as they happen."""
+    return "/events" if job_id is None else f"/jobs/{_path(job_id)}/stream"
+
+
+def _if_match(version: int | None) -> dict[str, Any]:
+    return {} if version is None else {"headers": {"If-Match": f'"{version}"'}}
+
+
 def _path(job_id: str) -> str:
     if not job_id or any(not (character.isalnum() or character == "-") for character in job_id):
         raise InvalidRequest(f"{job_id!r} is not a job id")
@@ -217,7 +274,7 @@ def _path(job_id: str) -> str:
 
 
 def _name_path(name: str) -> str:
-    if not name or any(not (character.isalnum() or character in "._-") for character in name) or name in (".", ".."):
+    if not name or any(not (character.isalnum() or character in "._:-") for character in name) or name in (".", ".."):
         raise InvalidRequest(f"{name!r} is not a name")
     return name
 

@@ -6,6 +6,7 @@ by ``orch up``), and that beats the default. The settings file is ``ORCHESTRATOR
 """
 
 import os
+import resource
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from orchestrator.domain.access import ANY_PROGRAM, Role
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     recheck_interval: Seconds = Field(default=8, description="An unclaimed entry is looked for so often.")
     look_ahead: float = Field(default=0.5, ge=0, description="So much work may be admitted beyond capacity.")
     retention: Seconds = Field(default=30 * 86_400, description="Ended jobs are deleted after so long.")
+    audit_retention: Seconds = Field(default=365 * 86_400, description="Lines of the audit are deleted after so long.")
     max_look_ahead_jobs: int = Field(default=512, ge=0, description="At most so many jobs ahead, for each host.")
     visibility: Seconds = Field(
         default=60, description="An entry whose consumer was silent so long is delivered again."
@@ -94,6 +96,16 @@ class Settings(BaseSettings):
     runner_max_memory_mib: int = Field(
         default=0, ge=0, description="A warm runner whose memory has grown beyond this is ended; 0: never."
     )
+    runner_nice: int | None = Field(default=None, ge=0, le=19, description="Added to the niceness of every job.")
+    runner_rlimits: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict, description="Resource limits of every job's processes, as nofile, nproc or fsize."
+    )
+    runner_umask: str | None = Field(
+        default=None, pattern="^[0-7]{3}$", description="File mode bits that jobs' files lack, as 077; default: ours."
+    )
+    runner_no_new_privileges: bool = Field(
+        default=False, description="No job gets other rights by sudo or a setuid program."
+    )
     gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
     kill_wait: float = Field(
         default=10,
@@ -108,6 +120,9 @@ class Settings(BaseSettings):
     gpu_headroom_mib: int = Field(default=0, ge=0, description="So much of each GPU is not lent out in shares.")
     gpu_quarantine: Seconds = Field(
         default=60, description="A GPU's first quarantine lasts so long, each further one double."
+    )
+    gpu_self_test: float = Field(
+        default=30, ge=0, description="Longest self-test before a quarantine ends by itself; 0: readings alone decide."
     )
     gpu_recover: Seconds = Field(default=30, description="A suspect GPU is healthy after so long of good readings.")
     idle_gpu_warn: float = Field(default=600, ge=0, description="A job whose GPUs do nothing is warned; 0: never.")
@@ -159,6 +174,14 @@ class Settings(BaseSettings):
         files = [file for file in (path, default_home() / "stack.toml") if file.is_file()]
         return init_settings, env_settings, *(TomlConfigSettingsSource(settings_cls, toml_file=file) for file in files)
 
+    @field_validator("runner_rlimits")
+    @classmethod
+    def _limits_exist(cls, limits: dict[str, int]) -> dict[str, int]:
+        known = sorted(name.removeprefix("RLIMIT_").lower() for name in dir(resource) if name.startswith("RLIMIT_"))
+        if unknown := sorted(limits.keys() - set(known)):
+            raise ValueError(f"{', '.join(unknown)}: no such limit; there are {', '.join(known)}")
+        return limits
+
     @model_validator(mode="after")
     def _margins_fit(self) -> Self:
         if self.lease_margin * 2 > self.lease_ttl:
@@ -185,7 +208,8 @@ class Settings(BaseSettings):
     @property
     def client_url(self) -> str:
         """Where this process's clients find the API."""
-        return self.api_url or f"http://{self.api_host}:{self.api_port}"
+        host = f"[{self.api_host}]" if ":" in self.api_host else self.api_host
+        return self.api_url or f"http://{host}:{self.api_port}"
 
     @property
     def lease_ttl_delta(self) -> timedelta:

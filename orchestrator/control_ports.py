@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from orchestrator.domain.job import Job
@@ -41,6 +42,18 @@ class JobControl(Protocol):
         Raises:
             NotRetriable: If it was dismissed, or cancelled before its canvas came to it.
         """
+        ...
+
+
+class JobPurge(Protocol):
+    """Ended jobs that a person has deleted; dead letters and what others wait for are kept, however old."""
+
+    def count_ended(self, older_than: timedelta) -> int:
+        """Count the jobs that a purge would delete."""
+        ...
+
+    def purge_ended(self, older_than: timedelta, *, limit: int, by: str) -> int:
+        """Delete up to ``limit`` jobs that ended longer ago, the oldest first; return how many."""
         ...
 
 

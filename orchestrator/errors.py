@@ -25,8 +25,7 @@ OrchestratorError
 │   ├── Unauthenticated
 │   ├── Forbidden
 │   ├── MissingSecret           the host has no secret of this name for the job's tenant
-│   ├── TooSlow                 the request's body did not come in time
-│   └── TooDeep                 JSON nested deeper than is read
+│   └── (in ``body_errors``)    a request's body is late, too deep, or ambiguous
 ├── Conflict                reload, then decide again
 │   ├── IllegalTransition
 │   ├── StaleVersion            somebody else changed it since it was read
@@ -243,18 +242,6 @@ class MissingSecret(InvalidRequest):
     code = "missing-secret"
 
 
-class TooSlow(InvalidRequest):
-    """The request's body did not come in time."""
-
-    code = "too-slow"
-
-
-class TooDeep(InvalidRequest):
-    """The request's JSON is nested deeper than is read."""
-
-    code = "too-deep"
-
-
 class Conflict(OrchestratorError):
     """The state is not what the caller believed; reload, then decide again."""
 
@@ -314,12 +301,13 @@ class IdempotencyConflict(Conflict):
 
     code = "idempotency-conflict"
 
-    def __init__(self, key: str, job_id: str) -> None:
+    def __init__(self, key: str, job_id: str | None) -> None:
         super().__init__(key, job_id)
-        self.key, self.job_id = key, job_id
+        self.key, self.job_id = key, job_id  # None: it was used for a lease
 
     def __str__(self) -> str:
-        return f"idempotency key {self.key!r} belongs to job {self.job_id}, which was submitted with another request"
+        thing = "a lease" if self.job_id is None else f"job {self.job_id}"
+        return f"idempotency key {self.key!r} belongs to {thing}, which was asked for with another request"
 
 
 class NameTaken(Conflict):

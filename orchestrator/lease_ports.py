@@ -17,14 +17,28 @@ class Holder:
     tenant: str
     holder: str
     token_hash: str
-    key: str | None  # a further grant under it ends the lease that was granted before: its answer was lost
+    key: str | None  # names the lease as long as it is live, for who did not hear the answer
+    digest: str | None = None  # of the request: the same key with another one is a mistake
 
 
 class AdHocLeases(Protocol):
     """Leases without a job; the database's clock alone says whether one is live."""
 
     def grant(self, node: str, grant: LeaseGrant, holder: Holder, *, ttl: timedelta) -> AdHocLease | None:
-        """Take every GPU of the grant on a host that takes new work, or none and return None."""
+        """Take every GPU of the grant on a host that takes new work, or none and return None.
+
+        If meanwhile a lease was granted under the same key, that one is returned, as by ``again``.
+        """
+        ...
+
+    def again(self, holder: Holder) -> AdHocLease | None:
+        """Return the live lease of the holder's key, renewed, and from now on held under the holder's token alone.
+
+        None if there is no such lease, or no key.
+
+        Raises:
+            IdempotencyConflict: If the lease was granted to another request.
+        """
         ...
 
     def find(self, token_hash: str) -> AdHocLease:
@@ -35,8 +49,8 @@ class AdHocLeases(Protocol):
         """Its host has made sure that nothing else is on the GPUs, or says why it cannot; the first word counts."""
         ...
 
-    def renew(self, token_hash: str) -> AdHocLease:
-        """Extend a live lease by its TTL.
+    def renew(self, token_hash: str, *, tenant: str | None = None) -> AdHocLease:
+        """Extend a live lease by its TTL; with a tenant, one of that tenant alone.
 
         Raises:
             UnknownLease: If there is none of this token.
@@ -44,8 +58,12 @@ class AdHocLeases(Protocol):
         """
         ...
 
-    def release(self, token_hash: str | None, *, lease_id: int | None = None, by: str) -> AdHocLease:
+    def release(
+        self, token_hash: str | None, *, lease_id: int | None = None, tenant: str | None = None, by: str
+    ) -> AdHocLease:
         """End a lease, named by its token's hash or its number; one that has ended stays as it is.
+
+        With a tenant, one of that tenant alone.
 
         Raises:
             UnknownLease: If there is none.

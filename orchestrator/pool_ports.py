@@ -11,8 +11,10 @@ from orchestrator.scheduling.pools import Decision
 class PoolStore(Protocol):
     """The pools, their runners and their loads."""
 
-    def start(self, name: str, spec: PoolSpec, *, by: str) -> Pool:
+    def start(self, name: str, spec: PoolSpec, *, by: str) -> bool:
         """Create a pool, or start one again that was told to leave; one that serves and is the same stays as it is.
+
+        True if it was created; False if there was one of this name already.
 
         Raises:
             PoolExists: If it serves, and differs.

@@ -23,7 +23,7 @@ from orchestrator.domain.cluster import (
 )
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import Document, Job, JobState, NewJob
-from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.lease import LedgerBatch, LedgerOutcome, Measured, Renewal
 from orchestrator.domain.usage import LeaseUse
 from orchestrator.scheduling.snapshot import Snapshot
 
@@ -90,6 +90,7 @@ class Attempt:
     gpu_busy_seconds: float | None = None  # by sampled utilization; None: the driver does not tell
     peak_gpu_memory_mib: int | None = None  # likewise
     isolation: str | None = None  # "process", or the control groups around it
+    choice: int | None = None  # which of what the job asks for it has got, from 1; None: there are no alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class NodeRecord:
     cpus: int = 0  # that jobs may ask for
     memory_mib: int = 0  # likewise
     drain: bool = False  # an operator wants it to take nothing new
+    degraded: bool = False  # the database has lately not taken what its worker wrote
 
 
 class JobStore(Protocol):
@@ -166,7 +168,9 @@ class JobStore(Protocol):
 
     def history(self, job_id: str) -> Sequence[HistoryEvent]: ...
 
-    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage: ...
+    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int, attempt: int | None) -> LogPage: ...
+
+    def log_tail(self, job_id: str, *, lines: int, limit: int, attempt: int | None = None) -> LogPage: ...
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
         """Cancel a job that has not started; mark one that runs; repeating it changes nothing.
@@ -199,8 +203,13 @@ class LedgerStore(Protocol):
         """Apply the batch in one transaction; each part is guarded and refused on its own."""
         ...
 
-    def renew(self, node: str, lease_ids: Sequence[int], *, ttl: timedelta) -> Renewal:
-        """Extend the live ones among this node's leases by ``ttl`` from now, in one statement."""
+    def renew(
+        self, node: str, lease_ids: Sequence[int], *, ttl: timedelta, measured: Sequence[Measured] = ()
+    ) -> Renewal:
+        """Extend the live ones among this node's leases by ``ttl`` from now, in one statement.
+
+        What was ``measured`` of attempts is written along.
+        """
         ...
 
     def host_snapshot(self, node: str, *, limit: int) -> Snapshot:
@@ -223,9 +232,18 @@ class ClusterStore(Protocol):
         ...
 
     def heartbeat(
-        self, node: str, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False
+        self,
+        node: str,
+        samples: Sequence[GpuSample],
+        *,
+        look_ahead: int,
+        settled: bool = False,
+        trouble_seconds: float | None = None,
     ) -> NodeState:
-        """Refresh the host's row; ``settled``: it drains and works on nothing. Return what it may be given."""
+        """Refresh the host's row; ``settled``: it drains and works on nothing. Return what it may be given.
+
+        ``trouble_seconds``: so long ago the database did not take what it wrote; None: never, or that has been told.
+        """
         ...
 
     def set_drain(self, node: str, *, drain: bool, by: str) -> DrainOutcome:
@@ -238,10 +256,6 @@ class ClusterStore(Protocol):
 
     def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
         """Return who has GPUs now, by uuid."""
-        ...
-
-    def count_events(self, kind: str) -> int:
-        """Count the events of a kind that are still kept."""
         ...
 
     def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
@@ -328,6 +342,10 @@ class AdmissionStore(Protocol):
         ...
 
     def prune(self, *, older_than: timedelta, limit: int, epoch: int) -> int: ...
+
+    def prune_audit(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Delete lines of the audit that are old enough, the oldest first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from orchestrator.access_ports import AccessStore
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.control_ports import JobControl, PolicyStore, QueueControl
+from orchestrator.control_ports import JobControl, JobPurge, PolicyStore, QueueControl
 from orchestrator.dead_letter_ports import DeadLetterStore
 from orchestrator.event_ports import EventStore
 from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.lease_ports import AdHocLeases
-from orchestrator.metric_ports import JobTimes, StreamGauge
+from orchestrator.metric_ports import JobTimes, StreamGauge, Tallies
 from orchestrator.pool_ports import PoolStore
 from orchestrator.ports import (
     AdmissionStore,
@@ -40,12 +40,14 @@ class Runtime:
     usage: UsageStore
     letters: DeadLetterStore
     control: JobControl
+    purges: JobPurge
     queues: QueueControl
     policy: PolicyStore
     events: EventStore
     sweep_log: SweepLog
     access: AccessStore
     times: JobTimes
+    tallies: Tallies
     leases: AdHocLeases
     pools: PoolStore
     publisher: StreamPublisher

@@ -33,6 +33,14 @@ def open_client() -> Client:
     return Client(url, token)
 
 
+def names_an_api() -> bool:
+    """Whether somebody said where the API is: an option, a variable, or the profile of this home."""
+    said = (
+        _option() or os.environ.get("ORCHESTRATOR_API_URL") or _profile(default_home() / "client.toml").get("api_url")
+    )
+    return bool(said)
+
+
 def _option() -> str | None:
     context = click.get_current_context(silent=True)
     return context.find_root().params.get("api_url") if context else None

@@ -20,6 +20,7 @@ _CONTROLS: Final = re.compile(
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
     r"|\x1b[ -/]*[0-Z\\^-~]?"
     r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    r"|[\u202a-\u202e\u2066-\u2069]"  # what follows would be read in another order than it is written in
 )
 #: What people copy is never cut; what they recognise by its beginning is, but not to less than this.
 ELASTIC: Final = frozenset({"NAME", "NODE", "MODEL", "QUEUES", "GPUS"})
@@ -105,7 +106,10 @@ def output(text: str, *, raw: bool = False, err: bool = False) -> None:
 
 
 def harmless(text: str) -> str:
-    """Return a text without control characters and escape sequences, except colours, tabs and ends of lines."""
+    """Return a text without control characters and escape sequences, except colours, tabs and ends of lines.
+
+    Nor has it characters that override the direction of writing; the marks that right-to-left scripts need stay.
+    """
     return _CONTROLS.sub(lambda found: found[1] or "", text)
 
 

@@ -1,8 +1,9 @@
-"""Durations and sizes as people write them on a command line."""
+"""Durations, instants and sizes as people write them on a command line."""
 
 import json
 import math
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -13,6 +14,11 @@ from orchestrator.errors import InvalidRequest
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+#: Of verbs that change what somebody else may have changed since it was read.
+IF_VERSION: Final = click.option(
+    "--if-version", "version", metavar="N", type=click.IntRange(0), help="Only if this is still its version."
+)
 
 
 class Duration(click.ParamType[float]):
@@ -33,6 +39,24 @@ class Duration(click.ParamType[float]):
         if not 0 <= seconds < math.inf:
             self.fail(f"{text!r} is not a duration; write 90s, 1h30m or a number of seconds", param, ctx)
         return seconds
+
+
+class Since(click.ParamType[datetime]):
+    """An instant, or how long ago it was: ``2026-01-31``, ``2026-01-31T08:00+01:00``, ``12h``."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return an aware instant; one without a time zone is the machine's, as people read their clocks."""
+        text = str(value).strip()
+        try:
+            return datetime.now(UTC) - timedelta(seconds=Duration().convert(text, None, None))
+        except (click.BadParameter, OverflowError):
+            pass  # an instant, or nothing
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{text!r} is neither a duration, as 12h or 30d, nor an instant, as 2026-01-31T08:00", param, ctx)
 
 
 class Size(click.ParamType[int | None]):

@@ -17,6 +17,7 @@ VERBS: Final[Mapping[str, Sequence[str]]] = {
     "leases": ("lease", "leases"),
     "pools": ("pool",),
     "tenants": ("tenants",),
+    "access": ("whoami", "audit"),
     "usage": ("usage",),
     "dlq": ("dlq",),
     "drains": ("drain", "undrain"),

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
-from orchestrator.domain.job import FailureClass, JobKind, JobState
+from orchestrator.domain.job import JobKind, JobState
 from orchestrator.domain.usage import UsageKey
 
 
@@ -80,6 +80,7 @@ class Attempt(BaseModel):
     peak_memory_mib: int | None
     peak_gpu_memory_mib: int | None
     isolation: str | None
+    choice: int | None  # 1 is what the job asks for first, 2 the first of its alternatives
     gpu_seconds: float
     gpu_busy_seconds: float | None
 
@@ -217,6 +218,7 @@ class Node(BaseModel):
     state: NodeState
     drain: bool
     live: bool
+    degraded: bool
     queues: list[str]
     cpu_slots: int
     cpus: int
@@ -327,39 +329,6 @@ class Usage(BaseModel):
     usage: list[UsageLine]
     left_out: int
     total: UsageLine
-
-
-class DeadLetter(BaseModel):
-    id: str
-    queue: str
-    failure_class: FailureClass
-    reason: str
-    at: AwareDatetime
-
-
-class DeadLetters(BaseModel):
-    dead_letters: list[DeadLetter]
-    next: int | None
-
-
-class Retried(BaseModel):
-    id: str
-    retried: bool
-
-
-class PurgedMany(BaseModel):
-    purged: list[str]
-    more: bool
-
-
-class RetriedMany(BaseModel):
-    retried: list[str]
-    more: bool
-
-
-class Purged(BaseModel):
-    id: str
-    purged: bool
 
 
 class WhoAmI(BaseModel):

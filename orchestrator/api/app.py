@@ -22,16 +22,17 @@ from orchestrator.api import (
     problems,
     queues,
     tenants,
+    tokens,
     usage,
 )
 from orchestrator.api.dependencies import Services
+from orchestrator.api.doors import Doors
 from orchestrator.api.edge import Edge, audit_through
-from orchestrator.api.guard import Callers, authorise, is_loopback
+from orchestrator.api.guard import Callers, authorise
 from orchestrator.api.openapi import described
 from orchestrator.api.rates import Rates
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
-from orchestrator.services.tokens import TokenService
 
 #: In this order: of two paths that fit a request, the first is meant.
 _GUARDED: Final[tuple[Any, ...]] = (
@@ -50,23 +51,23 @@ _GUARDED: Final[tuple[Any, ...]] = (
     leases,
     pools,
     access,
+    tokens,
     dlq,
 )
 
 
-def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
+def create_app(runtime: Runtime, *, token: str, of_home: bool = False) -> FastAPI:
     """Return the application.
 
     Args:
         runtime: The outside world.
-        token: The installation's own bearer token, with every right; None: programs and pages of this host need none.
+        token: The installation's own bearer token, with every right.
+        of_home: Nobody configured it: it serves programs and pages of this host, by a loopback name.
 
     Raises:
-        InvalidSettings: If there is no token and the address is not a loopback one, or the token is empty.
+        InvalidSettings: If the token is empty.
     """
-    if token is None and not is_loopback(runtime.settings.api_host):
-        raise InvalidSettings(["api_token: needed to bind an address that is not a loopback one"])
-    if token is not None and not token.strip():
+    if not token.strip():
         raise InvalidSettings(["api_token: must not be empty"])  # an empty one would let everybody in
     services = Services.over(runtime)
     app = FastAPI(
@@ -76,18 +77,19 @@ def create_app(runtime: Runtime, *, token: str | None) -> FastAPI:
         dependencies=[Depends(authorise), Depends(audit_through(runtime.access))],
     )
     problems.install(app)
-    app.add_middleware(
-        Edge,
-        settings=runtime.settings,
-        callers=Callers(token, TokenService(runtime.access, runtime.clock)),
-        rates=Rates(runtime.clock.monotonic),
-        access=runtime.access,
-        requests=services.requests,
-    )
     guarded: dict[str, Any] = {"responses": problems.responses(400, 401, 403, 404, 408, 413, 422, 429, 503)}
     app.state.services = services
     app.include_router(cluster.health_routes)
     for module in _GUARDED:
         app.include_router(module.routes, **guarded)
+    app.add_middleware(
+        Edge,
+        settings=runtime.settings,
+        callers=Callers(token, services.tokens, of_home=of_home),
+        doors=Doors(app.routes),
+        rates=Rates(runtime.clock.monotonic),
+        access=runtime.access,
+        requests=services.requests,
+    )
     app.openapi = described(app)  # type: ignore[method-assign]
     return app

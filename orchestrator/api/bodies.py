@@ -1,13 +1,16 @@
 """Requests' bodies, read within bounds before anything looks at them: size, time, nesting."""
 
 import asyncio
+import contextlib
+import json
 import re
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
-from orchestrator.errors import PayloadTooLarge, TooDeep, TooSlow
+from orchestrator.body_errors import MalformedBody, TooDeep, TooSlow
+from orchestrator.errors import PayloadTooLarge
 
 #: Arrays and objects within each other; a job's own arguments begin at the third or fourth.
 MOST_NESTED: Final = 32
@@ -20,6 +23,11 @@ class Gone(Exception):
     """The caller went away before its body was here."""
 
 
+def has_body(headers: Headers) -> bool:
+    """Tell whether a request has a body."""
+    return "Transfer-Encoding" in headers or headers.get("Content-Length", "") not in ("", "0")
+
+
 async def read_body(headers: Headers, receive: Receive, *, limit_bytes: int, seconds: float) -> Receive:
     """Read a body and return a ``receive`` that gives it again.
 
@@ -27,11 +35,12 @@ async def read_body(headers: Headers, receive: Receive, *, limit_bytes: int, sec
         PayloadTooLarge: As soon as it is known to be, declared or come.
         TooSlow: If it did not come in time.
         TooDeep: If it would be JSON nested too deeply.
+        MalformedBody: If it is not UTF-8, has a name twice in one object, or NaN or infinite numbers.
         Gone: If nobody waits for an answer any more.
     """
-    length = headers.get("Content-Length", "")
-    if "Transfer-Encoding" not in headers and length in ("", "0"):
+    if not has_body(headers):
         return receive
+    length = headers.get("Content-Length", "")
     if length.isdecimal() and int(length[:20]) > limit_bytes:
         raise PayloadTooLarge(int(length[:20]), limit_bytes)
     try:
@@ -41,6 +50,7 @@ async def read_body(headers: Headers, receive: Receive, *, limit_bytes: int, sec
         raise TooSlow(f"the request's body did not come within {seconds:g} s") from error
     if nesting(body) > MOST_NESTED:
         raise TooDeep(f"arrays and objects may be nested {MOST_NESTED} deep")
+    refuse_ambiguous(body)
     return _replay(body, receive)
 
 
@@ -59,6 +69,39 @@ def nesting(text: bytes) -> int:
         elif first in b"]}":
             depth -= part.end() - part.start()
     return deepest
+
+
+def refuse_ambiguous(text: bytes) -> None:
+    """Refuse what others than Python read otherwise, or not at all; text that is no JSON is left to who reads it.
+
+    Of a name that is there twice, whoever looks at requests on their way may see the first value, and we the last.
+
+    Raises:
+        MalformedBody: If it is not UTF-8, has a name twice in one object, or NaN or infinite numbers.
+    """
+    if b"\0" in text or not _is_utf8(text):  # JSON in UTF-16 or UTF-32 has NUL bytes, in UTF-8 none
+        raise MalformedBody("the body must be JSON in UTF-8")
+    with contextlib.suppress(ValueError):
+        json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise MalformedBody(f"{twice[:64]!r} is there twice in one object")
+
+
+def _refuse_constant(word: str) -> None:
+    raise MalformedBody(f"{word} is not JSON")
 
 
 async def _gather(receive: Receive, limit_bytes: int) -> bytes:

@@ -1,7 +1,7 @@
 """Endpoints about whole canvases."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +13,7 @@ from orchestrator.api.guard import requires
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import Job
 from orchestrator.domain.request import LONGEST_TASK_ID
+from orchestrator.domain.request_checks import UNSEEN
 from orchestrator.errors import UnknownJob
 from orchestrator.ports import JobFilter
 from orchestrator.runtime import Runtime
@@ -20,10 +21,19 @@ from orchestrator.runtime import Runtime
 CanvasId = Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID)]
 
 
+#: What ``CancelBody`` asks of its fields together, for its description.
+_ONE_FILTER: Final[dict[str, Any]] = {
+    "oneOf": [
+        {"required": ["tree"], "properties": {"tree": {"type": "string"}, "group": {"type": "null"}}},
+        {"required": ["group"], "properties": {"group": {"type": "string"}, "tree": {"type": "null"}}},
+    ]
+}
+
+
 class CancelBody(BaseModel):
     """Which jobs to cancel: those of a canvas, or of one group of it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_ONE_FILTER)
 
     tree: CanvasId | None = Field(default=None, description="A canvas: its root, any job of it, or its group.")
     group: CanvasId | None = Field(default=None, description="A group: its members, and what waits for them.")
@@ -33,6 +43,8 @@ class CancelBody(BaseModel):
     def _names_one(self) -> Self:
         if (self.tree is None) == (self.group is None):
             raise PydanticCustomError("one_filter", "give tree or group, one of them")
+        if UNSEEN.search(self.reason):
+            raise PydanticCustomError("unseen", "reason: must not contain control characters")
         return self
 
 

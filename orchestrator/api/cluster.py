@@ -63,7 +63,9 @@ def cluster(given: Given, caller: Caller) -> Any:
 )
 def metrics(given: Given) -> Response:
     """Expose metrics for Prometheus."""
-    return Response(exposition(given.runtime, given.requests, given.ended), media_type=CONTENT_TYPE_LATEST)
+    return Response(
+        exposition(given.runtime, given.requests, given.ended, given.lease_requests), media_type=CONTENT_TYPE_LATEST
+    )
 
 
 @routes.get("/openapi.json")

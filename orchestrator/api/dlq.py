@@ -2,25 +2,24 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.api import answers
+from orchestrator.api import answers, letter_answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import requires
+from orchestrator.api.schemas import MOST_SEQ, JobId
 from orchestrator.dead_letter_ports import DeadLetter, DeadLetterFilter
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import FailureClass
 from orchestrator.errors import UnknownDeadLetter
 
 MOST_LETTERS: Final = 500
-MOST_SEQ: Final = (1 << 63) - 1
 routes = APIRouter(prefix="/dlq", tags=["dead letters"])
 
 #: Dead letters are told of every tenant, so a token of one is refused.
 SEES_ALL: Final = [Depends(requires(Role.VIEWER, every_tenant=True))]
 Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
-JobId = Annotated[str, Path(max_length=155, description="The job's id.")]
 
 
 class RetryBody(BaseModel):
@@ -32,23 +31,24 @@ class RetryBody(BaseModel):
     failure_class: FailureClass | None = None
 
 
-@routes.get("", dependencies=SEES_ALL, responses=answers.answers(answers.DeadLetters))
+@routes.get("", dependencies=SEES_ALL, responses=answers.answers(letter_answers.DeadLetters))
 def list_letters(
     given: Given,
     queue: Annotated[str | None, Query(max_length=64)] = None,
     failure_class: FailureClass | None = None,
-    before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_LETTERS)] = 100,
+    cursor: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None,
+    before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, deprecated=True, description="As `cursor`.")] = None,
 ) -> Any:
-    """List dead letters, the newest job first."""
-    found = given.runtime.letters.list_letters(DeadLetterFilter(queue, failure_class, before, limit))
+    """List dead letters, the newest job first; ``next`` is the cursor of the following page."""
+    found = given.runtime.letters.list_letters(DeadLetterFilter(queue, failure_class, cursor or before, limit))
     return {
         "dead_letters": [letter_document(letter) for letter in found],
         "next": found[-1].seq if len(found) == limit else None,
     }
 
 
-@routes.post("/retry", responses=answers.answers(answers.RetriedMany))
+@routes.post("/retry", responses=answers.answers(letter_answers.RetriedMany))
 def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     """Try a page of dead letters again, and say whether there are more; each on its own, so that repeating is safe."""
     letters = given.runtime.letters
@@ -65,7 +65,7 @@ def retry_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     return {"retried": retried, "more": len(found) == MOST_LETTERS}
 
 
-@routes.post("/purge", responses=answers.answers(answers.PurgedMany))
+@routes.post("/purge", responses=answers.answers(letter_answers.PurgedMany))
 def purge_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     """Dismiss a page of dead letters and say whether there are more; their jobs are kept as they ended."""
     wanted = DeadLetterFilter(body.queue, body.failure_class, limit=MOST_LETTERS)
@@ -73,13 +73,13 @@ def purge_all(given: Given, caller: Operator, body: RetryBody) -> Any:
     return {"purged": list(purged), "more": len(purged) == MOST_LETTERS}
 
 
-@routes.get("/{job_id}", dependencies=SEES_ALL, responses=answers.answers(answers.DeadLetter))
+@routes.get("/{job_id}", dependencies=SEES_ALL, responses=answers.answers(letter_answers.DeadLetter))
 def show(given: Given, job_id: JobId) -> Any:
     """Tell of one dead letter."""
     return letter_document(given.runtime.letters.get(job_id))
 
 
-@routes.post("/{job_id}/retry", responses=answers.answers(answers.Retried))
+@routes.post("/{job_id}/retry", responses=answers.answers(letter_answers.Retried))
 def retry(given: Given, caller: Operator, job_id: JobId) -> Any:
     """Try a job again with all its attempts; repeating it changes nothing."""
     revived = given.runtime.letters.revive(job_id, by=caller.name)
@@ -88,7 +88,7 @@ def retry(given: Given, caller: Operator, job_id: JobId) -> Any:
     return {"id": revived.job_id, "retried": revived.changed}
 
 
-@routes.delete("/{job_id}", responses=answers.answers(answers.Purged))
+@routes.delete("/{job_id}", responses=answers.answers(letter_answers.Purged))
 def purge(given: Given, caller: Operator, job_id: JobId) -> Any:
     """Dismiss a dead letter; its job is kept as it ended."""
     given.runtime.letters.purge(job_id, by=caller.name)

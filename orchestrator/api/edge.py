@@ -1,8 +1,8 @@
 """Where every request comes in and every answer goes out, before and after the application itself.
 
-In this order: a request gets its id, its caller is identified and counted, its body is read within bounds, the
-application answers, and the answer gets the headers that all have. A change is written to the audit before it is made
-and once more when it was answered, so that nothing is done without a line about it.
+In this order: a request gets its id, its caller is identified, counted, and refused if its role is too low, the body is
+read within bounds, the application answers, and the answer gets the headers that all have. A change is written to the
+audit before it is made and once more when it was answered, so that nothing is done without a line about it.
 """
 
 import logging
@@ -20,13 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.access_ports import AccessStore
 from orchestrator.api import problems
-from orchestrator.api.bodies import Gone, read_body
+from orchestrator.api.bodies import Gone, has_body, read_body
+from orchestrator.api.doors import Doors
 from orchestrator.api.guard import OPEN_PATHS, SAFE_METHODS, Callers
 from orchestrator.api.metrics import Requests
 from orchestrator.api.rates import Rates
 from orchestrator.config import Settings
 from orchestrator.domain.access import AuditEntry, Principal
 from orchestrator.errors import OrchestratorError, Unavailable
+from orchestrator.observe import logs
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,9 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 #: The token of a lease, in a path.
 _SECRET: Final = re.compile(r"^/leases/lease_[^/]*")
-#: A job's row and history tell who submitted it; a line more for each would double what a submit writes.
-SELF_RECORDING: Final = frozenset({"/jobs/submit"})
+#: Changes without a line, because what they change tells of them: a job's row and history who submitted it, and a line
+#: more for each would double what a submit writes; a lease's row when its holder last renewed it, every few seconds.
+SELF_RECORDING: Final = frozenset({"/jobs/submit", "/leases/{token}/heartbeat"})
 
 
 class Edge:
@@ -58,13 +61,14 @@ class Edge:
         *,
         settings: Settings,
         callers: Callers,
+        doors: Doors,
         rates: Rates,
         access: AccessStore,
         requests: Requests,
     ) -> None:
         self._app = app
         self._settings, self._callers, self._rates = settings, callers, rates
-        self._access, self._requests = access, requests
+        self._doors, self._access, self._requests = doors, access, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -91,6 +95,8 @@ class Edge:
             if scope["path"] not in OPEN_PATHS:
                 scope["state"]["caller"] = caller = await self._callers.identify(headers)
                 self._count(caller)
+                if has_body(headers):
+                    self._doors.refuse_unread(scope, caller)
             limit = self._settings.max_payload_bytes + OVERHEAD_BYTES
             body = await read_body(headers, receive, limit_bytes=limit, seconds=self._settings.api_body_seconds)
             await self._app(scope, body, answer)
@@ -100,7 +106,8 @@ class Edge:
             await problems.of(error)(scope, receive, answer)
         except Exception:
             number = uuid.uuid4().hex
-            logger.exception("%s %s failed (%s)", scope["method"], _SECRET.sub("/leases/…", scope["path"]), number)
+            path = _SECRET.sub("/leases/…", scope["path"])
+            logger.exception("%s %s failed (%s)", scope["method"], path, number, extra=_about(scope))
             if answer.status is not None:
                 raise  # too late for an answer; the connection is closed
             await problems.unexpected(number)(scope, receive, answer)
@@ -120,7 +127,8 @@ class Edge:
         try:
             await run_sync(self._access.note, replace(entry, outcome=str(status)))
         except Unavailable as error:
-            logger.warning("the audit has no line that says %d to request %s: %s", status, entry.request_id, error)
+            words = "the audit has no line that says %d to request %s: %s"
+            logger.warning(words, status, entry.request_id, error, extra=_about(scope))
 
 
 def audit_through(access: AccessStore) -> Callable[[Request], Awaitable[None]]:
@@ -180,6 +188,11 @@ def _request_id(headers: Headers) -> str:
 def _route(scope: Mapping[str, Any]) -> str:
     """Return the path as it is declared: with the ids in them, paths would be without number."""
     return str(getattr(scope.get("route"), "path", "none"))
+
+
+def _about(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``extra`` of a log call about a request: the job that its path names."""
+    return logs.about(job_id=scope.get("path_params", {}).get("job_id"))
 
 
 def _printable(path: str) -> str:

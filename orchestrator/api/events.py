@@ -1,5 +1,6 @@
 """Endpoints of the history: pages of it, and streams of server-sent events that go on as things happen."""
 
+import contextlib
 import json
 import random
 import re
@@ -16,7 +17,9 @@ from orchestrator.api.dependencies import Given, Services
 from orchestrator.api.feed import Follower, ends
 from orchestrator.api.guard import Caller
 from orchestrator.api.jobs import LONGEST_WAIT, visible_job
-from orchestrator.api.schemas import MOST_SEQ, plain
+from orchestrator.api.schemas import MOST_SEQ, JobId, plain
+from orchestrator.api.stays import Stay
+from orchestrator.domain.access import Principal
 from orchestrator.domain.job import Job, JobState
 from orchestrator.errors import InvalidRequest, OrchestratorError
 from orchestrator.event_ports import Chunk, Cursor, FeedEvent
@@ -25,7 +28,7 @@ PAGE: Final = 500
 EVENT_STREAM: Final = "text/event-stream"
 #: A connection that is silent for longer is taken for dead by what stands between.
 HEARTBEAT_SECONDS: Final = 15.0
-#: Then a follower comes again, so that a token which is revoked is heeded.
+#: Then a follower comes again, so that followers spread over the processes that there are by then.
 LONGEST_STREAM: Final = 900.0
 HEARTBEAT: Final = b": still here\n\n"
 #: Where a follower had got to: an event's number, and for a job also a place in its output.
@@ -56,7 +59,7 @@ LastEventId = Annotated[str | None, Header(max_length=64, description="Where to 
 
 @routes.get("/jobs/{job_id}/events", responses=answers.answers(answers.Events))
 async def of_job(
-    given: Given, caller: Caller, job_id: str, after: After = 0, limit: Limit = PAGE, wait: Wait = 0
+    given: Given, caller: Caller, job_id: JobId, after: After = 0, limit: Limit = PAGE, wait: Wait = 0
 ) -> Any:
     """Return a job's history, oldest first; waits for an event, up to ``wait`` seconds."""
     job = await run_in_threadpool(visible_job, given.runtime, caller, job_id)
@@ -65,7 +68,7 @@ async def of_job(
         read = given.runtime.events.page
         return list(await run_in_threadpool(read, after=after, upto=None, job_seq=job.seq, tenant=None, limit=limit))
 
-    found = await _waited_for(given, page, wait, job_seq=job.seq, tenant=None)
+    found = await _waited_for(given, caller, page, wait, job_seq=job.seq)
     documents = [_line(event) for event in found]
     return {"events": documents, "next": found[-1].seq if found else after}
 
@@ -97,7 +100,7 @@ async def of_cluster(
     if EVENT_STREAM in accept:
         given.feed.refuse_if_full()
         place = None if last_event_id is None else _place(last_event_id)[0]
-        return _stream(_cluster_frames(given, caller.tenant, place))
+        return _stream(_cluster_frames(given, caller, place))
 
     if last:
         after = max(after, await run_in_threadpool(given.runtime.events.newest) - last)
@@ -107,12 +110,12 @@ async def of_cluster(
         found = await run_in_threadpool(read, after=after, upto=None, job_seq=None, tenant=caller.tenant, limit=limit)
         return list(found)
 
-    found = await _waited_for(given, page, wait, job_seq=None, tenant=caller.tenant)
+    found = await _waited_for(given, caller, page, wait)
     return {"events": [_document(event) for event in found], "next": found[-1].seq if found else after}
 
 
 @routes.get("/jobs/{job_id}/stream", response_class=StreamingResponse, responses=OF_A_JOB)
-async def stream(given: Given, caller: Caller, job_id: str, last_event_id: LastEventId = None) -> Any:
+async def stream(given: Given, caller: Caller, job_id: JobId, last_event_id: LastEventId = None) -> Any:
     """Follow a job: its history (`state`), what it prints (`output`) and tells (`progress`), until its `end`.
 
     Goes on behind the `Last-Event-ID`; without one it begins with the submit. After a break a `state` may come twice.
@@ -120,27 +123,30 @@ async def stream(given: Given, caller: Caller, job_id: str, last_event_id: LastE
     job = await run_in_threadpool(visible_job, given.runtime, caller, job_id)
     given.feed.refuse_if_full()
     place = (0, Cursor()) if last_event_id is None else _place(last_event_id)
-    return _stream(_job_frames(given, job, *place))
+    return _stream(_job_frames(given, caller, job, *place))
 
 
 async def _waited_for(
     given: Services,
+    caller: Principal,
     page: Callable[[], Awaitable[list[FeedEvent]]],
     seconds: float,
     *,
-    job_seq: int | None,
-    tenant: str | None,
+    job_seq: int | None = None,
 ) -> list[FeedEvent]:
     """Return a page; an empty one again, once there is something or the time has passed."""
     found = await page()
     if found or not seconds or given.stopping.is_set():
         return found
     given.feed.refuse_if_full()
+    tenant = caller.tenant if job_seq is None else None
     async with given.feed.following(job_seq=job_seq, tenant=tenant) as (follower, _):
-        found = await page()  # what came before it followed
-        if not found:
-            await follower.wait(seconds)
-            found = await page()
+        with given.stays.of(caller, follower.close) as stay:
+            found = await page()  # what came before it followed
+            if not found:
+                await follower.wait(seconds)
+                stay.check()
+                found = await page()
     return found
 
 
@@ -148,13 +154,14 @@ def _stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
     return StreamingResponse(frames, media_type=EVENT_STREAM, headers={"X-Accel-Buffering": "no"})
 
 
-async def _cluster_frames(given: Services, tenant: str | None, after: int | None) -> AsyncIterator[bytes]:
-    feed, read = given.feed, given.runtime.events.page
+async def _cluster_frames(given: Services, caller: Principal, after: int | None) -> AsyncIterator[bytes]:
+    feed, read, tenant = given.feed, given.runtime.events.page, caller.tenant
     try:
-        async with feed.following(tenant=tenant) as (follower, newest):
+        async with feed.following(tenant=tenant) as (follower, newest), _staying(given, caller, follower) as stay:
             yield b"retry: 2000\n\n"
             after = newest if after is None else after
             while after < newest:
+                stay.check()
                 found = await run_in_threadpool(read, after=after, upto=newest, job_seq=None, tenant=tenant, limit=PAGE)
                 for event in found:
                     yield _frame("event", _document(event), str(min(event.seq, feed.settled)))
@@ -167,18 +174,20 @@ async def _cluster_frames(given: Services, tenant: str | None, after: int | None
                     )
                     or HEARTBEAT
                 )
+            stay.check()
             if follower.lagged:
                 yield _frame("lagged", {"detail": "read more quickly, or come back with the last id"})
     except OrchestratorError as error:
         yield _frame("problem", {"code": error.code, "detail": str(error)})
 
 
-async def _job_frames(given: Services, job: Job, after: int, cursor: Cursor) -> AsyncIterator[bytes]:
+async def _job_frames(given: Services, caller: Principal, job: Job, after: int, cursor: Cursor) -> AsyncIterator[bytes]:
     told = _JobTold(given, job, after, cursor)
     try:
-        async with given.feed.following(job_seq=job.seq) as (follower, _):
+        async with given.feed.following(job_seq=job.seq) as (follower, _), _staying(given, caller, follower) as stay:
             yield b"retry: 2000\n\n"
             async for frame in told.catch_up():
+                stay.check()
                 yield frame
             follower.cursor = told.cursor
             claims = follower.claims
@@ -191,16 +200,25 @@ async def _job_frames(given: Services, job: Job, after: int, cursor: Cursor) -> 
                     yield b"".join(map(told.frame_of, items)) or HEARTBEAT
                     if any(isinstance(item, FeedEvent) and ends(item.state) for item in items):
                         break
+            stay.check()
             if follower.lagged:
                 yield _frame("lagged", {"detail": "read more quickly, or come back with the last id"})
                 return
             async for frame in told.catch_up():  # all that it printed before its end
+                stay.check()
                 yield frame
             present = await given.feed.read(lambda: given.runtime.jobs.get(job.id))
             if present is None or ends(present.state):
                 yield _frame("end", {"job": job.id, "state": present.state.value if present else None}, told.place)
     except OrchestratorError as error:
         yield _frame("problem", {"code": error.code, "detail": str(error)})
+
+
+@contextlib.asynccontextmanager
+async def _staying(given: Services, caller: Principal, follower: Follower) -> AsyncIterator[Stay]:
+    """Give what says whether the caller may stay; the follower is woken when it may not."""
+    with given.stays.of(caller, follower.close) as stay:
+        yield stay
 
 
 class _JobTold:

@@ -24,22 +24,22 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Secrets that nobody knows cost a query each; so many at a time, that they take no thread from anybody else.
 MOST_LOOKUPS: Final = 4
 
-#: Whoever holds the installation's own token, or asks from this host where there is none.
+#: Whoever holds the installation's own token.
 INSTALLATION: Final = Principal("admin", Role.ADMIN)
-THIS_HOST: Final = Principal("local", Role.ADMIN)
 
 
 class Callers:
     """Finds out who sent a request."""
 
-    def __init__(self, token: str | None, tokens: TokenService) -> None:
+    def __init__(self, token: str, tokens: TokenService, *, of_home: bool = False) -> None:
         """Make it.
 
         Args:
-            token: The installation's own; None: programs and pages of this host need none.
+            token: The installation's own.
             tokens: The other ones.
+            of_home: The installation's own is the home's, for programs and pages of this host.
         """
-        self._own = None if token is None else token.encode()
+        self._own, self._of_home = token.encode(), of_home
         self._tokens = tokens
         self._lookups: anyio.CapacityLimiter | None = None
 
@@ -48,20 +48,19 @@ class Callers:
 
         Raises:
             Unauthenticated: If nobody's.
-            Forbidden: If it needs no token, but comes from a page of another site.
+            Forbidden: If it has the home's token, but comes from a page of another site.
             StoreUnavailable: If the database has to be asked and does not answer.
         """
         scheme, _, given = headers.get("Authorization", "").partition(" ")
         bearer = given if scheme.lower() == "bearer" else ""
-        if self._own is not None and hmac.compare_digest(bearer.encode("latin-1"), self._own):
+        if hmac.compare_digest(bearer.encode("latin-1"), self._own):
+            if self._of_home:
+                refuse_other_sites(headers)
             return INSTALLATION
         if id_of(bearer) is not None:
             found = self._tokens.trusted(bearer) or await self._look_up(bearer)
             if found is not None:
                 return found
-        elif self._own is None:
-            refuse_other_sites(headers)
-            return THIS_HOST
         raise Unauthenticated("a valid bearer token is needed: Authorization: Bearer …")
 
     async def _look_up(self, secret: str) -> Principal | None:
@@ -133,20 +132,23 @@ def needed(route: object, method: str) -> Requires:
 
 
 def refuse_other_sites(headers: Headers) -> None:
-    """Refuse what a page of another site makes the browser of somebody on this host send.
+    """Refuse what a page of another site makes the browser of somebody on this host send with the home's token.
 
     The address alone keeps nobody out: any page may post to 127.0.0.1, and by a name that it owns and lets point there
-    it may read the answer too. A request for another name, or from a page of another origin, is therefore refused.
+    it may read the answer too. Such a page does not know the token; a browser or an extension that was given it may
+    send it on. A request for another name, or from a page of another origin, is therefore refused.
 
     Raises:
         Forbidden: If it is one of these.
     """
     host = headers.get("Host", "")
     if not is_loopback(_name(f"//{host}")):
-        raise Forbidden(f"without a token only loopback names are served, not {host!r}; set ORCHESTRATOR_API_TOKEN")
+        raise Forbidden(
+            f"with the home's token only loopback names are served, not {host!r}; set ORCHESTRATOR_API_TOKEN"
+        )
     origin = headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != host:
-        raise Forbidden(f"without a token pages of other sites are not served, such as {origin!r}")
+        raise Forbidden(f"with the home's token pages of other sites are not served, such as {origin!r}")
 
 
 def is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given, Services
 from orchestrator.api.guard import requires
 from orchestrator.api.jobs import visible_job
-from orchestrator.api.schemas import job_document
+from orchestrator.api.schemas import JobId, job_document
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import Conflict, UnknownJob
@@ -33,12 +33,29 @@ class PriorityBody(BaseModel):
     priority: Priority
 
 
+#: What ``OrdersBody`` asks of its fields together, for its description.
+_WITH_ITS_PRIORITY: Final[dict[str, Any]] = {
+    "oneOf": [
+        {
+            "required": ["priority"],
+            "properties": {"order": {"const": Order.PRIORITY.value}, "priority": {"type": "integer"}},
+        },
+        {
+            "properties": {
+                "order": {"enum": [order.value for order in Order if order is not Order.PRIORITY]},
+                "priority": {"type": "null"},
+            }
+        },
+    ]
+}
+
+
 class OrdersBody(BaseModel):
     """One order for many jobs."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_WITH_ITS_PRIORITY)
 
-    order: Order
+    order: Annotated[Order, Field(strict=False)]
     ids: Annotated[list[Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID)]], Field(min_length=1)] = Field(
         max_length=MOST_IDS, description=f"1 to {MOST_IDS} jobs."
     )
@@ -59,25 +76,25 @@ def orders(given: Given, caller: Submitter, body: OrdersBody) -> Any:
 
 
 @routes.post("/{job_id}/priority", responses=CHANGED)
-def priority(given: Given, caller: Submitter, job_id: str, body: PriorityBody) -> Any:
+def priority(given: Given, caller: Submitter, job_id: JobId, body: PriorityBody) -> Any:
     """Give a job that waits another priority. Repeating it changes nothing."""
     return _one(given, caller, job_id, JobOrder(Order.PRIORITY, body.priority))
 
 
 @routes.post("/{job_id}/hold", responses=CHANGED)
-def hold(given: Given, caller: Submitter, job_id: str) -> Any:
+def hold(given: Given, caller: Submitter, job_id: JobId) -> Any:
     """Keep a job that has not started from starting, until it is released. Repeating it changes nothing."""
     return _one(given, caller, job_id, JobOrder(Order.HOLD))
 
 
 @routes.post("/{job_id}/release", responses=CHANGED)
-def release(given: Given, caller: Submitter, job_id: str) -> Any:
+def release(given: Given, caller: Submitter, job_id: JobId) -> Any:
     """Let a held job take its place among the others. Repeating it changes nothing."""
     return _one(given, caller, job_id, JobOrder(Order.RELEASE))
 
 
 @routes.post("/{job_id}/retry", responses=CHANGED)
-def retry(given: Given, caller: Submitter, job_id: str) -> Any:
+def retry(given: Given, caller: Submitter, job_id: JobId) -> Any:
     """Have a job that failed, was cancelled or is a dead letter tried again, with all its attempts."""
     return _one(given, caller, job_id, JobOrder(Order.RETRY))
 

@@ -34,7 +34,7 @@ class EndedJobs:
         self._waited = Histogram(
             f"{prefix}_wait_seconds",
             "From when a job could start to its last start",
-            ["queue"],
+            ["queue", "size"],
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
@@ -68,7 +68,7 @@ class EndedJobs:
                 for job in ended:
                     self._ended.labels(job.queue, job.state.value).inc()
                     if job.waited_seconds is not None and job.ran_seconds is not None:
-                        self._waited.labels(job.queue).observe(job.waited_seconds)
+                        self._waited.labels(job.queue, job.size.value).observe(job.waited_seconds)
                         self._ran.labels(job.queue).observe(job.ran_seconds)
                         if job.state is JobState.SUCCEEDED:
                             self._judge_estimate(job, job.ran_seconds)

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -15,6 +16,7 @@ from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
 from orchestrator.api.schemas import (
     MOST_SEQ,
+    JobId,
     SubmitBody,
     attempt_document,
     job_document,
@@ -28,7 +30,7 @@ from orchestrator.domain.job import Job, JobState
 from orchestrator.domain.request import LONGEST_TASK_ID
 from orchestrator.errors import Forbidden, InvalidRequest, UnknownJob
 from orchestrator.observe import traces
-from orchestrator.ports import JobFilter
+from orchestrator.ports import JobFilter, LogPage
 from orchestrator.runtime import Runtime
 from orchestrator.services.why import explain
 
@@ -38,6 +40,10 @@ LONGEST_WAIT: Final = 20.0
 POLL: Final = 0.1
 SLOWEST_POLL: Final = 0.5
 LOG_PAGE: Final = 200
+MOST_CHUNKS: Final = 1000
+MOST_LINES: Final = 10_000
+#: An attempt's number in the database.
+MOST_ATTEMPT: Final = (1 << 31) - 1
 
 #: Told apart before they are read, so that faults are told of the shape that was meant.
 OneOrMany = Annotated[
@@ -110,7 +116,7 @@ def list_jobs(
 
 @routes.get("/{job_id}", responses={**answers.answers(answers.JobWithAttempts), **NOT_MODIFIED})
 def show(
-    given: Given, caller: Caller, job_id: str, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
+    given: Given, caller: Caller, job_id: JobId, if_none_match: Annotated[str | None, Header(max_length=1024)] = None
 ) -> Response:
     """Show a job with its attempts; 304 if it is as the ETag in If-None-Match says."""
     job = visible_job(given.runtime, caller, job_id)
@@ -120,7 +126,7 @@ def show(
 
 
 @routes.post("/{job_id}/cancel", responses=answers.answers(answers.Cancelled))
-def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: str) -> Any:
+def cancel(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], job_id: JobId) -> Any:
     """Cancel a job: it does not start any more, or its worker ends it. Repeating it changes nothing."""
     visible_job(given.runtime, caller, job_id)
     outcome = given.cancels.cancel(job_id, by=caller.name, reason="asked for")
@@ -132,23 +138,27 @@ async def logs(
     given: Given,
     caller: Caller,
     request: Request,
-    job_id: str,
-    after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$")] = None,
+    job_id: JobId,
+    after: Annotated[str | None, Query(pattern=r"^\d{1,9}:\d{1,9}$", description="`next` of the page before.")] = None,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS, description="Chunks at most.")] = LOG_PAGE,
+    tail: Annotated[int | None, Query(ge=0, le=MOST_LINES, description="The last lines; not with `after`.")] = None,
+    attempt: Annotated[int | None, Query(ge=1, le=MOST_ATTEMPT, description="Of this attempt alone.")] = None,
 ) -> Any:
-    """Return output after a cursor; waits for some, up to ``wait`` seconds, while the job may still print."""
-    attempt, _, number = (after or "0:0").partition(":")
-    cursor = (int(attempt), int(number)) if after else None
+    """Return output after a cursor, or the last lines; waits for some, up to ``wait`` seconds, while more may come."""
+    look = _looking(given.runtime, job_id, after, tail, limit, attempt)
     await run_in_threadpool(visible_job, given.runtime, caller, job_id)
     deadline, pause = time.monotonic() + wait, POLL
-    while True:
-        # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
-        page = await run_in_threadpool(given.runtime.jobs.logs, job_id, after=cursor, limit=LOG_PAGE)
-        left = deadline - time.monotonic()
-        if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(pause, left))
-        pause = min(SLOWEST_POLL, 1.5 * pause)
+    with given.stays.of(caller) as stay:
+        while True:
+            stay.check()
+            # Who waits holds no thread between two looks: 40 followers would leave none for anybody else.
+            page = await run_in_threadpool(look)
+            left = deadline - time.monotonic()
+            if page.chunks or page.ended or left <= 0 or given.stopping.is_set() or await request.is_disconnected():
+                break
+            await asyncio.sleep(min(pause, left))
+            pause = min(SLOWEST_POLL, 1.5 * pause)
     last = page.chunks[-1] if page.chunks else None
     return {
         "chunks": [{"attempt": a, "number": n, "text": text} for a, n, text in page.chunks],
@@ -158,7 +168,7 @@ async def logs(
 
 
 @routes.get("/{job_id}/why", responses=answers.answers(answers.Why))
-def why(given: Given, caller: Caller, job_id: str) -> Any:
+def why(given: Given, caller: Caller, job_id: JobId) -> Any:
     """Say why a job waits."""
     job = visible_job(given.runtime, caller, job_id)
     return {
@@ -166,6 +176,18 @@ def why(given: Given, caller: Caller, job_id: str) -> Any:
         "state": job.state.value,
         "reasons": [asdict(reason) for reason in explain(given.runtime, job_id)],
     }
+
+
+def _looking(
+    runtime: Runtime, job_id: str, after: str | None, tail: int | None, limit: int, attempt: int | None
+) -> Callable[[], LogPage]:
+    if tail is not None:
+        if after is not None:
+            raise InvalidRequest("say after or tail, not both: a page after the last lines begins at its next")
+        return partial(runtime.jobs.log_tail, job_id, lines=tail, limit=MOST_CHUNKS, attempt=attempt)
+    of_attempt, _, number = (after or "0:0").partition(":")
+    cursor = (int(of_attempt), int(number)) if after else None
+    return partial(runtime.jobs.logs, job_id, after=cursor, limit=limit, attempt=attempt)
 
 
 def _needs(runtime: Runtime, jobs: Sequence[Job]) -> Mapping[str, Sequence[Need]]:

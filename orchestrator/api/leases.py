@@ -4,19 +4,20 @@ import asyncio
 import time
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from orchestrator.api import answers, problems
+from orchestrator.api import answers, bounds, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
-from orchestrator.api.schemas import MOST_SEQ
+from orchestrator.api.schemas import MOST_SEQ, Labels, Size
+from orchestrator.api.stays import Stay
 from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
 from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.size import parse_mebibytes
-from orchestrator.errors import Forbidden, NoGpuFree
+from orchestrator.errors import Forbidden, NoGpuFree, OrchestratorError
 from orchestrator.services.adhoc import Granted, LeaseService
 
 routes = APIRouter(prefix="/leases", tags=["leases"])
@@ -38,18 +39,28 @@ class LeaseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    gpus: int | None = Field(default=None, description="Whole GPUs of one host; default: 1.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
-    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
-    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the host; node names one.")
-    ttl_seconds: float = Field(default=15.0, description="The lease lives so long after its last heartbeat.")
+    gpus: int | None = Field(
+        default=None, description="Whole GPUs of one host; default: 1.", json_schema_extra=bounds.GPUS
+    )
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_type: Text | None = Field(
+        default=None, description="Models that would do, as H100|A100.", json_schema_extra=bounds.KIND
+    )
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    mig: Text | None = Field(
+        default=None, description="MIG instances of this profile in place of cards.", json_schema_extra=bounds.PROFILE
+    )
+    constraints: Labels = Field(default_factory=dict, description="Labels of the host; node names one.")
+    ttl_seconds: float = Field(
+        default=15.0, description="The lease lives so long after its last heartbeat.", json_schema_extra=bounds.TTL
+    )
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = Field(
         default=0.0, description="Wait so long for GPUs to become free."
     )
-    name: Text | None = Field(default=None, description="What people see.")
-    tenant: Text | None = Field(default=None, description="Whose it is; default: the token's tenant.")
+    name: Text | None = Field(default=None, description="What people see.", json_schema_extra=bounds.NAME)
+    tenant: Text | None = Field(
+        default=None, description="Whose it is; default: the token's tenant.", json_schema_extra=bounds.WORD
+    )
 
     def to_request(self, caller: Principal, key: str | None) -> LeaseRequest:
         """Return the request; its values are checked where all requests are."""
@@ -106,35 +117,46 @@ class Leases(BaseModel):
     next: int | None
 
 
-@routes.post("", status_code=201, responses={**answers.answers(GrantedLease, 201), **problems.responses(409)})
+#: What a grant answers.
+GRANTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": GrantedLease, "description": "It was granted before, under the same key; the token is a new one."},
+    **answers.answers(GrantedLease, 201),
+    **problems.responses(409),
+}
+
+
+@routes.post("", status_code=201, responses=GRANTED)
 async def grant(
     given: Given,
     caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))],
     body: LeaseBody,
+    response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Any:
     """Lease GPUs; answered when their host has made sure that nothing else is left on them.
 
-    The token is told here and never again; with the same key, the lease granted before is ended.
+    The token is told here and never again; with the same key while the lease lives, a new one is.
     """
     if body.tenant is not None and not caller.sees(body.tenant):
         raise Forbidden(f"this token leases GPUs for tenant {caller.tenant} only")
     service, request = LeaseService(given.runtime), body.to_request(caller, idempotency_key)
-    deadline, pause = time.monotonic() + body.wait_seconds, FIRST_PAUSE
-    while True:
-        try:
-            return _granted_document(await _handed_over(given, service, request))
-        except NoGpuFree:
-            if time.monotonic() + pause > deadline or given.stopping.is_set():
-                raise
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE, 1.5 * pause)
+    begun = time.monotonic()
+    try:
+        with given.stays.of(caller) as stay:
+            granted = await _await_grant(given, stay, service, request, until=begun + body.wait_seconds)
+    except OrchestratorError as error:
+        given.lease_requests.refused(error)
+        raise
+    given.lease_requests.granted(time.monotonic() - begun)
+    if not granted.created:
+        response.status_code = 200
+    return _granted_document(granted)
 
 
 @routes.post("/{token}/heartbeat", responses={**answers.answers(Lease), **problems.responses(409)})
-def heartbeat(given: Given, _: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
+def heartbeat(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUBMITTER))], token: Token) -> Any:
     """Extend a lease by its TTL, from now on; refused once it is not live: stop using the GPUs then."""
-    return lease_document(LeaseService(given.runtime).renew(token))
+    return lease_document(LeaseService(given.runtime).renew(token, tenant=caller.tenant))
 
 
 @routes.post("/{token}/release", responses=answers.answers(Lease))
@@ -144,7 +166,7 @@ def release(given: Given, caller: Annotated[Principal, Depends(requires(Role.SUB
     if token.isdecimal() and len(token) < len(str(MOST_SEQ)):
         requires(Role.OPERATOR, every_tenant=True).check(caller)
         return lease_document(service.end(int(token), by=caller.name))
-    return lease_document(service.release(token, by=caller.name))
+    return lease_document(service.release(token, tenant=caller.tenant, by=caller.name))
 
 
 @routes.get("", responses=answers.answers(Leases))
@@ -159,6 +181,21 @@ def list_leases(
     found = given.runtime.leases.leases(tenant=caller.tenant, active=not ended, before=cursor, limit=limit)
     following = found[-1].id if len(found) == limit else None
     return {"leases": [lease_document(lease) for lease in found], "next": following}
+
+
+async def _await_grant(
+    given: Given, stay: Stay, service: LeaseService, request: LeaseRequest, *, until: float
+) -> Granted:
+    pause = FIRST_PAUSE
+    while True:
+        stay.check()
+        try:
+            return await _handed_over(given, stay, service, request)
+        except NoGpuFree:
+            if time.monotonic() + pause > until or given.stopping.is_set():
+                raise
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
 
 
 def lease_document(lease: AdHocLease) -> dict[str, Any]:
@@ -183,13 +220,14 @@ def lease_document(lease: AdHocLease) -> dict[str, Any]:
     }
 
 
-async def _handed_over(given: Given, service: LeaseService, request: LeaseRequest) -> Granted:
-    """Return a lease that may be used; what cannot be handed over, because the process ends, is released."""
+async def _handed_over(given: Given, stay: Stay, service: LeaseService, request: LeaseRequest) -> Granted:
+    """Return a lease that may be used; what cannot be handed over any more is released."""
     handover = await run_in_threadpool(service.take, request)
     granted = None
     while granted is None:
-        if given.stopping.is_set():
+        if given.stopping.is_set() or stay.ended:
             await run_in_threadpool(service.release, handover.token, by=request.holder)
+            stay.check()
             raise NoGpuFree(("the API stops",))
         await asyncio.sleep(LOOK_PAUSE)
         granted = await run_in_threadpool(service.settle, handover)

@@ -22,6 +22,10 @@ ORIGINS: Final = {
     "/dlq/{job_id}": (_Origin("/dlq", "get", "200", "/dead_letters/0/id"),),
     "/queues/{name}": (_Origin("/queues", "get", "200", "/queues/0/name"),),
     "/nodes/{name}": (_Origin("/nodes", "get", "200", "/nodes/0/name"),),
+    "/tokens/{name}": (
+        _Origin("/tokens", "post", "201", "/name"),
+        _Origin("/tokens", "get", "200", "/tokens/0/name"),
+    ),
     "/leases/{token}": (_Origin("/leases", "post", "201", "/token"),),
     "/pools/{name}": (
         _Origin("/pools", "post", "201", "/name"),

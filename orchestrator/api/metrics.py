@@ -8,12 +8,14 @@ from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from orchestrator.api.count_metrics import count_families
 from orchestrator.api.health_metrics import Family, memory_families, server_families, stream_families, timed
 from orchestrator.api.job_metrics import EndedJobs
 from orchestrator.api.leader_metrics import leader_families
+from orchestrator.api.lease_metrics import LeaseRequests
 from orchestrator.api.pool_metrics import pool_families
 from orchestrator.domain.job import JobState
 from orchestrator.errors import StoreUnavailable
@@ -62,11 +64,11 @@ class Requests:
         self._seconds.labels(route).observe(seconds)
 
 
-def exposition(runtime: Runtime, requests: Requests, ended: EndedJobs) -> bytes:
+def exposition(runtime: Runtime, requests: Requests, ended: EndedJobs, leases: LeaseRequests) -> bytes:
     """Return the metrics as Prometheus reads them, without those of a server that does not answer."""
     registry = CollectorRegistry()
     registry.register(_Families(_collect(runtime, ended)))
-    return b"".join(generate_latest(one) for one in (registry, ended.registry, requests.registry))
+    return b"".join(generate_latest(one) for one in (registry, ended.registry, leases.registry, requests.registry))
 
 
 def _collect(runtime: Runtime, ended: EndedJobs) -> list[Family]:
@@ -108,10 +110,10 @@ def _state_families(runtime: Runtime, nodes: Sequence[NodeRecord], queues: Itera
     yield depth
     yield jobs
     yield from _node_families(nodes)
-    expired = runtime.cluster.count_events("lease_expired")
-    yield CounterMetricFamily("gpu_orchestrator_lease_expired", "Leases that ended by expiry", value=expired)
+    pools = runtime.pools.standings()[1]
+    yield from count_families(runtime, queues, [node.name for node in nodes], [one.pool.name for one in pools])
     yield from leader_families(runtime)
-    yield from pool_families(runtime.pools.standings()[1])
+    yield from pool_families(pools)
 
 
 def _node_families(nodes: Sequence[NodeRecord]) -> Iterable[Family]:
@@ -130,4 +132,8 @@ def _node_families(nodes: Sequence[NodeRecord]) -> Iterable[Family]:
     for (condition, live), count in seen.items():
         hosts.add_metric([condition, live], count)
     yield hosts
+    degraded = sum(node.degraded for node in nodes)
+    yield GaugeMetricFamily(
+        "gpu_orchestrator_nodes_degraded", "Live hosts whose writes the database did not take lately", value=degraded
+    )
     yield gpus

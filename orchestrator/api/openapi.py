@@ -11,7 +11,7 @@ from orchestrator.api.guard import OPEN_PATHS, needed
 from orchestrator.api.links import add_links
 
 SCHEME: Final = "token"
-ROLES: Final = "Bearer token of the installation, or one made by `orch token create`. Roles: `x-role` of an operation."
+ROLES: Final = "Bearer token of the installation, or one made by `POST /tokens`. Roles: `x-role` of an operation."
 
 
 def described(app: FastAPI) -> Callable[[], dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Endpoints of what operators set for the whole installation while it runs."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,21 +30,25 @@ class PolicyBody(BaseModel):
     )
 
 
+_CHANGED: Final[dict[int | str, dict[str, Any]]] = {**answers.answers(answers.Policy), **problems.responses(412)}
+
+
 @routes.get("", responses=answers.answers(answers.Policy))
 def show(given: Given, response: Response) -> Any:
     """Show the values in force; their ETag is their version."""
     return _answer(given.runtime.policy.get(), response)
 
 
-@routes.patch("", responses={**answers.answers(answers.Policy), **problems.responses(412)})
+@routes.post("", responses=_CHANGED)
+@routes.patch("", responses=_CHANGED)
 def change(
     given: Given,
-    caller: Annotated[Principal, Depends(requires(Role.ADMIN))],
+    caller: Annotated[Principal, Depends(requires(Role.OPERATOR))],
     body: PolicyBody,
     response: Response,
     if_match: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Any:
-    """Change values; with If-Match only if nobody else has since."""
+    """Change values, and leave the others; with If-Match only if nobody else has since. PATCH and POST do the same."""
     changes = body.model_dump(exclude_unset=True)
     policy = given.runtime.policy.change(changes, by=caller.name, version=version_of(if_match))
     tell_placers(given.runtime)

@@ -1,28 +1,24 @@
 """Endpoints of worker pools."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel
 
 from orchestrator.api import answers, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
-from orchestrator.api.schemas import AlternativeBody
+from orchestrator.api.pool_bodies import PoolBody, PoolsOrder, PreloadBody, ScaleBody, SwapBody
 from orchestrator.api.versions import version_of
 from orchestrator.domain.access import Principal, Role
 from orchestrator.domain.job import JobState
 from orchestrator.domain.pool import (
-    DEFAULT_LOADER,
     Leave,
     PoolChange,
-    PoolRequest,
     PoolRunner,
     PoolStanding,
     PoolState,
 )
-from orchestrator.domain.request_wants import alternative
-from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
 from orchestrator.pool_errors import UnknownPool
 from orchestrator.runtime import Runtime
@@ -30,93 +26,9 @@ from orchestrator.services.pools import PoolService
 
 routes = APIRouter(prefix="/pools", tags=["pools"])
 
-Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Path(max_length=64, description="The pool's name.")]
 Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
 IfMatch = Annotated[str | None, Header(max_length=64)]
-
-
-class PoolBody(BaseModel):
-    """A pool to start."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: Text
-    model: Text | None = Field(default=None, description="What its runners have loaded; default: the name.")
-    task: Text = Field(default=DEFAULT_LOADER, description="The Celery task that loads it, called with model=MODEL.")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Further keywords of that task.")
-    gpus: int | None = Field(default=None, description="Whole GPUs of each runner; default: 1.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
-    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
-    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels of the hosts.")
-    cpus: int | None = Field(default=None, description="CPUs of the host that each runner is counted with.")
-    memory: str | int | None = Field(default=None, description="Memory of the host, likewise.")
-    alternatives: list[AlternativeBody] = Field(default_factory=list, description="Other GPUs, in order of preference.")
-    min: int = Field(default=1, description="Runners that are there even if nobody asks for them.")
-    max: int | None = Field(default=None, description="Runners at most; default: as min.")
-    idle_seconds: float | None = Field(
-        default=None, description="Runners beyond min leave after so long without a job; default: the policy's."
-    )
-    load_seconds: float = Field(default=600.0, description="A load that takes longer has failed.")
-    pinned: bool = Field(default=False, description="Runners do not leave for being idle, nor for others.")
-    tenant: Text | None = Field(default=None, description="Whose jobs run in it; default: everybody's.")
-    priority: int = Field(default=5, description="Of its loads, 0 to 9.")
-
-    def to_request(self) -> PoolRequest:
-        """Return the request; its values are checked where all requests are."""
-        said = (self.gpu_memory, self.gpu_type, self.min_memory, self.mig)
-        return PoolRequest(
-            name=self.name,
-            model=self.model,
-            task=self.task,
-            arguments=self.arguments,
-            gpus=1 if self.gpus is None and all(one is None for one in said) else self.gpus,
-            gpu_memory_mib=parse_mebibytes(self.gpu_memory),
-            gpu_type=self.gpu_type,
-            min_memory_mib=parse_mebibytes(self.min_memory),
-            mig=self.mig,
-            constraints=self.constraints,
-            cpus=self.cpus,
-            memory_mib=parse_mebibytes(self.memory),
-            alternatives=tuple(alternative(other.model_dump(exclude_unset=True)) for other in self.alternatives),
-            least=self.min,
-            most=self.max,
-            idle_seconds=self.idle_seconds,
-            load_seconds=self.load_seconds,
-            pinned=self.pinned,
-            tenant=self.tenant,
-            priority=self.priority,
-        )
-
-
-class ScaleBody(BaseModel):
-    """What to change of a pool's size; what is left out stays."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    min: int | None = None
-    max: int | None = None
-    pinned: bool | None = None
-    idle_seconds: float | None = None
-
-
-class PreloadBody(BaseModel):
-    """Runners that are to be there now."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    runners: int | None = Field(default=None, description="At least so many; default: as many as the pool may have.")
-
-
-class SwapBody(BaseModel):
-    """What the runners are to have loaded instead."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    model: Text
-    arguments: dict[str, Any] | None = Field(default=None, description="Keywords of the loader; default: as before.")
 
 
 class Runner(BaseModel):
@@ -187,13 +99,29 @@ class RemovedPool(BaseModel):
     name: str
 
 
-_CHANGED: Any = {**answers.answers(WorkerPool), **problems.responses(409, 412)}
+_ORDERS: Final = {
+    "stop": PoolChange(leave=Leave.NOW),
+    "drain": PoolChange(leave=Leave.DRAIN),
+    "sleep": PoolChange(asleep=True),
+    "wake": PoolChange(asleep=False),
+}
+_STARTED: Any = {
+    200: {"model": WorkerPool, "description": "There was one of this name: it is the same, or starts again."},
+    **answers.answers(WorkerPool, 201),
+    **problems.responses(409),
+}
+#: Of an order that says what is to be, whatever was before: it needs no If-Match.
+_ORDERED: Any = {**answers.answers(WorkerPool), **problems.responses(409)}
+_CHANGED: Any = {**_ORDERED, **problems.responses(412)}
 
 
-@routes.post("", status_code=201, responses={**answers.answers(WorkerPool, 201), **problems.responses(409)})
+@routes.post("", status_code=201, responses=_STARTED)
 def start(given: Given, caller: Operator, body: PoolBody, response: Response) -> Any:
-    """Start a pool: a new one, or one that was stopped. Repeating it changes nothing."""
-    return _answer(PoolService(given.runtime).start(body.to_request(), by=caller.name), response)
+    """Start a pool: a new one, or one that was stopped. Repeating it changes nothing; its name is its key."""
+    standing, created = PoolService(given.runtime).start(body.to_request(), by=caller.name)
+    if not created:
+        response.status_code = 200
+    return _answer(standing, response)
 
 
 @routes.get("", responses=answers.answers(WorkerPools))
@@ -201,6 +129,13 @@ def list_pools(given: Given, caller: Caller) -> Any:
     """List the pools; a tenant's caller is told of those that run its jobs."""
     _now, found = given.runtime.pools.standings(tenant=caller.tenant)
     return {"pools": [pool_document(standing) for standing in found]}
+
+
+@routes.post("/orders", responses=answers.answers(WorkerPools))
+def order_all(given: Given, caller: Operator, body: PoolsOrder) -> Any:
+    """Give every pool an order and return those that took it; the others are as if it had been given. Repeatable."""
+    told = PoolService(given.runtime).change_all(_ORDERS[body.order], by=caller.name)
+    return {"pools": [pool_document(standing) for standing in told]}
 
 
 @routes.get("/{name}", responses=answers.answers(WorkerPool))
@@ -238,25 +173,25 @@ def swap(
     return _change(given.runtime, caller, name, change, response, if_match)
 
 
-@routes.post("/{name}/sleep", responses=_CHANGED)
+@routes.post("/{name}/sleep", responses=_ORDERED)
 def sleep(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners put their models to sleep and give their GPUs' memory back, until jobs wait. Repeatable."""
     return _change(given.runtime, caller, name, PoolChange(asleep=True), response, None)
 
 
-@routes.post("/{name}/wake", responses=_CHANGED)
+@routes.post("/{name}/wake", responses=_ORDERED)
 def wake(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners wake up, each as soon as its GPU has room again. Repeatable."""
     return _change(given.runtime, caller, name, PoolChange(asleep=False), response, None)
 
 
-@routes.post("/{name}/drain", responses=_CHANGED)
+@routes.post("/{name}/drain", responses=_ORDERED)
 def drain(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners leave when their jobs are done, and start no other. Repeating it changes nothing."""
     return _change(given.runtime, caller, name, PoolChange(leave=Leave.DRAIN), response, None)
 
 
-@routes.post("/{name}/stop", responses=_CHANGED)
+@routes.post("/{name}/stop", responses=_ORDERED)
 def stop(given: Given, caller: Operator, name: Name, response: Response) -> Any:
     """Have the runners leave now; their jobs run again elsewhere, without having used an attempt. Repeatable."""
     return _change(given.runtime, caller, name, PoolChange(leave=Leave.NOW), response, None)
@@ -331,7 +266,12 @@ def _change(
 
 
 def _seen(runtime: Runtime, caller: Principal, name: str) -> PoolStanding:
-    standing = runtime.pools.standing(name)
+    try:
+        standing = runtime.pools.standing(name)
+    except UnknownPool:
+        if caller.tenant is not None:
+            raise UnknownPool(name) from None  # the names that there are, are other tenants' too
+        raise
     if standing.pool.spec.tenant is not None and not caller.sees(standing.pool.spec.tenant):
         raise UnknownPool(name)
     return standing

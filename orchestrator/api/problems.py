@@ -6,8 +6,10 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
+from orchestrator.body_errors import TooSlow
 from orchestrator.errors import (
     Conflict,
     Forbidden,
@@ -17,7 +19,6 @@ from orchestrator.errors import (
     QueueNotFound,
     RateLimited,
     StaleVersion,
-    TooSlow,
     Unauthenticated,
     Unavailable,
     UnknownDeadLetter,
@@ -26,6 +27,7 @@ from orchestrator.errors import (
     UnknownLease,
     UnknownNode,
     UnknownSweep,
+    UnknownToken,
     UnsatisfiableRequest,
 )
 from orchestrator.pool_errors import UnknownPool
@@ -58,6 +60,7 @@ _STATUS: Final = (
     (UnknownSweep, 404),
     (UnknownGpu, 404),
     (UnknownLease, 404),
+    (UnknownToken, 404),
     (UnknownPool, 404),
     (PayloadTooLarge, 413),
     (TooSlow, 408),
@@ -127,9 +130,20 @@ async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     return problem(422, "malformed-request", "; ".join(faults), faults=faults)
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {400: "malformed-request", 404: "no-such-path", 405: "method-not-allowed"}.get(
         error.status_code, "http-error"
     )
-    return problem(error.status_code, code, str(error.detail))
+    answer = problem(error.status_code, code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_allowed(request))
+    return answer
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return every method of the path; the router names those of one endpoint alone."""
+    path = getattr(request.scope.get("route"), "path", None)
+    contexts = iter_route_contexts(request.app.routes)
+    return sorted({method for each in contexts if each.path == path for method in each.methods or ()})

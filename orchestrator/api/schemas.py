@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.api import bounds
+from orchestrator.api.instants import JobInstant
 from orchestrator.domain.access import DEFAULT_TENANT, Principal
 from orchestrator.domain.canvas import Need
 from orchestrator.domain.cluster import GpuHolder, GpuRecord
 from orchestrator.domain.job import TERMINAL_STATES, Job
-from orchestrator.domain.request import CommandRequest, Request, TaskRequest
+from orchestrator.domain.request import LONGEST_TASK_ID, CommandRequest, Request, TaskRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
 from orchestrator.domain.wants import wants_document
@@ -23,10 +26,31 @@ from orchestrator.ports import Attempt, HistoryEvent, NodeRecord, Submitted
 MOST_SEQ: Final = (1 << 63) - 1
 
 Text = Annotated[str, Field(max_length=4096)]
+#: Memory, as ``12GiB`` or a number of MiB.
+Size = Annotated[str, Field(max_length=32)] | int
+#: A name or value of a host's label; ``domain.request_wants`` says what it may hold.
+Label = Annotated[str, Field(max_length=63)]
+Labels = dict[Label, Label]
+JobId = Annotated[str, Path(max_length=LONGEST_TASK_ID, description="The job's id.")]
 
 #: Fields that mean something only with the other kind of job.
 _OF_COMMANDS: Final = ("env", "secrets", "cwd")
 _OF_TASKS: Final = ("args", "kwargs", "model")
+#: What ``SubmitBody`` asks of its fields together, for its description.
+_ONE_KIND: Final[dict[str, Any]] = {
+    "oneOf": [
+        {
+            "title": "A command",
+            "required": ["argv"],
+            "properties": {"argv": {"type": "array"}, "task": {"type": "null"}} | dict.fromkeys(_OF_TASKS, False),
+        },
+        {
+            "title": "A Celery task",
+            "required": ["task"],
+            "properties": {"task": {"type": "string"}, "argv": {"type": "null"}} | dict.fromkeys(_OF_COMMANDS, False),
+        },
+    ]
+}
 
 
 class AlternativeBody(BaseModel):
@@ -34,55 +58,73 @@ class AlternativeBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    gpus: int | None = None
-    gpu_memory: str | int | None = None
-    gpu_type: Text | None = None
-    min_memory: str | int | None = None
-    mig: Text | None = None
+    gpus: int | None = Field(default=None, json_schema_extra=bounds.GPUS)
+    gpu_memory: Size | None = None
+    gpu_type: Text | None = Field(default=None, json_schema_extra=bounds.KIND)
+    min_memory: Size | None = None
+    mig: Text | None = Field(default=None, json_schema_extra=bounds.PROFILE)
 
 
 class SubmitBody(BaseModel):
     """A job to submit: a command (``argv``) or a Celery task (``task``)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_ONE_KIND)
 
-    argv: list[str] | None = Field(default=None, description="Program and arguments; no shell.")
+    argv: list[str] | None = Field(
+        default=None, description="Program and arguments; no shell.", json_schema_extra=bounds.ARGUMENTS
+    )
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables of a command.")
     secrets: list[Text] = Field(
-        default_factory=list, description="Names of secrets on the host that become variables; never their values."
+        default_factory=list,
+        description="Names of secrets on the host that become variables; never their values.",
+        json_schema_extra=bounds.SECRETS,
     )
     cwd: Text | None = Field(default=None, description="Working directory of a command.")
-    task: Text | None = Field(default=None, description="Name of a Celery task.")
+    task: Text | None = Field(default=None, description="Name of a Celery task.", json_schema_extra=bounds.TASK)
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     model: Text | None = Field(
-        default=None, description="Run the task in a worker pool of this name, or with this model, if there is one."
+        default=None,
+        description="Run the task in a worker pool of this name, or with this model, if there is one.",
+        json_schema_extra=bounds.NAME,
     )
-    name: Text | None = None
-    queue: Text | None = None
-    gpus: int | None = Field(default=None, description="Whole GPUs of one host.")
-    gpu_memory: str | int | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
-    gpu_type: Text | None = Field(default=None, description="Models that would do, as H100|A100.")
-    min_memory: str | int | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
-    mig: Text | None = Field(default=None, description="MIG instances of this profile in place of cards, as 1g.10gb.")
-    constraints: dict[str, str] = Field(default_factory=dict, description="Labels that the host has.")
-    cpus: int | None = Field(default=None, description="CPUs of the host that the job is counted with.")
-    memory: str | int | None = Field(default=None, description="Memory of the host, likewise, as 64GiB.")
+    name: Text | None = Field(default=None, json_schema_extra=bounds.NAME)
+    queue: Text | None = Field(default=None, json_schema_extra=bounds.WORD)
+    gpus: int | None = Field(default=None, description="Whole GPUs of one host.", json_schema_extra=bounds.GPUS)
+    gpu_memory: Size | None = Field(default=None, description="A share of one GPU, as 12GiB or a number of MiB.")
+    gpu_type: Text | None = Field(
+        default=None, description="Models that would do, as H100|A100.", json_schema_extra=bounds.KIND
+    )
+    min_memory: Size | None = Field(default=None, description="Least memory of each GPU, as 40GiB.")
+    mig: Text | None = Field(
+        default=None,
+        description="MIG instances of this profile in place of cards, as 1g.10gb.",
+        json_schema_extra=bounds.PROFILE,
+    )
+    constraints: Labels = Field(default_factory=dict, description="Labels that the host has.")
+    cpus: int | None = Field(
+        default=None, description="CPUs of the host that the job is counted with.", json_schema_extra=bounds.CPUS
+    )
+    memory: Size | None = Field(default=None, description="Memory of the host, likewise, as 64GiB.")
     alternatives: list[AlternativeBody] = Field(
-        default_factory=list, description="Other GPUs that would do, in order of preference."
+        default_factory=list,
+        description="Other GPUs that would do, in order of preference.",
+        json_schema_extra=bounds.ALTERNATIVES,
     )
-    priority: int | None = Field(default=None, description="0 to 9; 9 starts first.")
-    time_limit: float | None = Field(default=None, description="Seconds.")
-    soft_time_limit: float | None = Field(default=None, description="Seconds.")
-    grace: float | None = Field(default=None, description="Seconds from TERM to KILL.")
-    max_attempts: int = 1
-    retry_on: dict[str, int | None] | None = Field(
+    priority: int | None = Field(default=None, description="0 to 9; 9 starts first.", json_schema_extra=bounds.PRIORITY)
+    time_limit: float | None = Field(default=None, description="Seconds.", json_schema_extra=bounds.LIMIT)
+    soft_time_limit: float | None = Field(default=None, description="Seconds.", json_schema_extra=bounds.LIMIT)
+    grace: float | None = Field(default=None, description="Seconds from TERM to KILL.", json_schema_extra=bounds.GRACE)
+    max_attempts: int = Field(default=1, json_schema_extra=bounds.ATTEMPTS)
+    retry_on: dict[Text, int | None] | None = Field(
         default=None, description="By failure class, after how many failures at most another attempt follows."
     )
-    run_at: Annotated[datetime | None, Field(strict=False)] = None
-    deadline: Annotated[datetime | None, Field(strict=False)] = None
-    key: Text | None = Field(default=None, description="Idempotency key.")
-    tenant: Text | None = Field(default=None, description="Whose job it is; default: the token's tenant.")
+    run_at: JobInstant | None = None
+    deadline: JobInstant | None = None
+    key: Text | None = Field(default=None, description="Idempotency key.", json_schema_extra=bounds.NAME)
+    tenant: Text | None = Field(
+        default=None, description="Whose job it is; default: the token's tenant.", json_schema_extra=bounds.WORD
+    )
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
@@ -195,6 +237,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "peak_memory_mib": attempt.peak_memory_mib,
         "peak_gpu_memory_mib": attempt.peak_gpu_memory_mib,
         "isolation": attempt.isolation,
+        "choice": attempt.choice,
         "gpu_seconds": attempt.gpu_seconds,
         "gpu_busy_seconds": attempt.gpu_busy_seconds,
     }
@@ -229,6 +272,7 @@ def node_document(node: NodeRecord, seen: Seen) -> dict[str, Any]:
         "state": node.state.value,
         "drain": node.drain,
         "live": node.live,
+        "degraded": node.degraded,
         "queues": list(node.queues),
         "cpu_slots": node.cpu_slots,
         "cpus": node.cpus,

@@ -3,25 +3,44 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import resource
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
 from orchestrator.api.app import create_app
+from orchestrator.api.own_token import OwnToken, own_token
+from orchestrator.config import Settings
 from orchestrator.errors import ApiUnavailable
+from orchestrator.home import write_client
 from orchestrator.observe import logs, traces
 from orchestrator.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
     """Answers the requests that wait for output before it closes their connections."""
 
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event, exporter: traces.Exporter) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        stopping: threading.Event,
+        exporter: traces.Exporter,
+        on_start: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._stopping, self._exporter = stopping, exporter
+        self._stopping, self._exporter, self._on_start = stopping, exporter, on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end."""
@@ -42,7 +61,8 @@ def serve(runtime: Runtime) -> None:
         ApiUnavailable: If it could not be started.
     """
     settings = runtime.settings
-    app = create_app(runtime, token=settings.bearer_token())
+    own = own_token(settings)
+    app = create_app(runtime, token=own.secret, of_home=own.file is not None)
     logs.set_up(settings.log_level, settings.log_format, host=settings.node, process="api")
     config = uvicorn.Config(
         app,
@@ -56,11 +76,23 @@ def serve(runtime: Runtime) -> None:
     )
     _make_room_for_followers()
     exporter = traces.set_up(settings.traces, host=settings.node, process="api")
-    server = _Server(config, app.state.services.stopping, exporter)
+    server = _Server(config, app.state.services.stopping, exporter, lambda: _tell_clients(settings, own))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended in order
         server.run()
     if not server.started:
         raise ApiUnavailable(f"the API could not be started at {settings.api_host}:{settings.api_port}")
+
+
+def _tell_clients(settings: Settings, own: OwnToken) -> None:
+    """Tell the clients of this home where the API is, now that this process alone answers there."""
+    if own.file is None:
+        return
+    # A warning, for that is told by default: without it nobody knows why the API refuses whoever has no token.
+    logger.warning("no api_token is set: the API's token is in %s, where this home's command line finds it", own.file)
+    try:
+        write_client(settings.home, settings.client_url)
+    except OSError as error:
+        logger.warning("the command line has to be told ORCHESTRATOR_API_URL and its token: %s", error)
 
 
 def _make_room_for_followers() -> None:

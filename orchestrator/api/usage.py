@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from orchestrator.api import answers
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller
+from orchestrator.api.instants import Instant
 from orchestrator.domain.usage import Usage, UsageKey, fold_usage
 from orchestrator.errors import InvalidRequest
 
@@ -25,8 +25,8 @@ def usage(
     given: Given,
     caller: Caller,
     by: UsageKey = UsageKey.TENANT,
-    since: Annotated[AwareDatetime | None, Query(description="Default: seven days before `until`.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Default: now.")] = None,
+    since: Annotated[Instant | None, Query(description="Default: seven days before `until`.")] = None,
+    until: Annotated[Instant | None, Query(description="Default: now.")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Any:
     """Sum up the GPU-seconds that leases held, that their GPUs were busy, and that did not lead to a success."""

@@ -24,8 +24,8 @@ class Role(StrEnum):
 
     VIEWER = "viewer"  # read
     SUBMITTER = "submitter"  # submit jobs and change its tenant's
-    OPERATOR = "operator"  # change every tenant's jobs, queues and hosts
-    ADMIN = "admin"  # tokens, policy, sweeps, the audit
+    OPERATOR = "operator"  # change every tenant's jobs, queues and hosts, and the policy
+    ADMIN = "admin"  # tokens, sweeps, the audit
 
     def covers(self, needed: "Role") -> bool:
         """This role may do what ``needed`` may."""
@@ -40,7 +40,7 @@ class Principal:
     name: str
     role: Role
     tenant: str | None = None  # None: every tenant's jobs
-    token_id: str | None = None  # None: the installation's own token, or this host without one
+    token_id: str | None = None  # None: the installation's own token
     requests_per_minute: int | None = None
 
     def sees(self, tenant: str) -> bool:
@@ -82,6 +82,14 @@ class AuditEntry:
     outcome: str  # begun, then the status that was answered: a line of its own
     seq: int | None = None  # None: not stored yet
     at: datetime | None = None
+
+
+def token_document(token: Token) -> dict[str, str | int | None]:
+    """Return a token as people and programs read it: all of it but the hash."""
+    instants = ("created_at", "expires_at", "revoked_at", "last_used_at")
+    values = {name: getattr(token, name) for name in ("name", "id", "tenant", "requests_per_minute", "created_by")}
+    moments = {name: getattr(token, name) for name in instants}
+    return values | {"role": token.role.value} | {k: v.isoformat() if v else None for k, v in moments.items()}
 
 
 def make_secret(draw: bytes) -> tuple[str, str]:

@@ -1,7 +1,9 @@
 """Ad hoc leases: GPUs for a shell, a notebook or somebody's own program, without a job."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -58,6 +60,12 @@ class AdHocLease:
     ready_at: datetime | None = None  # when its host confirmed that nothing else is on the GPUs; not usable before
     refusal: str | None = None  # why its host cannot confirm it
     busy_at: datetime | None = None  # when one of its GPUs was last seen at work
+
+
+def lease_digest(request: LeaseRequest) -> str:
+    """Return what tells a request from another one under the same key: all of it, its holder too, but not the key."""
+    what = asdict(request) | {"key": None}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def lease_resources(request: LeaseRequest) -> Resources:

@@ -75,6 +75,7 @@ class GpuSample:
     slowed_by: tuple[str, ...] = ()  # what makes it run slower than its load would: "heat", "power"
     ecc_uncorrected: int | None = None  # memory errors since the driver was loaded
     ecc_corrected: int | None = None
+    tells_processes: bool = False  # who is not among ``processes`` has none there
     foreign: ForeignUse = NO_FOREIGN_USE  # as its host judges it
 
 

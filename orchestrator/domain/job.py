@@ -1,6 +1,6 @@
 """Jobs: their states, the one table of legal transitions, and what a request must satisfy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -132,6 +132,24 @@ class Resources:
     def options(self) -> tuple["Resources", ...]:
         """What would do, in order of preference; each without further alternatives."""
         return (self,) if self.wants is None or not self.wants.alternatives else _options(self)
+
+    def choice(self, cards: Sequence[tuple[str, int, str | None]], gpu_memory_mib: int | None) -> int | None:
+        """Return which of its options a job with several has got; the first is 1.
+
+        Options are tried in order, so the first that its GPUs meet is the one that they were taken for.
+
+        Args:
+            cards: Model, memory and MIG profile of each GPU of its lease.
+            gpu_memory_mib: The share that the lease has of its GPU; None for whole ones.
+        """
+        if len(self.options) == 1:
+            return None
+        for number, option in enumerate(self.options, 1):
+            wants = option.wants or Wants()
+            is_as_much = (option.gpus, option.gpu_memory_mib) == (len(cards), gpu_memory_mib)
+            if is_as_much and all(wants.accepts_gpu(*card) for card in cards):
+                return number
+        return None
 
     @property
     def mode(self) -> LeaseMode:

@@ -126,6 +126,20 @@ class ProgressReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a running attempt so far: all of it each time, so that a repeat changes nothing.
+
+    Guarded like a finish. It stands if the attempt's worker is lost before it can tell how the attempt ended.
+    """
+
+    job_seq: int
+    attempt: int
+    lease_id: int
+    gpu_busy_seconds: float | None
+    peak_gpu_memory_mib: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class LogChunk:
     """A piece of an attempt's output; ``number`` counts from 0 within the attempt. Guarded like a finish."""
 

@@ -122,6 +122,7 @@ class PoolRunner:
     asleep: bool = False
     ended_at: datetime | None = None  # its lease is over
     gpus: tuple[str, ...] = ()
+    memory_mib: int | None = None  # that its lease has of its GPU; None: its GPUs are its own
 
 
 @dataclass(frozen=True, slots=True)

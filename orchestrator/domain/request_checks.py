@@ -13,6 +13,10 @@ _WORD: Final = re.compile(r"[A-Za-z0-9._:-]+")
 _ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What decides which GPUs a job sees, what code is loaded into it, and what it knows of its lease.
 _RESERVED: Final = re.compile(r"(CUDA|NVIDIA)_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|LD_.*|ORCHESTRATOR_.*")
+#: What people do not see in a text that they are to recognise, and what shows them another one: controls of terminals,
+#: ends of lines, and the marks that turn the direction of writing (CVE-2021-42574). Arguments and variables may hold
+#: them: they are the program's own, and the command line shows nobody the bare characters.
+UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 MOST_ARGUMENTS: Final = 10_000
 MOST_SECRETS: Final = 64
 
@@ -33,8 +37,8 @@ class Checks:
             self.add(field, "must be a string that is not empty")
         elif len(value) > longest:
             self.add(field, f"must have at most {longest} characters, has {len(value)}")
-        elif not _is_clean(value):
-            self.add(field, "must not contain NUL characters or lone surrogates")
+        elif not _is_clean(value) or UNSEEN.search(value):
+            self.add(field, "must not contain control characters, of terminals or of writing direction")
         else:
             return value
         return None

@@ -2,6 +2,7 @@
 
 Every second of a lease on each of its GPUs is somebody's: it is divided among the attempts that ran under the lease by
 how long each ran, so that the sum over jobs is the sum over GPUs. A share counts as its part of the GPU's memory.
+Nobody was busy for longer than it had leased: what was measured beyond that, by another clock, does not count.
 """
 
 from collections import defaultdict
@@ -139,8 +140,9 @@ def _parts(lease: LeaseUse, since: datetime, until: datetime) -> Iterator[_Part]
     whole = sum(weights)
     for uuid, share in lease.shares:
         for attempt, weight in zip(lease.attempts, weights, strict=True):
+            seconds = held * share * weight / whole
             busy = (attempt.busy_gpu_seconds or 0.0) * _inside(attempt, since, until) / len(lease.shares)
-            yield _Part(lease, uuid, attempt, held * share * weight / whole, busy)
+            yield _Part(lease, uuid, attempt, seconds, min(busy, seconds))
         if not lease.attempts:
             yield _Part(lease, uuid, None, held * share, 0.0)
 

@@ -1,18 +1,20 @@
 """Which GPUs may be leased: one state machine per GPU, fed with readings, strikes and an operator's orders.
 
     healthy ──unsure reading──> suspect ──good readings for a while──> healthy
-    any ──strike, or the driver asks for a reset──> quarantined ──after a pause, a good and clean reading──> healthy
+    any ──strike, or the driver asks for a reset──> quarantined ──after a pause, clean, its self-test passed──> healthy
     any ──fallen off the bus──> lost ──told of again──> suspect
 
 A GPU that runs slower than it could, or corrects many memory errors, is leased with a warning; an error that it could
 not correct makes it suspect. Neither ends a job.
 
-A strike is evidence against the card: a critical XID, or memory that does not come back. After three of them in a day
-only a person lets it back in. One bad GPU says nothing of its neighbours.
+A strike is evidence against the card: a critical XID, memory that does not come back, runners that start on the other
+GPUs and not on this one, a self-test that it fails. After three of them in a day only a person lets it back in, whose
+word needs no test. One bad GPU says nothing of its neighbours.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from typing import Final
 
 from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample, GpuStanding
@@ -33,6 +35,15 @@ class HealthPolicy:
     clean_memory_mib: int = 512  # what an unused GPU may have in use
     slow_seconds: float = 10.0  # slowed down so long is worth a warning, until ``recover_seconds`` without
     most_corrected: int = 1000  # memory errors a day that are worth none
+    self_test: bool = True  # a quarantine does not end by itself without one
+
+
+class _Trial(Enum):
+    """How far a self-test has come that is to end a quarantine."""
+
+    DUE = auto()
+    ASKED = auto()
+    PASSED = auto()
 
 
 @dataclass(slots=True)
@@ -54,6 +65,7 @@ class _State:
     until: float = 0.0  # earliest end of a quarantine
     struck_at: float = 0.0
     xids_seen: int = 0
+    trial: _Trial | None = None
     has_fatal_error: bool = False  # the latest strike was a critical XID
     uncorrected: int | None = None  # memory errors in the latest reading that told them
     wear: _Wear = field(default_factory=_Wear)
@@ -71,7 +83,9 @@ class HealthKeeper:
         """Go on where an earlier worker of this host left off."""
         for uuid, standing in standings.items():
             state = self._states.setdefault(uuid, _State(standing))
-            state.standing, state.struck_at, state.order = standing, now, standing.order
+            reason = standing.reason and standing.reason.removesuffix(_TESTED)
+            state.standing = replace(standing, reason=reason)
+            state.struck_at, state.order = now, standing.order
             if standing.health is GpuHealth.QUARANTINED:
                 state.until = now + self._pause(standing.strikes)
 
@@ -106,8 +120,25 @@ class HealthKeeper:
             state.standing = replace(state.standing, strikes=0)
         state.standing = replace(state.standing, strikes=state.standing.strikes + 1)
         state.struck_at, state.until = now, now + self._pause(state.standing.strikes)
-        state.has_fatal_error = False
+        state.has_fatal_error, state.trial = False, None
         self._set(state, GpuHealth.QUARANTINED, reason, now)
+
+    def take_tests(self) -> tuple[str, ...]:
+        """Return the GPUs that are to be tested now; each is told once, and ``on_tested`` says what came of it."""
+        due = [uuid for uuid, state in self._states.items() if state.trial is _Trial.DUE]
+        for uuid in due:
+            self._states[uuid].trial = _Trial.ASKED
+        return tuple(due)
+
+    def on_tested(self, uuid: str, failure: str | None, now: float) -> None:
+        """A self-test has ended, well if there is no failure; one that is not waited for any more says nothing."""
+        state = self._states.get(uuid)
+        if state is None or state.trial is not _Trial.ASKED:
+            return
+        if failure is None:
+            state.trial = _Trial.PASSED
+        else:
+            self.strike(uuid, f"it failed its self-test: {failure}", now)
 
     def obey(self, orders: Mapping[str, GpuOrder], now: float) -> None:
         """Follow what an operator wants of GPUs."""
@@ -169,8 +200,16 @@ class HealthKeeper:
                     self._set(state, GpuHealth.HEALTHY, None, now)
             case GpuHealth.QUARANTINED if not state.order.held and now >= state.until:
                 spent = state.standing.strikes >= self._policy.most_strikes
-                if not spent and (leased or sample.used_mib <= self._policy.clean_memory_mib):
-                    self._set(state, GpuHealth.HEALTHY, None, now)
+                if not spent and not leased and sample.used_mib <= self._policy.clean_memory_mib:
+                    self._readmit(state, now)
+
+    def _readmit(self, state: _State, now: float) -> None:
+        """Let a GPU back in whose quarantine is over, if it passes a self-test."""
+        if state.trial is _Trial.PASSED or not self._policy.self_test:
+            self._set(state, GpuHealth.HEALTHY, None, now)
+        elif state.trial is None:
+            state.trial = _Trial.DUE
+            state.standing = replace(state.standing, reason=f"{state.standing.reason or 'it was quarantined'}{_TESTED}")
 
     def _warning(self, wear: _Wear, sample: GpuSample, now: float) -> str | None:
         """Return what is amiss with a GPU that may be leased all the same."""
@@ -198,13 +237,17 @@ class HealthKeeper:
             state.standing = replace(state.standing, health=health, reason=reason)
         if health is not GpuHealth.SUSPECT:
             state.good_since = None
+        if health is not GpuHealth.QUARANTINED or reason is not None:
+            state.trial = None  # of another quarantine, or of none
 
     def _pause(self, strikes: int) -> float:
         return float(self._policy.quarantine_seconds * 2 ** max(0, min(strikes, 10) - 1))
 
 
+#: Ends the reason of a quarantine while the GPU is being tested.
+_TESTED: Final = "; it is being tested"
 _DRIVER_SAYS: Final = {
-    GpuHealth.SUSPECT: "its driver answers with errors",
+    GpuHealth.SUSPECT: "its driver answers with errors, or not at all",
     GpuHealth.QUARANTINED: "its driver asks for a reset or a replacement",
     GpuHealth.LOST: "it has fallen off the bus",
 }

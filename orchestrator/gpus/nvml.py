@@ -2,15 +2,23 @@
 
 NVML's state does not survive a fork, so it is initialised once for each process id. One sick card does not hide the
 others: its sample carries its health instead of readings. What NVML cannot tell is None.
+
+The cards are found when NVML is opened, and looked for again every few readings: it is opened anew when there are
+others, or one was split into other instances.
+
+A broken card may hang whoever asks it. So it is said which one is asked next, and cards can be left out.
 """
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.card_choice import every_card, say_nothing
 from orchestrator.gpus.nvml_topology import read_links, read_numa
 
 logger = logging.getLogger(__name__)
@@ -19,9 +27,17 @@ MIB: Final = 1 << 20
 #: Most errors that one reading takes in.
 MOST_EVENTS: Final = 100
 MILLIWATTS: Final = 1000
+#: After so many readings it is looked whether the cards are still those that were found.
+LOOK_AGAIN: Final = 10
+#: Where the driver has an entry for each of its cards: NVML tells of those alone that were there when it was opened.
+DRIVERS_CARDS: Final = Path("/proc/driver/nvidia/gpus")
 
 #: Names of NVML's codes after which nothing can be read until it is initialised anew.
 _SESSION_LOST: Final = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "LIBRARY_NOT_FOUND", "LIB_RM_VERSION_MISMATCH")
+#: Names of those that say that the card, the driver or our rights have no answer.
+_UNTOLD: Final = ("NOT_SUPPORTED", "NO_PERMISSION", "FUNCTION_NOT_FOUND", "ARGUMENT_VERSION_MISMATCH")
+#: Names of those that a card answers with that is not there any more; of an instance, whose handle has become invalid.
+_GONE: Final = ("GPU_IS_LOST", "INVALID_ARGUMENT", "NOT_FOUND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +46,49 @@ class _Card:
     gpu: Gpu
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which cards there are."""
+
+    entries: frozenset[str]  # of the driver
+    slots: tuple[tuple[str, ...] | None, ...]  # by index: uuid, MIG mode and instances; None where it cannot be told
+
+    def differs_from(self, earlier: "_Layout") -> bool:
+        """Tell whether there are other cards than earlier; one that cannot be asked now may still be the same."""
+        if self.entries != earlier.entries or len(self.slots) != len(earlier.slots):
+            return True
+        return any(now not in (None, was) for now, was in zip(self.slots, earlier.slots, strict=True))
+
+
 class NvmlDriver:
     """Samples every GPU of the host; a card in MIG mode is given as its instances."""
 
-    def __init__(self, library: Any) -> None:
-        """Wrap ``pynvml``, or something with the same functions, constants and error type."""
+    def __init__(
+        self,
+        library: Any,
+        *,
+        drivers_cards: Path = DRIVERS_CARDS,
+        about: Callable[[int | None], None] = say_nothing,
+        reads: Callable[[int], bool] = every_card,
+    ) -> None:
+        """Wrap ``pynvml``, or something with the same functions, constants and error type.
+
+        Args:
+            library: It.
+            drivers_cards: Where the driver has an entry for each card.
+            about: Told before something is asked: the index of the card, or None if it is none alone.
+            reads: Whether the card of an index is to be read; one that is not is never asked anything.
+        """
+        self._about, self._reads = about, reads
         self._nvml = library
         self._pid: int | None = None
         self._cards: tuple[_Card, ...] = ()
+        self._drivers_cards, self._layout = drivers_cards, _Layout(frozenset(), ())
+        self._readings = 0  # since the cards were last looked for
         self._events: Any = None  # NVML's set of events; None where there is none
         self._xids: dict[str, tuple[int, int]] = {}  # uuid -> the latest XID, and how many there were
         self._session_lost = {getattr(library, f"NVML_ERROR_{name}") for name in _SESSION_LOST}
+        self._untold = {getattr(library, f"NVML_ERROR_{name}") for name in _UNTOLD}
 
     def sample(self) -> tuple[GpuSample, ...]:
         """Return a reading of every GPU, in NVML's order.
@@ -51,6 +99,7 @@ class NvmlDriver:
         try:
             self._open()
             self._read_events()
+            self._look_again()
             return tuple(self._sample_card(card) for card in self._cards)
         except self._nvml.NVMLError as error:
             self.close()
@@ -71,12 +120,48 @@ class NvmlDriver:
     def _open(self) -> None:
         if self._pid == os.getpid():
             return
+        self._about(None)
         self._nvml.nvmlInit()
         self._pid = os.getpid()
         driver_version = _text(self._nvml.nvmlSystemGetDriverVersion())
         count = self._nvml.nvmlDeviceGetCount()
+        self._layout, self._readings = self._lay_out(), 0
         self._cards = self._join([card for index in range(count) for card in self._find(index, driver_version)])
         self._listen(count)
+
+    def _look_again(self) -> None:
+        """Open NVML anew if there are other cards than before; the errors that they reported are remembered."""
+        self._readings += 1
+        if self._readings < LOOK_AGAIN:
+            return
+        self._readings = 0
+        if self._lay_out().differs_from(self._layout):
+            logger.warning("the host's GPUs have changed and are looked for anew")
+            self.close()
+            self._open()
+
+    def _lay_out(self) -> _Layout:
+        try:
+            entries = frozenset(os.listdir(self._drivers_cards))
+        except OSError:  # a driver for other systems than Linux's own has none
+            entries = frozenset()
+        count = self._nvml.nvmlDeviceGetCount()
+        return _Layout(entries, tuple(self._slot(index) for index in range(count)))
+
+    def _slot(self, index: int) -> tuple[str, ...] | None:
+        nvml = self._nvml
+        if not self._reads(index):
+            return None
+        self._about(index)
+        try:
+            card = nvml.nvmlDeviceGetHandleByIndex(index)
+            parts = self._instances(card)
+            uuids = [_text(nvml.nvmlDeviceGetUUID(one)) for one in (card, *(parts or ()))]
+        except nvml.NVMLError as error:
+            if error.value in self._session_lost:
+                raise
+            return None
+        return ("whole" if parts is None else "split", *uuids)
 
     def _listen(self, count: int) -> None:
         """Have the driver queue the errors that it reports, where it can."""
@@ -84,7 +169,8 @@ class NvmlDriver:
         self._events = self._ask(nvml.nvmlEventSetCreate)
         if self._events is None:
             return
-        for index in range(count):
+        for index in filter(self._reads, range(count)):
+            self._about(index)
             try:
                 card = nvml.nvmlDeviceGetHandleByIndex(index)
                 self._ask(nvml.nvmlDeviceRegisterEvents, card, nvml.nvmlEventTypeXidCriticalError, self._events)
@@ -96,6 +182,7 @@ class NvmlDriver:
     def _read_events(self) -> None:
         """Take in what the driver reported since the last reading."""
         nvml = self._nvml
+        self._about(None)
         for _ in range(MOST_EVENTS if self._events is not None else 0):
             try:
                 event = nvml.nvmlEventSetWait_v2(self._events, 0)
@@ -110,9 +197,13 @@ class NvmlDriver:
 
     def _find(self, index: int, driver_version: str) -> list[_Card]:
         """Return the card at this index, or its instances; nothing when it is too sick to say which one it is."""
+        if not self._reads(index):
+            return []
+        self._about(index)
         try:
             card = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            parts = self._instances(card) or (card,)
+            instances = self._instances(card)
+            parts = (card,) if instances is None else instances  # split into none yet, it can be used by nobody
             return [_Card(part, self._describe(part, index, card, driver_version)) for part in parts]
         except self._nvml.NVMLError as error:
             if error.value in self._session_lost:
@@ -122,6 +213,7 @@ class NvmlDriver:
 
     def _join(self, found: list[_Card]) -> tuple[_Card, ...]:
         """Return the cards with how they are joined; an instance has no links."""
+        self._about(None)
         whole = {card.gpu.uuid: card.handle for card in found if card.gpu.parent_uuid is None}
         links = read_links(self._nvml, self._ask, whole)
         numas = {uuid: read_numa(self._nvml, self._ask, handle) for uuid, handle in whole.items()}
@@ -146,11 +238,11 @@ class NvmlDriver:
         """Return the profile of a MIG instance, which NVML tells as the last word of its name."""
         return _text(self._nvml.nvmlDeviceGetName(instance)).rpartition(" ")[2].lower()
 
-    def _instances(self, card: Any) -> tuple[Any, ...]:
-        """Return the MIG instances of a card; none when it is not in MIG mode."""
+    def _instances(self, card: Any) -> tuple[Any, ...] | None:
+        """Return the MIG instances of a card; None when it is not in MIG mode."""
         mode = self._ask(self._nvml.nvmlDeviceGetMigMode, card)
         if mode is None or mode[0] != self._nvml.NVML_DEVICE_MIG_ENABLE:
-            return ()
+            return None
         found = []
         for position in range(self._nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
             try:
@@ -161,23 +253,28 @@ class NvmlDriver:
         return tuple(found)
 
     def _sample_card(self, card: _Card) -> GpuSample:
+        self._about(card.gpu.index)
         try:
             return self._read(card)
         except self._nvml.NVMLError as error:
             if error.value in self._session_lost:
                 raise
-            return GpuSample(card.gpu, 0, self._health_after(error.value), (), None, None, None)
+            health = self._health_after(error.value)
+            if health is GpuHealth.LOST:
+                self._readings = LOOK_AGAIN  # it is seen at once what there is in its place
+            return GpuSample(card.gpu, 0, health, (), None, None, None)
 
     def _read(self, card: _Card) -> GpuSample:
         nvml, handle = self._nvml, card.handle
         utilization = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
         power = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        processes = self._processes(handle)
         xid, xid_count = self._xids.get(card.gpu.parent_uuid or card.gpu.uuid, (None, 0))
         return GpuSample(
             gpu=card.gpu,
             used_mib=self._used_bytes(handle) // MIB,
             health=self._read_health(handle),
-            processes=self._processes(handle),
+            processes=processes or (),
             utilization_percent=None if utilization is None else int(utilization.gpu),
             temperature_celsius=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             power_watts=None if power is None else round(power / MILLIWATTS),
@@ -186,6 +283,7 @@ class NvmlDriver:
             slowed_by=self._slowed_by(handle),
             ecc_uncorrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
             ecc_corrected=self._memory_errors(handle, nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
+            tells_processes=processes is not None,
         )
 
     def _slowed_by(self, handle: Any) -> tuple[str, ...]:
@@ -203,15 +301,24 @@ class NvmlDriver:
     def _used_bytes(self, handle: Any) -> int:
         # Version 2 leaves out what the driver keeps for itself (about 600 MiB of an H100); else no GPU looks idle.
         memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle, self._nvml.nvmlMemory_v2)
-        memory = memory or self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
-        return 0 if memory is None else int(memory.used)
+        if memory is None:
+            try:
+                memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+            except self._nvml.NVMLError as error:
+                if error.value not in self._untold:  # a handle that was valid and is no more, among others
+                    raise
+                return 0
+        return int(memory.used)
 
-    def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
+    def _processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
+        computing = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        drawing = self._ask(self._nvml.nvmlDeviceGetGraphicsRunningProcesses, handle)
+        if computing is None:
+            return None
         used: dict[int, int] = {}
-        for ask in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
-            for process in self._ask(ask, handle) or ():
-                mib = (process.usedGpuMemory or 0) // MIB
-                used[process.pid] = max(mib, used.get(process.pid, 0))  # a process may be in both lists
+        for process in (*computing, *(drawing or ())):
+            mib = (process.usedGpuMemory or 0) // MIB
+            used[process.pid] = max(mib, used.get(process.pid, 0))  # a process may be in both lists
         return tuple(GpuProcess(pid, mib) for pid, mib in sorted(used.items()))
 
     def _read_health(self, handle: Any) -> GpuHealth:
@@ -224,24 +331,16 @@ class NvmlDriver:
         return GpuHealth.SUSPECT if pending and uncorrectable else GpuHealth.HEALTHY
 
     def _health_after(self, code: int) -> GpuHealth:
-        if code == self._nvml.NVML_ERROR_GPU_IS_LOST:
+        if code in {getattr(self._nvml, f"NVML_ERROR_{name}") for name in _GONE}:
             return GpuHealth.LOST
         return GpuHealth.QUARANTINED if code == self._nvml.NVML_ERROR_RESET_REQUIRED else GpuHealth.SUSPECT
 
     def _ask(self, function: Any, *arguments: Any) -> Any:
         """Return an answer, or None where the card, the driver or our rights have none."""
-        nvml = self._nvml
-        unanswerable = (
-            nvml.NVML_ERROR_NOT_SUPPORTED,
-            nvml.NVML_ERROR_NO_PERMISSION,
-            nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-            nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-            nvml.NVML_ERROR_INVALID_ARGUMENT,
-        )
         try:
             return function(*arguments)
-        except nvml.NVMLError as error:
-            if error.value in unanswerable:
+        except self._nvml.NVMLError as error:
+            if error.value in self._untold or error.value == self._nvml.NVML_ERROR_INVALID_ARGUMENT:
                 return None
             raise
 

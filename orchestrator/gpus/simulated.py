@@ -15,27 +15,34 @@
 instance ``mig_profile`` and ``parent_uuid``. ``xid`` is the latest error that the driver would have reported,
 ``xid_count`` how many there were; ``ecc_corrected`` and ``ecc_uncorrected`` are counts of memory errors, ``slowed_by``
 is a list of "heat" and "power". ``numa`` is the NUMA node that a GPU is near to, ``links`` the uuids of those that
-it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given.
+it is linked to. What processes use by themselves (``simulated_use``) is added to the figures given. ``self_test`` is
+how a self-test ends, "passes" unless it "fails" or "hangs". ``tells_processes = true`` says that all that use a GPU are
+named: without it a program that names no process may be at work all the same. ``hangs = true`` hangs whoever reads
+the GPU, as a broken card's driver does.
 """
 
 import json
 import os
 import tempfile
+import time
 import tomllib
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
+from orchestrator.gpus.card_choice import every_card, say_nothing
 from orchestrator.gpus.simulated_use import read_uses
 
 DRIVER_VERSION: Final = "simulated"
 MEMORY_MIB: Final = 81920
 
+_NO_TEXTS: Final[Mapping[str, str]] = MappingProxyType({})
 _REQUIRED: Final = ("uuid", "index", "model", "memory_mib")
 _READINGS: Final = (
     *("utilization_percent", "temperature_celsius", "power_watts", "xid"),
@@ -49,14 +56,24 @@ _KNOWN: Final = {
     *_INSTANCE,
     *_TOPOLOGY,
     *("driver_version", "used_mib", "health", "xid_count", "processes", "slowed_by"),
+    *("self_test", "tells_processes", "hangs"),
 }
+_SELF_TESTS: Final = ("passes", "fails", "hangs")
 
 
 class SimulatedDriver:
     """Reads the file again whenever it has changed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        about: Callable[[int | None], None] = say_nothing,
+        reads: Callable[[int], bool] = every_card,
+    ) -> None:
+        """Read this file; ``about`` and ``reads`` are as for real GPUs."""
+        self._path, self._about, self._reads = path, about, reads
+        self._hanging: frozenset[str] = frozenset()
         self._version: tuple[int, int, int] | None = None
         self._samples: tuple[GpuSample, ...] = ()
 
@@ -72,17 +89,38 @@ class SimulatedDriver:
                 version = (status.st_mtime_ns, status.st_size, status.st_ino)
                 if version != self._version:
                     self._version = None
-                    self._samples = _parse(tomllib.load(file))
+                    document = tomllib.load(file)
+                    self._samples = tuple(one for one in _parse(document) if self._reads(one.gpu.index))
+                    self._hanging = frozenset(one["uuid"] for one in document.get("gpus", []) if one.get("hangs"))
                     self._version = version
         except OSError as error:
             self._version = None
             raise GpusUnavailable(f"{self._path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:  # TOML's and Unicode's errors are ValueErrors
             raise GpusUnavailable(f"{self._path}: {error}") from error
+        for sample in self._samples:
+            self._ask(sample.gpu)
         return _with_uses(self._samples, self._path)
+
+    def _ask(self, gpu: Gpu) -> None:
+        """Read a GPU; one that hangs does not come back, whatever is written meanwhile."""
+        self._about(gpu.index)
+        while gpu.uuid in self._hanging:
+            time.sleep(1)
 
     def close(self) -> None:
         """Hold nothing, so let go of nothing."""
+
+
+def read_self_test(path: Path, uuid: str) -> str:
+    """Return how a self-test of a GPU ends; one that the file does not describe fails.
+
+    Raises:
+        GpusUnavailable: If the file cannot be read.
+    """
+    SimulatedDriver(path).sample()  # checks it all
+    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("gpus", [])
+    return next((str(entry.get("self_test", "passes")) for entry in entries if entry["uuid"] == uuid), "fails")
 
 
 def make_gpus(
@@ -112,13 +150,22 @@ def make_gpus(
     )
 
 
-def write_gpus(path: Path, gpus: Iterable[GpuSample]) -> None:
-    """Replace the file in one step, so that no reader sees half of it."""
+def write_gpus(
+    path: Path, gpus: Iterable[GpuSample], *, self_tests: Mapping[str, str] = _NO_TEXTS, hanging: Collection[str] = ()
+) -> None:
+    """Replace the file in one step, so that no reader sees half of it.
+
+    ``self_tests`` says by uuid how those end that do not pass, ``hanging`` which GPUs hang who reads them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("\n".join(_format(sample) for sample in gpus))
+            file.write(
+                "\n".join(
+                    _format(sample, self_tests.get(sample.gpu.uuid), sample.gpu.uuid in hanging) for sample in gpus
+                )
+            )
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -142,7 +189,7 @@ def _with_uses(samples: tuple[GpuSample, ...], path: Path) -> tuple[GpuSample, .
     )
 
 
-def _format(sample: GpuSample) -> str:
+def _format(sample: GpuSample, self_test: str | None, hangs: bool) -> str:
     gpu = sample.gpu
     fields: dict[str, Any] = {
         "uuid": gpu.uuid,
@@ -159,6 +206,12 @@ def _format(sample: GpuSample) -> str:
     if gpu.numa is not None:
         fields["numa"] = gpu.numa
     fields |= {name: list(texts) for name, texts in (("links", gpu.links), ("slowed_by", sample.slowed_by)) if texts}
+    if sample.tells_processes:
+        fields["tells_processes"] = True
+    if hangs:
+        fields["hangs"] = True
+    if self_test is not None:
+        fields["self_test"] = self_test
     lines = ["[[gpus]]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     for process in sample.processes:
         lines += ["[[gpus.processes]]", f"pid = {process.pid}", f"used_mib = {process.used_mib}"]
@@ -189,6 +242,9 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
     health = entry.get("health", GpuHealth.HEALTHY)
     if health not in list(GpuHealth):
         raise ValueError(f"{where}.health: {health!r} is none of {', '.join(GpuHealth)}")
+    if (self_test := entry.get("self_test", "passes")) not in _SELF_TESTS:
+        raise ValueError(f"{where}.self_test: {self_test!r} is none of {', '.join(_SELF_TESTS)}")
+    _flag(entry.get("hangs", False), f"{where}.hangs")
     readings: dict[str, Any] = {name: _whole(entry, name, where) if name in entry else None for name in _READINGS}
     processes = _tables(entry.get("processes", []), f"{where}.processes")
     return GpuSample(
@@ -209,6 +265,7 @@ def _parse_gpu(entry: Mapping[str, Any], where: str) -> GpuSample:
         **readings,
         slowed_by=_texts(entry.get("slowed_by", []), f"{where}.slowed_by"),
         xid_count=_whole({"xid_count": 0} | dict(entry), "xid_count", where),
+        tells_processes=_flag(entry.get("tells_processes", False), f"{where}.tells_processes"),
     )
 
 
@@ -242,6 +299,12 @@ def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
     value = entry[name]
     if not isinstance(value, str) or not value:
         raise TypeError(f"{where}.{name}: expected a text, not {value!r}")
+    return value
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{where}: expected true or false, not {value!r}")
     return value
 
 

@@ -28,7 +28,7 @@ def identify(samples: Sequence[GpuSample], *, pids_are_ours: bool) -> tuple[GpuS
     Made at once after the reading, so that a pid which is given away later is not mistaken for its earlier owner.
     """
     if not pids_are_ours:
-        return tuple(replace(sample, processes=()) for sample in samples)
+        return tuple(replace(sample, processes=(), tells_processes=False) for sample in samples)
     return tuple(_with_processes(sample, tuple(map(_identify, sample.processes))) for sample in samples)
 
 

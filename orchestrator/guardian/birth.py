@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO, cast
 
 from orchestrator.guardian.cgroups import join
-from orchestrator.guardian.kernel import die_with
+from orchestrator.guardian.kernel import die_with, forbid_new_privileges
 from orchestrator.guardian.messages import RUNNER_ID
 
 #: Added to a runner's OOM score: the kernel ends a job before the worker and the guardian that could tell why.
@@ -47,6 +47,7 @@ def begin(document: Mapping[str, Any], control: int, output: int, status: int, p
         _reset_signals(is_python=document["argv"] is None)
         _place_descriptors(control, output, status, is_python=document["argv"] is None)
         _set_priorities(document["nice"])
+        _confine(document["umask"], no_new_privileges=document["no_new_privileges"])
         _enter(document["cwd"])
         _set_environment(document["environment"])
         if document["argv"] is None:
@@ -119,6 +120,13 @@ def _set_priorities(nice: int | None) -> None:
             os.nice(nice)
         except OSError as error:
             raise StartFault(f"niceness {nice}: {error.strerror}") from error
+
+
+def _confine(umask: int | None, *, no_new_privileges: bool) -> None:
+    if umask is not None:
+        os.umask(umask)
+    if no_new_privileges:
+        forbid_new_privileges()
 
 
 def _enter(cwd: str) -> None:

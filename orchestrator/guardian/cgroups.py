@@ -1,8 +1,8 @@
 """Control groups around runners, where the host permits them: a bound on memory, GPUs that cannot be opened.
 
 Each runner gets a group of its own, below one that this guardian makes, with everything that it starts. What a host
-permits is found out by doing it. In the first version of control groups there is a filter of devices; in the second one
-that needs a BPF program, and a runner sees its GPUs by ``CUDA_VISIBLE_DEVICES`` alone.
+permits is found out by doing it. The first version of control groups has a list of devices; in the second the list is a
+BPF program, ``device_filter``. Where neither can be had, a runner sees its GPUs by ``CUDA_VISIBLE_DEVICES`` alone.
 """
 
 import logging
@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from orchestrator.domain.cluster import GpuSample
 from orchestrator.errors import InvalidSettings
+from orchestrator.guardian import device_filter
 from orchestrator.guardian.messages import RunnerSpec
+from orchestrator.guardian.settings import GuardianSettings
 
 logger = logging.getLogger(__name__)
 
 ROOT: Final = Path("/sys/fs/cgroup")
 OWN: Final = Path("/proc/self/cgroup")
-#: Where the NVIDIA driver tells which device file belongs to which GPU.
-DRIVER_GPUS: Final = Path("/proc/driver/nvidia/gpus")
-#: The major number of its device files.
+#: The major number of the NVIDIA driver's device files.
 NVIDIA_MAJOR: Final = 195
 MIB: Final = 1 << 20
 #: A group that is empty for so long has been left: a runner joins its own at once, or its start has failed by then.
@@ -39,7 +40,7 @@ class Cgroups:
     """The groups of one guardian: of each controller a directory, in which each runner has one."""
 
     version: int
-    directories: Mapping[str, Path]  # by controller
+    directories: Mapping[str, Path]  # by controller; in the second version they are one
 
     @property
     def isolation(self) -> str:
@@ -52,25 +53,22 @@ class Cgroups:
         Args:
             name: Of the groups.
             memory_mib: What it may use of the host's memory; 0 for no limit.
-            gpus: Its own, which it may open.
-            minors: The device files of all GPUs, by uuid.
+            gpus: The cards that it may open.
+            minors: The device files of all cards, by uuid.
 
         Raises:
             OSError: If the kernel does not let us.
         """
-        made = []
-        for controller, directory in self.directories.items():
-            group = directory / name
+        groups = {controller: directory / name for controller, directory in self.directories.items()}
+        made = tuple(dict.fromkeys(groups.values()))
+        for group in made:
             group.mkdir()
-            made.append(str(group))
-            if controller == "memory" and memory_mib:
-                limit = "memory.limit_in_bytes" if self.version == 1 else "memory.max"
-                (group / limit).write_text(str(memory_mib * MIB))
-                self._forbid_swap(group, memory_mib * MIB)
-            elif controller == "devices":
-                for uuid in sorted(minors.keys() - set(gpus)):
-                    (group / "devices.deny").write_text(f"c {NVIDIA_MAJOR}:{minors[uuid]} rwm")
-        return tuple(made)
+        if "memory" in groups and memory_mib:
+            self._bound_memory(groups["memory"], memory_mib * MIB)
+        hidden = sorted(minors[uuid] for uuid in minors.keys() - set(gpus))
+        if "devices" in groups and hidden:
+            self._hide(groups["devices"], hidden)
+        return tuple(str(group) for group in made)
 
     def kills(self, name: str) -> int:
         """Return how many processes of a runner the kernel has ended for want of memory."""
@@ -102,11 +100,21 @@ class Cgroups:
                     with suppress(OSError):  # something lives in it: it is another guardian's
                         group.rmdir()
 
-    def _forbid_swap(self, group: Path, limit: int) -> None:
-        """Count swap too, where the kernel does: else a limit on memory only makes a job slow."""
-        name, value = ("memory.memsw.limit_in_bytes", limit) if self.version == 1 else ("memory.swap.max", 0)
+    def _bound_memory(self, group: Path, limit: int) -> None:
+        """Bound memory, and swap too, where the kernel counts it: else a limit on memory only makes a job slow."""
+        first = self.version == 1
+        (group / ("memory.limit_in_bytes" if first else "memory.max")).write_text(str(limit))
+        name, value = ("memory.memsw.limit_in_bytes", limit) if first else ("memory.swap.max", 0)
         if (group / name).exists():
             (group / name).write_text(str(value))
+
+    def _hide(self, group: Path, minors: Sequence[int]) -> None:
+        """Have no process of the group open these device files, or make one like them."""
+        if self.version == 2:
+            device_filter.attach(group, major=NVIDIA_MAJOR, minors=minors)
+            return
+        for minor in minors:
+            (group / "devices.deny").write_text(f"c {NVIDIA_MAJOR}:{minor} rwm")
 
 
 def find_cgroups(mode: str, node: str, *, root: Path = ROOT, own: Path = OWN) -> Cgroups | None:
@@ -131,6 +139,8 @@ def find_cgroups(mode: str, node: str, *, root: Path = ROOT, own: Path = OWN) ->
     wanted = ("memory", "pids") if version == 2 else ("memory", "devices")
     if version == 2:
         found = _try_unified(places["unified"], name, wanted, faults)
+        if found and permits_filters(found["memory"], faults):
+            found["devices"] = found["memory"]
     else:
         for controller in wanted:
             place = places.get(controller)
@@ -145,7 +155,28 @@ def find_cgroups(mode: str, node: str, *, root: Path = ROOT, own: Path = OWN) ->
     return None
 
 
-def read_minors(gpus: Path = DRIVER_GPUS) -> Mapping[str, int]:
+def permits_filters(directory: Path, faults: list[str]) -> bool:
+    """Tell whether a group of the second version can be given a filter of devices, by making one; appends why not."""
+    probe = directory / f"probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        try:
+            device_filter.attach(probe, major=NVIDIA_MAJOR, minors=[0])  # nothing lives there
+        finally:
+            probe.rmdir()
+    except OSError as error:
+        faults.append(f"filter of devices: {error.filename}: {error.strerror}")
+        return False
+    return True
+
+
+def cards_of(gpus: Iterable[str], samples: Iterable[GpuSample]) -> set[str]:
+    """Return the cards that a runner opens to use these GPUs: those of instances are their cards, as of a reading."""
+    cards = {sample.gpu.uuid: sample.gpu.parent_uuid for sample in samples}
+    return {cards.get(gpu) or gpu for gpu in gpus}
+
+
+def read_minors(gpus: Path) -> Mapping[str, int]:
     """Return the numbers of the device files of the host's GPUs, by uuid; none where there is no such driver."""
     found = {}
     for file in sorted(gpus.glob("*/information")):
@@ -213,19 +244,29 @@ def _try(group: Path, faults: list[str]) -> bool:
 class Isolation:
     """What stands around the runners of one guardian."""
 
-    def __init__(self, mode: str, node: str) -> None:
-        """Find out what the host permits; raises ``InvalidSettings`` if that is less than is insisted on."""
-        self._cgroups, self._minors = find_cgroups(mode, node), read_minors()
-        self.name = PROCESS if self._cgroups is None else self._cgroups.isolation
-        if self._cgroups is not None:
-            self._cgroups.sweep()
+    def __init__(self, cgroups: Cgroups | None, minors: Mapping[str, int]) -> None:
+        """Use these groups, or none; ``minors`` are the device files of the host's cards."""
+        self._cgroups, self._minors = cgroups, minors
+        self.name = PROCESS if cgroups is None else cgroups.isolation
 
-    def enter(self, spec: RunnerSpec, mark: str) -> RunnerSpec:
-        """Return a runner's spec with the groups that it is to join; raises ``OSError`` if they cannot be made."""
+    @classmethod
+    def of_host(cls, settings: GuardianSettings) -> "Isolation":
+        """Find out what the host permits; raises ``InvalidSettings`` if that is less than is insisted on."""
+        cgroups = find_cgroups(settings.isolation, settings.node)
+        if cgroups is not None:
+            cgroups.sweep()
+        return cls(cgroups, read_minors(settings.driver_gpus))
+
+    def enter(self, spec: RunnerSpec, mark: str, samples: Iterable[GpuSample]) -> RunnerSpec:
+        """Return a runner's spec with the groups that it is to join; raises ``OSError`` if they cannot be made.
+
+        ``samples`` are the latest reading of the GPUs: it tells the cards of instances.
+        """
         if self._cgroups is None:
             return spec
         name = _group_name(mark)
-        groups = self._cgroups.make(name, memory_mib=spec.memory_mib, gpus=spec.gpus, minors=self._minors)
+        gpus = cards_of(spec.gpus, samples)
+        groups = self._cgroups.make(name, memory_mib=spec.memory_mib, gpus=gpus, minors=self._minors)
         return replace(spec, cgroups=groups)
 
     def leave(self, mark: str) -> int:

@@ -132,6 +132,10 @@ class Guardian:
         """Who had these GPUs without a job has given them back: the next user's are read anew."""
         self._channel.send({"op": "used", "gpus": list(gpus)})
 
+    def self_test(self, gpu: str) -> None:
+        """Ask for a self-test of a GPU; ``GpuTested`` will tell what came of it."""
+        self._channel.send({"op": "self_test", "gpu": gpu})
+
     def read_events(self) -> list[GuardianEvent]:
         """Return what has happened since the last call.
 

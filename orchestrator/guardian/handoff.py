@@ -31,6 +31,10 @@ class Handoff:
             self._samples, self._read_at = {sample.gpu.uuid: sample for sample in samples}, read_at
             self._known.update(self._samples)
 
+    def samples(self) -> Iterable[GpuSample]:
+        """Return the latest reading."""
+        return self._samples.values()
+
     def doubts(self, gpus: Iterable[str]) -> dict[str, str]:
         """Return which of these GPUs cannot be handed over now, and why."""
         doubts = {gpu: self.doubt(gpu) for gpu in gpus}

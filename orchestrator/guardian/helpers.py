@@ -6,30 +6,26 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
 from orchestrator.domain.cluster import GpuSample
 from orchestrator.guardian.channel import Channel, Document
+from orchestrator.guardian.hung_cards import HungCards
 from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.messages import RUNNER_ID, GpuFault, GpuReport, RunnerSpec, sample_from_document
 from orchestrator.guardian.settings import GuardianSettings
+from orchestrator.guardian.spawning import start_helper
 
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS: Final = 1.0
+#: A driver may keep processes from ending: so many samplers are left behind, no more.
+MOST_LEFT: Final = 4
 #: Room in the fork server's environment for a runner's mark, which its forks write over it.
 MARK_ROOM: Final = 128
 HANDED: Final = 3  # the number under which a helper finds its descriptor
-
-
-def start_helper(module: str, arguments: list[str], descriptors: dict[int, int], **environment: str) -> int:
-    """Start ``python -m module`` with these descriptors under these numbers; returns its pid."""
-    actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in descriptors.items()]
-    argv = [sys.executable, "-m", module, *arguments]
-    return os.posix_spawn(sys.executable, argv, dict(os.environ) | environment, file_actions=actions)
 
 
 class Nursery:
@@ -135,6 +131,8 @@ class Watch:
         self._said: object = None  # what the last event rested on
         self._said_at = 0.0
         self._heard_at = 0.0
+        self._hung, self._left = HungCards(settings), set[int]()  # left: samplers that were killed and have not ended
+        self._about: int | None = None  # the card that the sampler is asking, by its index
         self._asking = -1  # write end of the sampler's stdin
         self.samples: tuple[GpuSample, ...] = ()  # the last reading, whether or not it was news
         self.read_at = 0.0
@@ -144,11 +142,26 @@ class Watch:
         self.pid = 0
         self.start()
 
+    @property
+    def pids(self) -> set[int]:
+        """The sampler and whatever else reads GPUs; not for the guardian to end as strays."""
+        return {pid for pid in (self.pid,) if pid} | self._left | self._hung.pids
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When something is to be done."""
+        return min((due for due in (self.due, self._hung.due) if due is not None), default=None)
+
     def start(self) -> None:
         """Start the sampler."""
+        if len(self._left) >= MOST_LEFT:
+            self.due = boottime() + RESTART_SECONDS
+            return
         ours, theirs = os.pipe()
         asked, asking = os.pipe()
-        arguments = [str(os.getpid()), str(self._settings.sample_seconds), *self._simulated]
+        but = ",".join(map(str, self._hung.indexes))
+        cards = f"but:{but}" if but else "all"
+        arguments = [str(os.getpid()), str(self._settings.sample_seconds), cards, *self._simulated]
         try:
             self.pid = start_helper("orchestrator.guardian.sampler", arguments, {0: asked, 1: theirs})
         except OSError:
@@ -161,7 +174,7 @@ class Watch:
         for end in (ours, asking):
             os.set_blocking(end, False)
         self.pipe, self.due, self._partial, self._heard_at = ours, None, b"", boottime()
-        self._asking = asking
+        self._asking, self._about = asking, None
 
     def ask(self) -> None:
         """Have the GPUs read at once."""
@@ -181,27 +194,58 @@ class Watch:
         if not data:  # it is ending; `on_ended` says so
             os.close(self.pipe)
             self.pipe = None
-        if not lines:
-            return None
-        self._heard_at = boottime()
-        return self._judge(json.loads(lines[-1]))
+        if lines:
+            self._heard_at = boottime()
+        news = None
+        for line in lines:
+            said = json.loads(line)
+            self._about = said.get("about")
+            news = said if "about" not in said else news
+        return None if news is None else self._judge(news)
 
     def check(self, now: float) -> GpuFault | None:
-        """Notice that the driver has been silent for too long."""
+        """Notice that the driver has been silent for too long: by one card, which is left out, or by all."""
         if self.pid == 0 or now < self._heard_at + self._settings.sampler_deadline_seconds:
             return None
-        self._heard_at = now
-        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
-        return self._fault(f"the GPU driver has not answered for {self._settings.sampler_deadline_seconds:g} s")
+        about = self._about
+        self._leave(now)
+        words = f"has not answered for {self._settings.sampler_deadline_seconds:g} s"
+        if about is None:
+            return self._fault(f"the GPU driver {words}")
+        logger.error("GPU %d %s; the others are read without it", about, words)
+        self._hung.add(about)
+        return None
 
-    def on_ended(self, status: int) -> GpuFault | None:
-        """The sampler is gone."""
+    def on_ended(self, pid: int, status: int) -> GpuFault | None:
+        """The sampler is gone, or one that was left, or the try of a card."""
+        if pid in self._hung.pids:
+            if self._hung.on_ended(pid, status) and self.pid:
+                self._leave(boottime())  # the next one reads that card too
+            return None
+        if pid in self._left:
+            self._left.remove(pid)
+            return None
+        self._close()
+        self.due = boottime() + RESTART_SECONDS
+        return self._fault(f"the GPU sampler ended with {os.waitstatus_to_exitcode(status)}")
+
+    def try_again(self, now: float) -> None:
+        """Try the cards that hung their reader, when their time has come."""
+        self._hung.step(now)
+
+    def _leave(self, now: float) -> None:
+        """Have another sampler started, without waiting for the end of this one: its driver may keep it from that."""
+        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+        self._left.add(self.pid)
+        self._close()
+        self.due = now
+
+    def _close(self) -> None:
         if self.pipe is not None:
             os.close(self.pipe)
         if self._asking >= 0:
             os.close(self._asking)
-        self.pipe, self.pid, self._asking, self.due = None, 0, -1, boottime() + RESTART_SECONDS
-        return self._fault(f"the GPU sampler ended with {os.waitstatus_to_exitcode(status)}")
+        self.pipe, self.pid, self._asking = None, 0, -1
 
     def repeat(self) -> None:
         """Say the next reading even if nothing changed: the last one was not sent."""
@@ -212,6 +256,7 @@ class Watch:
             return self._fault(reading["fault"])
         samples = tuple(sample_from_document(sample) for sample in reading["samples"])
         self.samples, self.read_at = samples, reading["at"]
+        samples = self._hung.complete(samples)  # which are doubted, and have no reading that hand-offs could rest on
         basis = [_placement_basis(sample) for sample in samples]
         return GpuReport(samples) if self._is_news(basis) or self.is_eager else None
 

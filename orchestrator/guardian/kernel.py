@@ -9,6 +9,7 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
 
 # Loaded at import: a fresh fork must not load libraries.
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +39,11 @@ def die_with(parent: int) -> None:
 def become_subreaper() -> None:
     """Have every orphan among this process's descendants reparented to it."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_new_privileges() -> None:
+    """Have this process, and all that it starts, get no rights from a program's setuid bits or capabilities."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _prctl(option: int, argument: int) -> None:

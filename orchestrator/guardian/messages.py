@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.domain.gpu_memory import NO_FOREIGN_USE
+from orchestrator.gpus.self_test import Verdict
 
 Document: TypeAlias = dict[str, Any]
 Cause: TypeAlias = Literal["exit", "killed", "deadline", "worker_lost"]
@@ -41,6 +42,8 @@ class RunnerSpec:
     deadline: float | None = None
     memory_mib: int = 0  # of the host's memory, where control groups can hold it to that; 0: no limit
     cgroups: tuple[str, ...] = ()  # directories of the groups that it joins; the guardian's to say
+    umask: int | None = None
+    no_new_privileges: bool = False  # no program that it starts gets more rights than it has
 
     def __post_init__(self) -> None:
         if (self.argv is None) == (self.entry is None) or self.argv == ():
@@ -131,17 +134,27 @@ class GpuFault:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class GpuTested:
+    """A self-test of a GPU has ended."""
+
+    gpu: str
+    verdict: Verdict
+    reason: str  # if it is not that all is well
+
+
 #: What is told of GPUs, and not of a runner.
-GpuNews: TypeAlias = GpuReport | GpuFault | Cleared | Stuck
+GpuNews: TypeAlias = GpuReport | GpuFault | GpuTested | Cleared | Stuck
 GuardianEvent: TypeAlias = Spawned | SpawnFailed | Exited | GpuNews
 
-_EVENTS: Final[dict[str, type[Spawned | SpawnFailed | Exited | Cleared | Stuck | GpuFault]]] = {
+_EVENTS: Final[dict[str, type[Spawned | SpawnFailed | Exited | Cleared | Stuck | GpuFault | GpuTested]]] = {
     "spawned": Spawned,
     "spawn_failed": SpawnFailed,
     "exited": Exited,
     "cleared": Cleared,
     "stuck": Stuck,
     "gpu_fault": GpuFault,
+    "gpu_tested": GpuTested,
 }
 _NAMES: Final = {kind: name for name, kind in _EVENTS.items()}
 
@@ -159,6 +172,8 @@ def event_from_document(document: Mapping[str, Any]) -> GuardianEvent:
     if document["op"] == "gpu_report":
         return GpuReport(tuple(sample_from_document(sample) for sample in arguments["samples"]))
     arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    if document["op"] == "gpu_tested":
+        arguments["verdict"] = Verdict(arguments["verdict"])
     return _EVENTS[document["op"]](**arguments)
 
 

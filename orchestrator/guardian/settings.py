@@ -31,9 +31,14 @@ class GuardianSettings:
     sample_seconds: float = 1
     report_seconds: float = 5  # longest silence about GPUs that do not change
     sampler_deadline_seconds: float = 15  # a driver that is silent for so long does not answer
+    hung_lost_seconds: float = 60  # a card that hangs its driver for longer is lost
+    hung_retry_seconds: float = 15  # before it is tried again; doubles, up to the next one
+    hung_most_retry_seconds: float = 600
+    self_test_seconds: float = 30  # a GPU that takes longer for its self-test fails it
     leftover_grace_seconds: float = 1  # from TERM to KILL for what a runner leaves behind
     log_format: str = "text"  # or "json"
     isolation: str = "auto"  # or "process" for no control groups, "cgroup" to insist on them
+    driver_gpus: Path = Path("/proc/driver/nvidia/gpus")  # where the driver tells which device file is whose
 
     def find_lock_dir(self) -> Path:
         """Return the directory of device locks, made if missing.
@@ -64,7 +69,7 @@ class GuardianSettings:
         """Read what ``to_document`` wrote."""
         paths = {
             name: None if document[name] is None else Path(document[name])
-            for name in ("home", "lock_dir", "journal_dir", "simulated_gpus")
+            for name in ("home", "lock_dir", "journal_dir", "simulated_gpus", "driver_gpus")
         }
         lists = {name: tuple(document[name]) for name in ("preload", "import_path")}
         return cls(**{**document, **paths, **lists})

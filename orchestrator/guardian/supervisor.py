@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from orchestrator.guardian.channel import Channel, Frame
 from orchestrator.guardian.clearing import Clearances
+from orchestrator.guardian.gpu_tests import GpuTests
 from orchestrator.guardian.handoff import Handoff
 from orchestrator.guardian.helpers import RESTART_SECONDS, Nursery, Watch
 from orchestrator.guardian.journal import Journal
@@ -42,6 +43,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, _note)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._nursery, self._watch = Nursery(settings), Watch(settings)
+        self._tests = GpuTests(settings)
         self._forest = Forest()
         self._handoff, ask = Handoff(settings.clean_memory_mib), self._watch.ask
         self._wards = Wards(settings, self._nursery, self._forest, journal, identity, self._report, self._handoff, ask)
@@ -55,10 +57,14 @@ class Supervisor:
         """
         self._channel.send({"op": "ready"})
         while not self._is_done:
-            self._forest.spared = {pid for pid in (self._nursery.pid, self._watch.pid) if pid}
+            self._forest.spared = self._helpers()
             self._listen(self._next_timeout())
             self._reap()
             self._restart_helpers()
+            if not self._is_closing:
+                self._watch.try_again(boottime())
+                for tested in self._tests.step(boottime()):
+                    self._report(tested)
             if self._channel.closed and not self._is_closing:
                 self._close("worker_lost")
             if self._is_closing and len(self._wards.stuck) == len(self._wards):
@@ -77,7 +83,7 @@ class Supervisor:
     def _next_timeout(self) -> float:
         now = boottime()
         dues = [self._wards.step(now), self._clearances.step(now), self._leftovers.step(now, self._report)]
-        dues += [self._nursery.due, self._watch.due]
+        dues += [self._nursery.due, self._watch.wakes_at, self._tests.due]
         if self._is_done:
             return 0.0
         return max(0.0, min([MOST_SLEEP_SECONDS, *(due - now for due in dues if due is not None)]))
@@ -106,7 +112,7 @@ class Supervisor:
         self._handoff.note_reading(self._watch.samples, self._watch.read_at)
         self._wards.on_reading()
         if isinstance(news, GpuReport):
-            news = GpuReport(self._wards.attribute(news.samples))
+            news = GpuReport(self._tests.claim(self._wards.attribute(news.samples)))
         self._say_gpus(news)
         self._say_gpus(self._watch.check(boottime()))
 
@@ -134,6 +140,8 @@ class Supervisor:
                 self._wards.send(message["runner"], message["signal"], leader_only=message["leader_only"])
             case "kill":
                 self._wards.end(message["runner"], "killed", message["grace_seconds"])
+            case "self_test":
+                self._tests.ask(message["gpu"])
             case "close":
                 self._close("killed")
             case "clear":
@@ -175,9 +183,13 @@ class Supervisor:
                 can_start = self._nursery.on_ended(status)
                 self._forest.spared.discard(pid)
                 self._wards.on_fork_server_ended(can_start=can_start)
-            elif pid == self._watch.pid:
+            elif pid in self._watch.pids:
                 self._forest.spared.discard(pid)
-                self._say_gpus(self._watch.on_ended(status))
+                self._say_gpus(self._watch.on_ended(pid, status))
+            elif pid in self._tests.pids:
+                self._forest.spared.discard(pid)
+                if (tested := self._tests.on_ended(pid, status)) is not None:
+                    self._report(tested)
             else:
                 self._wards.on_reaped(pid, status)
 
@@ -196,7 +208,7 @@ class Supervisor:
         """End the helpers, so that nothing is left when this process is."""
         self._journal.append("stop")
         self._say_closed()
-        helpers = {pid for pid in (self._nursery.pid, self._watch.pid) if pid}
+        helpers = self._helpers()
         for pid in helpers:
             os.kill(pid, signal.SIGKILL)  # children that nobody has reaped: the pids are theirs
         deadline = boottime() + REAP_DEADLINE_SECONDS
@@ -205,6 +217,9 @@ class Supervisor:
             helpers.discard(pid)
             if pid == 0:
                 time.sleep(0.005)
+
+    def _helpers(self) -> set[int]:
+        return {pid for pid in (self._nursery.pid,) if pid} | self._watch.pids | self._tests.pids
 
 
 def _note(_signum: int, _frame: object) -> None:

@@ -50,7 +50,7 @@ class Wards:
         self._ask_reading, self._handoff = ask_reading, handoff
         self._settings, self._nursery, self._forest = settings, nursery, forest
         self._journal, self._identity, self._report = journal, identity, report
-        self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation(settings.isolation, settings.node)
+        self._lock_dir, self._isolation = settings.find_lock_dir(), Isolation.of_host(settings)
         self._wards: dict[str, Ward] = {}
 
     def __len__(self) -> int:
@@ -256,7 +256,7 @@ class Wards:
         self._journal.append("spawn", **describe(ward))
         ward.stage = Stage.FORKING
         try:
-            spec = self._isolation.enter(ward.spec, ward.tree.mark)
+            spec = self._isolation.enter(ward.spec, ward.tree.mark, self._handoff.samples())
             ward.status, theirs = os.pipe()
             os.set_blocking(ward.status, False)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Traces of jobs, in OpenTelemetry's terms: submit → queue → run → finish, joined by the job's ``traceparent``.
+"""Traces of jobs, in OpenTelemetry's terms: submit → queue → claim → run → finish, joined by the job's ``traceparent``.
 
 A submit that comes with a trace context, or is made in one, stores it with the job (W3C Trace Context). Without a
 set-up nothing is recorded, but the context still travels: a job's own spans join the trace of its submitter. With
@@ -80,18 +80,20 @@ def submitting(parent: str | None) -> Iterator[str | None]:
         yield traceparent_of(span)
 
 
-def begin_run(parent: str, *, waiting_since: float, attributes: dict[str, Any]) -> Span:
-    """Record that a job waited until now, and begin the span of its attempt.
+def begin_run(parent: str, *, waiting_since: float, claim_seconds: float, attributes: dict[str, Any]) -> Span:
+    """Record that a job waited and was claimed by now, and begin the span of its attempt.
 
     Args:
         parent: What was stored with the job.
         waiting_since: Since when it could have started, in seconds since the epoch.
-        attributes: Of both spans.
+        claim_seconds: How long ago its claim was sent to the database.
+        attributes: Of the three spans.
     """
     context, now = _context(parent), time.time_ns()
-    since = min(now, int(waiting_since * 1e9))  # the database's clock may be ahead of this host's
-    queue = _tracer.start_span("queue", context, SpanKind.CONSUMER, attributes, start_time=since)
-    queue.end(now)
+    asked = now - int(claim_seconds * 1e9)
+    since = min(asked, int(waiting_since * 1e9))  # the database's clock may be ahead of this host's
+    _tracer.start_span("queue", context, SpanKind.CONSUMER, attributes, start_time=since).end(asked)
+    _tracer.start_span("claim", context, SpanKind.CLIENT, attributes, start_time=asked).end(now)
     return _tracer.start_span("run", context, SpanKind.CONSUMER, attributes, start_time=now)
 
 

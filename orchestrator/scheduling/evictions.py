@@ -28,9 +28,15 @@ class Hits:
         """Return the uses per second; a steady rate counts to itself times the half-life over ln 2."""
         return self.count_at(now) * math.log(2) / _HALF_LIFE_SECONDS
 
-    def with_use(self, now: float) -> Self:
-        """Return these and one more."""
-        return type(self)(self.count_at(now) + 1.0, now)
+    def with_use(self, now: float, uses: int = 1) -> Self:
+        """Return these and one more, or some."""
+        return type(self)(self.count_at(now) + uses, now)
+
+    @classmethod
+    def spread(cls, uses: int, since: float, until: float) -> Self:
+        """Return what uses count to of which no more is known than their number and the time in which they were."""
+        half_lives = max(until - since, 1.0) / _HALF_LIFE_SECONDS
+        return cls(uses * (1 - math.exp2(-half_lives)) / (half_lives * math.log(2)), until)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,21 @@
 """Hosts as a plan draws on them: what each has, what is left of it, and what would suit a request."""
 
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import NODE_LABEL, Wants
 from orchestrator.scheduling.snapshot import GpuView, HostView
-from orchestrator.scheduling.topology import Bond, Place, bond, choose
+from orchestrator.scheduling.topology import Bond, Place, choose, closest_bond
+
+_NO_WANTS: Final = Wants()
+
+
+class Lack(NamedTuple):
+    """Something that a host has not: what part of what was asked for is missing, and in words."""
+
+    part: float
+    words: str
 
 
 class Slot:
@@ -109,7 +121,31 @@ class Host:
 
     def could_ever(self, resources: Resources) -> bool:
         """The job would fit if the host were idle."""
-        return any(self._could_ever(option) for option in resources.options)
+        return any(next(self.lacking(option), None) is None for option in resources.options)
+
+    def lacking(self, option: Resources) -> Iterator[Lack]:
+        """Yield what keeps the host from ever granting one option of a job, however idle it is."""
+        wants = option.wants or _NO_WANTS
+        for name, value in wants.labels:
+            if self.labels.get(name) != value:
+                yield Lack(1.0, f"is not labelled {name}={value}")
+        if wants.cpus > self.cpus:
+            yield Lack(1 - self.cpus / wants.cpus, f"offers {self.cpus} CPUs")
+        if wants.host_memory_mib > self.memory_mib:
+            yield Lack(1 - self.memory_mib / wants.host_memory_mib, f"offers {self.memory_mib} MiB of memory")
+        if not option.gpus:
+            if not self.cpu_slots:
+                yield Lack(1.0, "has no CPU slots")
+            return
+        such, kind = self.suiting(option.wants), "" if option.wants is None else " such"
+        if option.gpu_memory_mib is None:
+            if len(such) < option.gpus:
+                yield Lack(1 - len(such) / option.gpus, f"has {len(such)}" if such else f"has no{kind} GPU")
+            return
+        largest = max((slot.share_mib for slot in such), default=0)
+        if largest < option.gpu_memory_mib:
+            words = f"has {largest} MiB on the largest{kind} GPU" if such else f"has no{kind} GPU"
+            yield Lack(1 - largest / option.gpu_memory_mib, words)
 
     def has_room(self, wants: Wants | None) -> bool:
         """The host meets the conditions on hosts now."""
@@ -154,19 +190,9 @@ class Host:
             return None
         return tuple(unused[uuid] for uuid in choose([slot.place for slot in unused.values()], resources.gpus))
 
-    def best_bond(self, count: int) -> Bond:
-        """Return what would hold together the whole GPUs that a job for so many got now."""
-        free = {slot.uuid: slot.place for slot in self.slots if slot.whole}
-        return bond([free[uuid] for uuid in choose(list(free.values()), count)])
-
-    def _could_ever(self, resources: Resources) -> bool:
-        wants = resources.wants
-        if wants is not None:
-            enough = wants.cpus <= self.cpus and wants.host_memory_mib <= self.memory_mib
-            if not (enough and wants.accepts_labels(self.labels)):
-                return False
-        if not resources.gpus:
-            return self.cpu_slots > 0
-        if resources.gpu_memory_mib is not None:
-            return any(slot.share_mib >= resources.gpu_memory_mib for slot in self.suiting(wants))
-        return len(self.suiting(wants)) >= resources.gpus
+    def best_bond(self, resources: Resources) -> Bond | None:
+        """Return what would hold together the whole GPUs that ``take`` gave a job now; None if it does not fit."""
+        if not self.has_room(resources.wants):
+            return None
+        free = [slot.place for slot in self.suiting(resources.wants) if slot.whole]
+        return closest_bond(free, resources.gpus) if len(free) >= resources.gpus else None

@@ -1,6 +1,6 @@
 """Where jobs that want a model go: to a runner that has it loaded, while waiting for one costs less than a load."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Final
 
@@ -46,6 +46,11 @@ class Models:
         self._asleep = [view for view in views if view.asleep]
         self._all = [_Runners(view) for view in views if view.runners]
         self._here = [runners for runners in self._all if runners.view.node in here]
+        self._waiting: Counter[str] = Counter()  # jobs that a pool's runners will have to do, by pool
+        there: Counter[str] = Counter()
+        for view in views:
+            there[view.pool] += view.runners + view.asleep
+        self._growing = {view.pool for view in views if there[view.pool] < view.most}
         for jobs in admitted:
             self._settle(jobs)
 
@@ -71,7 +76,11 @@ class Models:
         return not awake and any(view.serves(model, tenant, queue) for view in self._asleep)
 
     def wait_is_shorter(self, model: str, tenant: str, queue: str) -> tuple[float, float] | None:
-        """Return what waiting for a runner and what a load would take, in seconds, if waiting takes less."""
+        """Return what waiting for a runner and what a load would take, in seconds, if waiting takes less.
+
+        The jobs that wait already count where the pool has as many runners as it may have; one that has not gets more
+        for them.
+        """
         fitting = [runners for runners in self._all if runners.view.serves(model, tenant, queue)]
         if not fitting:
             return None
@@ -80,9 +89,16 @@ class Models:
         load_seconds = max(loads, default=USUAL_LOAD)
         if not runs:
             return 0.0, load_seconds
-        jobs = sum(runners.load for runners in fitting) + 1
+        pools = {runners.view.pool for runners in fitting}
+        ahead = 0 if pools & self._growing else max(self._waiting[pool] for pool in pools)
+        jobs = sum(runners.load for runners in fitting) + ahead + 1
         waiting = jobs * (sum(runs) / len(runs)) / sum(runners.view.runners for runners in fitting)
         return (waiting, load_seconds) if waiting <= load_seconds else None
+
+    def wait(self, model: str, tenant: str, queue: str) -> None:
+        """A job waits for a runner with the model."""
+        for pool in {runners.view.pool for runners in self._all if runners.view.serves(model, tenant, queue)}:
+            self._waiting[pool] += 1
 
     def _settle(self, jobs: AdmittedView) -> None:
         if jobs.node is None or not self.settles(jobs):

@@ -8,16 +8,15 @@ import heapq
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from orchestrator.domain.job import Resources
 from orchestrator.scheduling.hosts import Host, Slot
 from orchestrator.scheduling.snapshot import AdmittedView, HostView
-
-#: Of hosts with as many free GPUs, so many are compared by how close those are to each other.
-MOST_COMPARED: Final = 8
+from orchestrator.scheduling.topology import Bond
 
 _Shares: TypeAlias = list[tuple[int, int, int]]  # (free MiB, number of the host, number of the slot)
+_CloseKey: TypeAlias = tuple[Bond, int, int]  # what holds its GPUs together, free GPUs, number of the host
 
 
 class Placement(NamedTuple):
@@ -40,6 +39,7 @@ class Capacity:
         self._shared: dict[tuple[str, bool], _Shares] = {}  # (queue, unused) -> what is free, sorted
         self._cpu: dict[str, list[tuple[int, int]]] = {}  # queue -> heap of (-free slots, host number)
         self._ahead: dict[tuple[str, Resources], list[tuple[bool, int, int]]] = {}
+        self._close: defaultdict[str, dict[Resources, list[_CloseKey]]] = defaultdict(dict)  # by queue
         for host, view in zip(self._hosts, views, strict=True):
             self._queues.append(sorted(view.queues))
             for queue in view.queues:
@@ -149,22 +149,27 @@ class Capacity:
                 continue
             while bucket and self._hosts[bucket[0]].free != count:
                 heapq.heappop(bucket)
-            if bucket and (gpus == 1 or not self._is_mapped):
-                return self._hosts[bucket[0]]
             if bucket:
-                return self._closest(bucket, count, gpus)
+                return self._hosts[bucket[0]]
         return None
 
-    def _closest(self, bucket: list[int], free: int, gpus: int) -> Host:
-        """Return the first of the hosts with so many free GPUs whose best ones are closest; looks at a few of them."""
-        seen: list[int] = []
-        while bucket and len(seen) < MOST_COMPARED:
-            number = heapq.heappop(bucket)
-            if self._hosts[number].free == free and number not in seen:
-                seen.append(number)
-        for number in seen:
-            heapq.heappush(bucket, number)
-        return self._hosts[min(seen, key=lambda number: (self._hosts[number].best_bond(gpus), number))]
+    def _find_close(self, queue: str, resources: Resources) -> Host | None:
+        """Return the host whose GPUs for this job are closest to each other; of those alike, its best fit."""
+        heap = self._close[queue].get(resources)
+        if heap is None:
+            keys = (_close_key(host, resources) for host in self.consumers(queue))
+            heap = self._close[queue][resources] = [key for key in keys if key is not None]
+            heapq.heapify(heap)
+        while heap:
+            host = self._hosts[heap[0][2]]
+            key = _close_key(host, resources)
+            if key == heap[0]:
+                return host
+            if key is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, key)
+        return None
 
     def _find_cpu(self, queue: str) -> Host | None:
         heap = self._cpu.get(queue)
@@ -180,6 +185,9 @@ class Capacity:
         return None
 
     def _place(self, queue: str, resources: Resources) -> Placement | None:
+        if self._is_mapped and resources.gpus > 1:
+            host = self._find_close(queue, resources)
+            return None if host is None else self._take(host, resources)
         if resources.wants is not None:
             return self._place_where_suiting(queue, resources)
         if resources.gpu_memory_mib is not None:
@@ -233,11 +241,20 @@ class Capacity:
             host.free = free
             for queue in self._queues[host.number]:
                 heapq.heappush(self._whole[queue][free], host.number)
+                for resources, heap in self._close[queue].items():  # with fewer free it may come before others
+                    if (key := _close_key(host, resources)) is not None:
+                        heapq.heappush(heap, key)
 
 
 def _ahead_key(host: Host, resources: Resources) -> tuple[bool, int, int]:
     """Hosts without idle GPUs first, as those would be kept idle; then the one that can take the most."""
     return (bool(resources.gpus) and host.free > 0, -host.ahead_left, host.number)
+
+
+def _close_key(host: Host, resources: Resources) -> _CloseKey | None:
+    """The closest GPUs first, then the host that the job leaves the fewest free; None where it does not fit."""
+    bond = host.best_bond(resources)
+    return None if bond is None else (bond, host.free, host.number)
 
 
 def _keeping_key(slot: Slot) -> tuple[bool, bool, int, str]:

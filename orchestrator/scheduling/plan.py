@@ -1,8 +1,9 @@
 """What should be admitted now, where, and why everything else waits.
 
 The first form of the policy. Jobs are looked at by priority, then arrival. Each goes where it fits best: whole GPUs of
-the host that it leaves the fewest free, a share on the fullest GPU that has room, all GPUs of a gang on one host. When
-nothing is free, a host that ends its jobs fast takes a few ahead.
+the host that it leaves the fewest free, a share on the fullest GPU that has room, all GPUs of a gang on one host. Where
+hosts tell how near their GPUs are to each other, a gang goes to the closest ones that are free anywhere, and how well
+it fits decides among those alike. When nothing is free, a host that ends its jobs fast takes a few ahead.
 
 The first GPU job of a queue that fits nowhere has GPUs kept for it on one host, so that smaller jobs behind it cannot
 keep a gang waiting for ever: they pass on other hosts, or beside what is kept. Which host that is follows from the job
@@ -126,7 +127,7 @@ class _Pass:
         queue, resources, seq = candidate.queue, candidate.resources, candidate.seq
         alike = _alike(candidate)
         miss = self._misses.get(alike)
-        if miss is not None:
+        if miss is not None and not self._waits_too_long(candidate, miss):
             self._refuse_alike(seq, miss)
             return
         if len(self._admissions) >= self._policy.most_admissions:
@@ -153,6 +154,19 @@ class _Pass:
         if queue in self._room:
             self._room[queue] -= 1
 
+    def _waits_too_long(self, candidate: Candidate, miss: _Miss) -> bool:
+        """Tell whether runners with its model have so much to do that a job had better load it, unlike those before."""
+        if miss.reason is not WaitReason.MODEL_BUSY:
+            return False
+        wants = candidate.resources.wants
+        assert wants is not None
+        assert wants.model is not None
+        asked = wants.model, candidate.tenant, candidate.queue
+        if self._models.sleep(*asked) or self._models.wait_is_shorter(*asked) is not None:
+            self._models.wait(*asked)
+            return False
+        return True
+
     def _with_model(self, candidate: Candidate) -> tuple[WaitReason, str] | None:
         """Admit a job where its model is loaded, or say that it waits for that; ``_NO_RUNNER`` if it does neither."""
         wants = candidate.resources.wants
@@ -168,6 +182,7 @@ class _Pass:
             return WaitReason.MODEL_BUSY, words
         if wait is None:
             return _NO_RUNNER
+        self._models.wait(wants.model, candidate.tenant, candidate.queue)
         words = f"the runners with {wants.model} are busy for about {wait[0]:.1f} s; a load takes {wait[1]:.1f} s"
         return WaitReason.MODEL_BUSY, words
 

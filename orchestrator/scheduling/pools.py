@@ -1,7 +1,8 @@
 """How many runners a worker pool is to have now, and what is to be done for that.
 
 A pool grows when what waits for it would take longer than a further runner takes to load, and shrinks when runners are
-idle for long, or while others wait for their GPUs. A swap replaces runners one by one, so that the others go
+idle for long. Which of those that were idle for a moment leave as well, because others wait for their GPUs, is decided
+for all pools together (``pool_pressure``). A swap replaces runners one by one, so that the others go
 on serving; a model that does not load leaves them in place.
 """
 
@@ -31,11 +32,11 @@ USUAL_LOAD: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What waits: for one pool, and for GPUs that its idle runners hold."""
+    """What is asked of one pool."""
 
-    jobs: int = 0
+    jobs: int = 0  # that wait for it
     seconds: float = 0.0  # that the oldest of them waits
-    others: int = 0  # jobs that wait for GPUs and do not want a model
+    give_up: frozenset[int] = frozenset()  # leases of runners whose GPUs others wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,14 @@ class Decision:
     leave: tuple[tuple[int, Leave], ...] = ()  # runners that are to leave, by lease id
     forget_loads: tuple[str, ...] = ()  # they have been taken into account
     forget_runners: tuple[int, ...] = ()  # likewise, by lease id
+
+
+@dataclass(frozen=True, slots=True)
+class Spares:
+    """What a pool could do without."""
+
+    count: int  # so many of the runners
+    runners: tuple[PoolRunner, ...]
 
 
 def reconcile(standing: PoolStanding, demand: Demand, now: datetime, *, idle_seconds: float) -> Decision:
@@ -68,7 +77,7 @@ def reconcile(standing: PoolStanding, demand: Demand, now: datetime, *, idle_sec
     decision = Decision(pool, forget_loads=done, forget_runners=gone)
     if pool.leave is not None:
         return _leaving(decision, pool.leave, there, loads)
-    current = [runner for runner in there if runner.generation == pool.generation and runner.leave is None]
+    current = _current(standing)
     old = [runner for runner in there if runner.generation != pool.generation and runner.leave is None]
     fresh = [load for load in loads if load.generation == pool.generation]
     stale = [load.job_id for load in loads if load.generation != pool.generation]
@@ -91,6 +100,42 @@ def reconcile(standing: PoolStanding, demand: Demand, now: datetime, *, idle_sec
     )
 
 
+def spares(standing: PoolStanding, decision: Decision, demand: Demand, now: datetime, *, idle_seconds: float) -> Spares:
+    """Return the runners that can leave besides those that leave anyway: neither busy, nor just used, nor kept.
+
+    Args:
+        standing: The pool, its runners and its loads.
+        decision: What was decided for it.
+        demand: What waits for it: then it spares nobody.
+        now: The instant of the standing.
+        idle_seconds: As for ``reconcile``.
+    """
+    pool = standing.pool
+    if pool.leave is not None or pool.asleep or pool.spec.pinned or demand.jobs:
+        return Spares(0, ())
+    leaving = {lease_id for lease_id, _leave in decision.leave}
+    left = [runner for runner in _current(standing) if runner.lease_id not in leaving]
+    quiet = min(_idle(pool, idle_seconds), PATIENCE)
+    found = tuple(runner for runner in left if not runner.running and _quiet(runner, now) >= quiet)
+    return Spares(max(0, len(left) - pool.spec.least), found)
+
+
+def _current(standing: PoolStanding) -> list[PoolRunner]:
+    """Return the runners that have what the pool is to have loaded, and stay."""
+    generation = standing.pool.generation
+    there = (runner for runner in standing.runners if runner.ended_at is None and runner.leave is None)
+    return [runner for runner in there if runner.generation == generation]
+
+
+def _idle(pool: Pool, usual: float) -> float:
+    return pool.spec.idle_seconds if pool.spec.idle_seconds is not None else usual
+
+
+def _quiet(runner: PoolRunner, now: datetime) -> float:
+    """Return for how many seconds a runner has had no job."""
+    return (now - max(runner.used_at, runner.ready_at)).total_seconds()
+
+
 def _resized(
     pool: Pool, current: Sequence[PoolRunner], demand: Demand, now: datetime, idle_seconds: float
 ) -> tuple[tuple[int, ...], Pool]:
@@ -98,7 +143,7 @@ def _resized(
     if pool.asleep and not demand.jobs:
         return (), pool
     pool = replace(pool, asleep=False)
-    idle = pool.spec.idle_seconds if pool.spec.idle_seconds is not None else idle_seconds
+    idle = _idle(pool, idle_seconds)
     leave, pool = _shrink(pool, current, demand, now, idle)
     return leave, _grow(pool, [runner for runner in current if runner.lease_id not in leave], demand, now, idle)
 
@@ -154,19 +199,17 @@ def _enough(jobs: int, current: Sequence[PoolRunner], load_seconds: float, waite
 def _shrink(
     pool: Pool, current: Sequence[PoolRunner], demand: Demand, now: datetime, idle: float
 ) -> tuple[tuple[int, ...], Pool]:
-    """Return who leaves because there is nothing to do, the least recently used first, and the pool without them."""
+    """Return who leaves, the least recently used first, and the pool without them."""
     over = max(0, len(current) - pool.spec.most)
     by_use = sorted(current, key=_least_used)
     leave = [runner.lease_id for runner in by_use[:over]]
     spare = len(current) - over - pool.spec.least
     if spare > 0 and not pool.spec.pinned and not demand.jobs:
-        pressed = demand.others
         for runner in by_use[over:]:
-            quiet = (now - max(runner.used_at, runner.ready_at)).total_seconds()
-            is_idle = quiet >= idle or (pressed > 0 and quiet >= min(idle, PATIENCE))
-            if spare > 0 and not runner.running and is_idle:
+            goes = _quiet(runner, now) >= idle or runner.lease_id in demand.give_up
+            if spare > 0 and not runner.running and goes:
                 leave.append(runner.lease_id)
-                spare, pressed = spare - 1, pressed - (quiet < idle)
+                spare -= 1
     if not leave:
         return (), pool
     return tuple(leave), replace(pool, wanted=max(pool.spec.least, min(pool.wanted, len(current)) - len(leave)))

@@ -94,6 +94,7 @@ class ModelView:
     run_seconds: float | None  # what their latest jobs took, on average
     queues: frozenset[str]  # that their host's worker consumes
     asleep: int = 0  # runners that jobs which wait will wake
+    most: int = 0  # runners that the pool may have on all hosts: below that, jobs that wait make it grow
 
     def serves(self, model: str, tenant: str, queue: str) -> bool:
         """Tell whether a job of the tenant that wants this model, and waits in the queue, can run there."""

@@ -1,5 +1,6 @@
 """Which GPUs of a host go together: linked ones first, then those near to the same memory, then any."""
 
+from collections import Counter
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import combinations, pairwise
@@ -41,6 +42,20 @@ def choose(free: Sequence[Place], count: int) -> tuple[str, ...]:
         sets = [tuple(sorted(_grow(free, first, count), key=lambda p: number[p.uuid])) for first in free]
     best = min(sets, key=lambda chosen: (*_cost(free, chosen), [number[place.uuid] for place in chosen]))
     return tuple(place.uuid for place in best)
+
+
+def closest_bond(free: Sequence[Place], count: int) -> Bond:
+    """Return what holds those together that ``choose`` takes, without comparing sets where none can be linked."""
+    uuids = {place.uuid for place in free}
+    linked = [len(place.links & uuids) for place in free]
+    if count == 2 and any(linked):
+        return Bond.LINKED
+    is_exact = comb(len(free), count) <= MOST_SETS or not any(linked)
+    if is_exact and sum(links >= count - 1 for links in linked) < count:
+        near = Counter(place.numa for place in free if place.numa is not None)
+        return Bond.NEAR if max(near.values(), default=0) >= count else Bond.LOOSE
+    by_uuid = {place.uuid: place for place in free}
+    return bond([by_uuid[uuid] for uuid in choose(free, count)])
 
 
 def bond(chosen: Sequence[Place]) -> Bond:

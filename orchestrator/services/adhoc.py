@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.domain.adhoc import RENEWALS_PER_TTL, AdHocLease, LeaseRequest, lease_resources
+from orchestrator.domain.adhoc import RENEWALS_PER_TTL, AdHocLease, LeaseRequest, lease_digest, lease_resources
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import Resources
 from orchestrator.domain.lease import LeaseGrant
@@ -35,6 +35,7 @@ class Granted:
 
     lease: AdHocLease
     token: str
+    created: bool = True  # False: it was granted before, under the same key
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Handover:
     token: str
     renewed_at: float
     deadline: float
+    created: bool = True  # False: it was granted before, under the same key
 
 
 class LeaseService:
@@ -61,19 +63,26 @@ class LeaseService:
 
         Nobody may use them before ``settle`` has returned the lease; a caller that gives up has to ``release`` it.
 
+        As long as a lease lives, its key names it: the same request again is given it, under a new token, since the
+        old one is stored as a hash alone and cannot be told again.
+
         Raises:
+            IdempotencyConflict: If the key was used with another request.
             InvalidRequest: If the request makes no sense.
             UnsatisfiableRequest: If no registered host could ever grant it.
             NoGpuFree: If none can now, with what each lacks.
             StoreUnavailable: If the database does not answer.
         """
         resources = lease_resources(request)
+        token = TOKEN_PREFIX + secrets.token_urlsafe(24)
+        name, digest = request.name or request.holder, lease_digest(request)
+        holder = Holder(name, request.tenant, request.holder, token_hash(token), request.key, digest)
+        if (lease := self._runtime.leases.again(holder)) is not None:
+            return self._begin(lease, token, created=False)
         nodes = self._runtime.cluster.nodes()
         if not nodes:
             raise NoGpuFree(("no host is registered",))
         require_satisfiable(resources, nodes)
-        token = TOKEN_PREFIX + secrets.token_urlsafe(24)
-        holder = Holder(request.name or request.holder, request.tenant, request.holder, token_hash(token), request.key)
         if not self._runtime.policy.get().values.safe_mode:
             for node, grant in _candidates(nodes, resources):
                 lease = self._runtime.leases.grant(node, grant, holder, ttl=timedelta(seconds=request.ttl_seconds))
@@ -94,7 +103,7 @@ class LeaseService:
         if lease.state != "active":
             raise LeaseLost(lease.id)
         if lease.ready_at is not None:
-            return Granted(self.renew(handover.token), handover.token)
+            return Granted(self.renew(handover.token), handover.token, handover.created)
         if lease.refusal is None and now < handover.deadline:
             if now - handover.renewed_at > lease.ttl_seconds / RENEWALS_PER_TTL:
                 self.renew(handover.token)
@@ -104,13 +113,13 @@ class LeaseService:
         silent = f"its worker did not confirm in {self._longest_wait():g} s that {', '.join(lease.gpus)} is free"
         raise NoGpuFree((f"{lease.node}: {lease.refusal or silent}",))
 
-    def renew(self, token: str) -> AdHocLease:
-        """Extend a lease; raises ``UnknownLease`` or ``LeaseLost``."""
-        return self._runtime.leases.renew(token_hash(token))
+    def renew(self, token: str, *, tenant: str | None = None) -> AdHocLease:
+        """Extend a lease, with a tenant one of that tenant alone; raises ``UnknownLease`` or ``LeaseLost``."""
+        return self._runtime.leases.renew(token_hash(token), tenant=tenant)
 
-    def release(self, token: str, *, by: str) -> AdHocLease:
-        """End a lease, named by its token; raises ``UnknownLease``."""
-        lease = self._runtime.leases.release(token_hash(token), by=by)
+    def release(self, token: str, *, tenant: str | None = None, by: str) -> AdHocLease:
+        """End a lease, named by its token, with a tenant one of that tenant alone; raises ``UnknownLease``."""
+        lease = self._runtime.leases.release(token_hash(token), tenant=tenant, by=by)
         tell_placers(self._runtime)
         return lease
 
@@ -120,13 +129,13 @@ class LeaseService:
         tell_placers(self._runtime)
         return lease
 
-    def _begin(self, lease: AdHocLease, token: str) -> Handover:
+    def _begin(self, lease: AdHocLease, token: str, *, created: bool = True) -> Handover:
         try:
             self._runtime.wake.publish("lend", node=lease.node)
         except StreamUnavailable as error:
             logger.info("host %s hears of lease %d with its next heartbeat: %s", lease.node, lease.id, error)
         now = self._runtime.clock.monotonic()
-        return Handover(lease, token, now, now + self._longest_wait())
+        return Handover(lease, token, now, now + self._longest_wait(), created)
 
     def _longest_wait(self) -> float:
         return LOCK_SECONDS + self._runtime.settings.gpu_clean_wait + ANSWER_SECONDS

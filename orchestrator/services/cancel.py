@@ -56,6 +56,7 @@ class CancelService:
         try:
             self._runtime.wake.publish("cancel", job_id=job_id)
         except StreamUnavailable as error:
-            logger.info("the worker of job %s hears of its cancellation with its next renewal: %s", job_id, error)
+            words = "the worker of job %s hears of its cancellation with its next renewal: %s"
+            logger.info(words, job_id, error, extra={"job_id": job_id})
             return False
         return True

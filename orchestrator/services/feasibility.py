@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.clock import Clock
 from orchestrator.domain.cluster import GpuHealth
 from orchestrator.domain.job import Resources
-from orchestrator.domain.wants import NODE_LABEL, Wants, describe_wants
+from orchestrator.domain.wants import describe_wants
 from orchestrator.errors import UnknownTask, UnsatisfiableRequest
 from orchestrator.ports import NodeRecord
+from orchestrator.scheduling.hosts import Host
+from orchestrator.services.host_views import host_view
 
 #: Hosts come and go slowly; a request that a new host could grant is refused for at most so many seconds.
 REFRESH_SECONDS: Final = 3.0
@@ -24,14 +27,29 @@ def require_satisfiable(resources: Resources, nodes: Sequence[NodeRecord]) -> No
     Raises:
         UnsatisfiableRequest: Naming the host that comes closest.
     """
-    if _asks_for_nothing(resources) or not nodes:
+    if not _asks_for_nothing(resources):
+        _require(resources, _at_best(nodes))
+
+
+def _at_best(nodes: Sequence[NodeRecord]) -> list[Host]:
+    """Return hosts as they may become: idle, and with every GPU healthy that they have not lost."""
+    found = []
+    for number, node in enumerate(nodes):
+        view = host_view(node, idle=True)
+        lost = {record.gpu.uuid for record in node.gpus if record.health is GpuHealth.LOST}
+        gpus = tuple(replace(gpu, healthy=gpu.uuid not in lost) for gpu in view.gpus)
+        found.append(Host(replace(view, gpus=gpus), number))
+    return found
+
+
+def _require(resources: Resources, hosts: Sequence[Host]) -> None:
+    if not hosts or any(host.could_ever(resources) for host in hosts):
         return
-    lacks = [(_lacks(option, node), node.name) for option in resources.options for node in nodes]
-    if all(lack for lack, _name in lacks):
-        closest, name = min(lacks, key=lambda found: (sum(missing for missing, _ in found[0]), found[1]))
-        words = " and ".join(words for _missing, words in closest)
-        asked = ", or ".join(_asked(option) for option in resources.options)
-        raise UnsatisfiableRequest(f"no host has {asked}; the closest, {name}, {words}")
+    lacks = [(list(host.lacking(option)), host.node) for option in resources.options for host in hosts]
+    closest, name = min(lacks, key=lambda found: (sum(lack.part for lack in found[0]), found[1]))
+    words = " and ".join(lack.words for lack in closest)
+    asked = ", or ".join(_asked(option) for option in resources.options)
+    raise UnsatisfiableRequest(f"no host has {asked}; the closest, {name}, {words}")
 
 
 def _asks_for_nothing(resources: Resources) -> bool:
@@ -48,32 +66,6 @@ def _asked(resources: Resources) -> str:
     return what + describe_wants(resources.wants)
 
 
-def _lacks(resources: Resources, node: NodeRecord) -> list[tuple[float, str]]:
-    """Return what a host, even when idle, lacks for one option: how much of it, and in words."""
-    wants = resources.wants or Wants()
-    labels = dict(node.labels) | {NODE_LABEL: node.name}
-    found = [(1.0, f"is not labelled {name}={value}") for name, value in wants.labels if labels.get(name) != value]
-    if wants.cpus > node.cpus:
-        found.append((1 - node.cpus / wants.cpus, f"offers {node.cpus} CPUs"))
-    if wants.host_memory_mib > node.memory_mib:
-        found.append((1 - node.memory_mib / wants.host_memory_mib, f"offers {node.memory_mib} MiB of memory"))
-    such = [
-        record.gpu.memory_mib - record.headroom_mib
-        for record in node.gpus
-        if record.health is not GpuHealth.LOST
-        and wants.accepts_gpu(record.gpu.model, record.gpu.memory_mib, record.gpu.mig_profile)
-    ]
-    kind = "" if resources.wants is None else " such"
-    if resources.gpu_memory_mib is not None:
-        largest = max(such, default=0)
-        if largest < resources.gpu_memory_mib:
-            words = f"has {largest} MiB on the largest{kind} GPU" if such else f"has no{kind} GPU"
-            found.append((1 - largest / resources.gpu_memory_mib, words))
-    elif len(such) < resources.gpus:
-        found.append((1 - len(such) / resources.gpus, f"has {len(such)}" if such else f"has no{kind} GPU"))
-    return found
-
-
 class KnownHosts:
     """The registered hosts, read at most every few seconds; safe to share between threads."""
 
@@ -81,6 +73,7 @@ class KnownHosts:
         self._read, self._clock = read, clock
         self._lock = threading.Lock()
         self._nodes: Sequence[NodeRecord] = ()
+        self._hosts: list[Host] | None = None  # the same as they may become; None: nobody has asked yet
         self._read_at: float | None = None
 
     def nodes(self) -> Sequence[NodeRecord]:
@@ -98,12 +91,12 @@ class KnownHosts:
             return
         fresh = self._refresh(force=False)
         try:
-            require_satisfiable(resources, self._nodes)
+            _require(resources, self._at_best())
         except UnsatisfiableRequest:
             if fresh:
                 raise
             self._refresh(force=True)
-            require_satisfiable(resources, self._nodes)
+            _require(resources, self._at_best())
 
     def require_known(self, task: str) -> None:
         """Refuse a task that no registered host's app knows; with no host registered nothing is known yet.
@@ -117,6 +110,12 @@ class KnownHosts:
         if not self._is_known(task):
             raise UnknownTask(task)
 
+    def _at_best(self) -> list[Host]:
+        with self._lock:
+            if self._hosts is None:
+                self._hosts = _at_best(self._nodes)
+            return self._hosts
+
     def _is_known(self, task: str) -> bool:
         told = [node.tasks for node in self._nodes if node.tasks]
         return not told or any(task in tasks for tasks in told)
@@ -126,5 +125,5 @@ class KnownHosts:
             now = self._clock.monotonic()
             if not force and self._read_at is not None and now - self._read_at < REFRESH_SECONDS:
                 return False
-            self._nodes, self._read_at = self._read(), now
+            self._nodes, self._hosts, self._read_at = self._read(), None, now
             return True

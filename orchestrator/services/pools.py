@@ -1,6 +1,7 @@
 """Worker pools: what people order, and the sweep that has as many runners there as are to be."""
 
 import logging
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -11,10 +12,12 @@ from orchestrator.domain.pool import LOAD_QUEUE, Pool, PoolChange, PoolRequest, 
 from orchestrator.domain.request import TaskRequest
 from orchestrator.domain.request_wants import AlternativeRequest
 from orchestrator.domain.wants import Alternative, Wants
-from orchestrator.errors import InvalidRequest, StreamUnavailable
+from orchestrator.errors import Conflict, InvalidRequest, StreamUnavailable
+from orchestrator.pool_errors import InvalidPool, UnknownPool
 from orchestrator.runtime import Runtime
-from orchestrator.scheduling.plan import Plan, WaitReason
-from orchestrator.scheduling.pools import Decision, Demand, failed, reconcile
+from orchestrator.scheduling.plan import Plan
+from orchestrator.scheduling.pool_pressure import Pressing, Uses, pressing, reconcile_all, uses_of
+from orchestrator.scheduling.pools import Decision, Demand, failed
 from orchestrator.scheduling.snapshot import Candidate, Snapshot
 from orchestrator.services.cancel import CancelService
 from orchestrator.services.feasibility import KnownHosts
@@ -25,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: Who looks after loads, in histories.
 LEADER: Final = "leader"
-_WAITS_FOR_GPUS: Final = frozenset({WaitReason.GPUS_BUSY, WaitReason.BEHIND})
 
 
 class PoolService:
@@ -34,8 +36,8 @@ class PoolService:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def start(self, request: PoolRequest, *, by: str) -> PoolStanding:
-        """Create a pool, or start it again.
+    def start(self, request: PoolRequest, *, by: str) -> tuple[PoolStanding, bool]:
+        """Create a pool, or start it again; say whether it was created.
 
         Raises:
             InvalidRequest: Of the kind that says what to change: ``InvalidPool``, ``UnknownTask``,
@@ -47,13 +49,26 @@ class PoolService:
         hosts = KnownHosts(self._runtime.cluster.nodes, self._runtime.clock)
         hosts.require_known(spec.task)
         hosts.require_satisfiable(spec.resources)
-        self._runtime.pools.start(request.name, spec, by=by)
-        return self._told(request.name)
+        created = self._runtime.pools.start(request.name, spec, by=by)
+        return self._told(request.name), created
 
     def change(self, name: str, change: PoolChange, *, by: str, version: int | None = None) -> PoolStanding:
         """Change a pool; raises what ``PoolStore.change`` does."""
         self._runtime.pools.change(name, change, by=by, version=version)
         return self._told(name)
+
+    def change_all(self, change: PoolChange, *, by: str) -> list[PoolStanding]:
+        """Change every pool that can be changed so; return those, also where it changed nothing.
+
+        A pool that is stopped stays it, and one whose runners have no share of a GPU does not sleep.
+        """
+        told = []
+        for standing in self._runtime.pools.standings()[1]:
+            with suppress(Conflict, InvalidPool, UnknownPool):  # or it has been removed meanwhile
+                self._runtime.pools.change(standing.pool.name, change, by=by)
+                told.append(standing.pool.name)
+        tell_placers(self._runtime)
+        return [one for one in self._runtime.pools.standings()[1] if one.pool.name in told]
 
     def _told(self, name: str) -> PoolStanding:
         tell_placers(self._runtime)
@@ -66,19 +81,16 @@ class PoolSweep:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self._submits, self._cancels = runtime, SubmitService(runtime), CancelService(runtime)
         self._waiting: tuple[Candidate, ...] = ()
-        self._others = 0
+        self._pressing: Pressing | None = None
+        self._uses: dict[int, Uses] = {}  # of each runner, by lease
         self._since: dict[str, float] = {}  # pool -> since when jobs wait for it, monotonic
 
     def note(self, snapshot: Snapshot, made: Plan | None) -> None:
         """Remember what a scheduling pass left waiting."""
-        refused = {refusal.seq: refusal.reason for refusal in made.refusals} if made is not None else {}
-        left = [candidate for candidate in snapshot.candidates if candidate.seq in refused]
+        refused = {refusal.seq for refusal in made.refusals} if made is not None else set()
+        left = (candidate for candidate in snapshot.candidates if candidate.seq in refused)
         self._waiting = tuple(one for one in left if (one.resources.wants or _NOTHING).model is not None)
-        self._others = sum(
-            one.resources.gpus > 0 and refused[one.seq] in _WAITS_FOR_GPUS
-            for one in left
-            if (one.resources.wants or _NOTHING).model is None
-        )
+        self._pressing = pressing(snapshot, made) if made is not None else None
 
     def run(self, epoch: int) -> int:
         """Look after every pool once; return how many runners were started or told to leave."""
@@ -87,10 +99,12 @@ class PoolSweep:
         if not standings:
             return 0
         idle = runtime.policy.get().values.pool_idle_seconds
+        runners = [runner for standing in standings for runner in standing.runners]
+        self._uses = {runner.lease_id: uses_of(runner, self._uses.get(runner.lease_id), now) for runner in runners}
+        demands = [self._demand(standing.pool) for standing in standings]
+        decisions = reconcile_all(standings, demands, self._pressing, self._uses, now, idle_seconds=idle)
         did = 0
-        for standing in standings:
-            demand = self._demand(standing.pool)
-            decision = reconcile(standing, demand, now, idle_seconds=idle)
+        for standing, decision in zip(standings, decisions, strict=True):
             if _is_something(decision, standing.pool) and runtime.pools.apply(decision, epoch=epoch):
                 did += self._carry_out(decision, now, epoch)
         return did
@@ -126,8 +140,8 @@ class PoolSweep:
         now = self._runtime.clock.monotonic()
         if not jobs:
             self._since.pop(pool.name, None)
-            return Demand(others=self._others)
-        return Demand(jobs, now - self._since.setdefault(pool.name, now), self._others)
+            return Demand()
+        return Demand(jobs, now - self._since.setdefault(pool.name, now))
 
 
 def load_request(pool: Pool, job_id: str) -> TaskRequest:

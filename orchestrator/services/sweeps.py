@@ -181,9 +181,11 @@ class Sweeps:
         return len(letters)
 
     def prune(self, epoch: int) -> int:
-        """Delete what ended long ago: jobs, leases, events of hosts."""
-        older_than = timedelta(seconds=self._runtime.settings.retention)
-        return self._runtime.admission.prune(older_than=older_than, limit=PRUNE_BATCH, epoch=epoch)
+        """Delete what ended long ago: jobs, leases, events of hosts; and, by a bound of its own, lines of the audit."""
+        settings, admission = self._runtime.settings, self._runtime.admission
+        older_than, audited = timedelta(seconds=settings.retention), timedelta(seconds=settings.audit_retention)
+        ended = admission.prune(older_than=older_than, limit=PRUNE_BATCH, epoch=epoch)
+        return ended + admission.prune_audit(older_than=audited, limit=PRUNE_BATCH, epoch=epoch)
 
     def _loss_policy(self) -> LossPolicy:
         settings = self._runtime.settings

@@ -3,6 +3,7 @@
 import hmac
 import secrets
 from collections import OrderedDict
+from collections.abc import Collection
 from datetime import timedelta
 from threading import Lock
 from typing import Final
@@ -115,3 +116,17 @@ class TokenService:
             while len(self._known) > MOST_CACHED:
                 self._known.popitem(last=False)
         return token.principal()
+
+    def ended(self, ids: Collection[str]) -> Collection[str]:
+        """Return which of these tokens are in force no longer, with one look; they are recognised here no more.
+
+        Raises:
+            StoreUnavailable: If the database does not answer.
+        """
+        ended = frozenset(ids) - frozenset(self._store.live_ids(ids))
+        if ended:
+            with self._lock:
+                for digest, (_until, principal) in list(self._known.items()):
+                    if principal.token_id in ended:
+                        del self._known[digest]
+        return ended

@@ -1,6 +1,6 @@
 """Tokens, and the audit of what was done with them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -24,6 +24,11 @@ LIVE_TOKEN: Final = Sql(
     "SELECT t.*, (last_used_at IS NULL OR last_used_at < {now_minus:age}) AS unused"
     " FROM orchestrator_tokens t WHERE id = :id AND revoked_at IS NULL"
     " AND (expires_at IS NULL OR expires_at > {now})"
+)
+LIVE_IDS: Final = Sql(
+    "SELECT id FROM orchestrator_tokens WHERE id IN :ids AND revoked_at IS NULL"
+    " AND (expires_at IS NULL OR expires_at > {now})",
+    "ids",
 )
 TOUCH_TOKEN: Final = Sql(
     "UPDATE orchestrator_tokens SET last_used_at = {now} WHERE id = :id"
@@ -80,6 +85,11 @@ class SqlAccessStore:
         if row["unused"]:
             self._database.transaction(lambda c: self._database.run(c, TOUCH_TOKEN, values).rowcount)
         return _token(row)
+
+    def live_ids(self, ids: Collection[str]) -> Collection[str]:
+        """Return which of these tokens are neither revoked nor expired by the database's clock."""
+        rows = self._database.read(lambda c: self._database.run(c, LIVE_IDS, {"ids": list(ids)}).scalars().all())
+        return frozenset(rows)
 
     def tokens(self) -> Sequence[Token]:
         """Return every token by name."""

@@ -5,11 +5,12 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.adhoc import AdHocLease
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.lease import LeaseGrant
-from orchestrator.errors import LeaseLost, UnknownLease
+from orchestrator.errors import IdempotencyConflict, LeaseLost, UnknownLease
 from orchestrator.lease_ports import Holder
 from orchestrator.storage.endings import end_leases
 from orchestrator.storage.engine import Database
@@ -21,22 +22,25 @@ from orchestrator.storage.sql import Sql
 OPEN_NODE: Final = Sql("SELECT 1 FROM orchestrator_nodes WHERE name = :node AND state = 'up' AND drain = 0 {for_share}")
 INSERT_HOLDER: Final = Sql(
     "INSERT INTO orchestrator_lease_holders"
-    " (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s, idle_told)"
-    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl, 0)"
+    " (lease_id, token_hash, name, tenant, holder, idempotency_key, ttl_s, request_digest, idle_told)"
+    " VALUES (:lease_id, :token_hash, :name, :tenant, :holder, :key, :ttl, :digest, 0)"
 )
 OF_KEY: Final = Sql(
-    "SELECT lease_id FROM orchestrator_lease_holders WHERE tenant = :tenant AND idempotency_key = :key {for_update}"
+    "SELECT lease_id, ttl_s, request_digest FROM orchestrator_lease_holders"
+    " WHERE tenant = :tenant AND idempotency_key = :key {for_update}"
 )
+REPLACE_TOKEN: Final = Sql("UPDATE orchestrator_lease_holders SET token_hash = :token_hash WHERE lease_id = :lease_id")
 FORGET_KEY: Final = Sql("UPDATE orchestrator_lease_holders SET idempotency_key = NULL WHERE lease_id = :lease_id")
 _COLUMNS: Final = (
     "SELECT l.id, l.node, l.mode, l.memory_mib, l.state, l.granted_at, l.heartbeat_at, l.expires_at, l.ended_at,"
     " h.name, h.tenant, h.holder, h.ttl_s, h.ready_at, h.refusal, h.busy_at FROM orchestrator_lease_holders h"
     " JOIN orchestrator_leases l ON l.id = h.lease_id"
 )
-OF_TOKEN: Final = Sql(f"{_COLUMNS} WHERE h.token_hash = :token_hash")
-OF_ID: Final = Sql(f"{_COLUMNS} WHERE h.lease_id = :lease_id")
+_OF_TENANT: Final = "(:tenant IS NULL OR h.tenant = :tenant)"
+OF_TOKEN: Final = Sql(f"{_COLUMNS} WHERE h.token_hash = :token_hash AND {_OF_TENANT}")
+OF_ID: Final = Sql(f"{_COLUMNS} WHERE h.lease_id = :lease_id AND {_OF_TENANT}")
 LIST: Final = Sql(
-    f"{_COLUMNS} WHERE (:tenant IS NULL OR h.tenant = :tenant) AND (:active = 0 OR l.state = 'active')"
+    f"{_COLUMNS} WHERE {_OF_TENANT} AND (:active = 0 OR l.state = 'active')"
     " AND (:before IS NULL OR h.lease_id < :before) ORDER BY h.lease_id DESC LIMIT :limit"
 )
 GPUS: Final = Sql(
@@ -66,23 +70,34 @@ class SqlAdHocLeases:
         run = self._database.run
 
         def take(connection: Connection) -> AdHocLease | None:
+            if (earlier := self._earlier(connection, holder)) is not None:
+                return earlier
             if run(connection, OPEN_NODE, {"node": node}).first() is None:
                 return None
-            self._end_earlier(connection, holder)
             lease_id = take_gpus(self._database, connection, node, grant, ttl)
             if lease_id is None:
                 return None
             values = {"lease_id": lease_id, "token_hash": holder.token_hash, "name": holder.name}
             values |= {"tenant": holder.tenant, "holder": holder.holder, "key": holder.key}
+            values["digest"] = holder.digest
             run(connection, INSERT_HOLDER, values | {"ttl": ttl.total_seconds()})
             self._note(connection, "lease_grant", node, lease_id, by=holder.holder)
-            return self._one(connection, OF_ID, {"lease_id": lease_id})
+            return self._one(connection, OF_ID, {"lease_id": lease_id, "tenant": None})
 
-        return self._database.transaction(take)
+        try:
+            return self._database.transaction(take)
+        except IntegrityError:  # the same key, at the same time: the other one was first
+            return self.again(holder)
+
+    def again(self, holder: Holder) -> AdHocLease | None:
+        """Return the live lease of the holder's key; see the port."""
+        if holder.key is None:
+            return None
+        return self._database.transaction(lambda connection: self._earlier(connection, holder))
 
     def find(self, token_hash: str) -> AdHocLease:
         """Return the lease of this token; see the port."""
-        return self._database.read(lambda c: self._one(c, OF_TOKEN, {"token_hash": token_hash}))
+        return self._database.read(lambda c: self._one(c, OF_TOKEN, {"token_hash": token_hash, "tenant": None}))
 
     def confirm(self, lease_id: int, refusal: str | None) -> None:
         """Write what its host says of a lease; see the port."""
@@ -90,28 +105,30 @@ class SqlAdHocLeases:
         values = {"lease_id": lease_id, "refusal": None if words is None else words[:LONGEST_REASON]}
         self._database.transaction(lambda c: self._database.run(c, CONFIRM, values).rowcount)
 
-    def renew(self, token_hash: str) -> AdHocLease:
+    def renew(self, token_hash: str, *, tenant: str | None = None) -> AdHocLease:
         """Extend a live lease; see the port."""
 
         def extend(connection: Connection) -> AdHocLease:
-            lease = self._one(connection, OF_TOKEN, {"token_hash": token_hash})
+            lease = self._one(connection, OF_TOKEN, {"token_hash": token_hash, "tenant": tenant})
             values = {"lease_id": lease.id, "ttl": lease.ttl_seconds}
             if not self._database.run(connection, RENEW, values).rowcount:
                 raise LeaseLost(lease.id)
-            return self._one(connection, OF_ID, {"lease_id": lease.id})
+            return self._one(connection, OF_ID, {"lease_id": lease.id, "tenant": None})
 
         return self._database.transaction(extend)
 
-    def release(self, token_hash: str | None, *, lease_id: int | None = None, by: str) -> AdHocLease:
+    def release(
+        self, token_hash: str | None, *, lease_id: int | None = None, tenant: str | None = None, by: str
+    ) -> AdHocLease:
         """End a lease; see the port."""
 
         def end(connection: Connection) -> AdHocLease:
             by_token = token_hash is not None
             values: dict[str, Any] = {"token_hash": token_hash} if by_token else {"lease_id": lease_id}
-            lease = self._one(connection, OF_TOKEN if by_token else OF_ID, values)
+            lease = self._one(connection, OF_TOKEN if by_token else OF_ID, values | {"tenant": tenant})
             if end_leases(self._database, connection, [lease.id], "released"):
                 self._note(connection, "lease_release", lease.node, lease.id, by=by)
-            return self._one(connection, OF_ID, {"lease_id": lease.id})
+            return self._one(connection, OF_ID, {"lease_id": lease.id, "tenant": None})
 
         return self._database.transaction(end)
 
@@ -122,12 +139,21 @@ class SqlAdHocLeases:
         values = {"tenant": tenant, "active": int(active), "before": before, "limit": limit}
         return self._database.read(lambda c: self._found(c, LIST, values))
 
-    def _end_earlier(self, connection: Connection, holder: Holder) -> None:
+    def _earlier(self, connection: Connection, holder: Holder) -> AdHocLease | None:
+        """Give the holder the live lease of its key; forget a key whose lease has ended."""
         if holder.key is None:
-            return
-        for lease_id in self._database.run(connection, OF_KEY, {"tenant": holder.tenant, "key": holder.key}).scalars():
-            end_leases(self._database, connection, [lease_id], "released")
-            self._database.run(connection, FORGET_KEY, {"lease_id": lease_id})
+            return None
+        row = self._database.run(connection, OF_KEY, {"tenant": holder.tenant, "key": holder.key}).first()
+        if row is None:
+            return None
+        values = {"lease_id": row.lease_id, "ttl": float(row.ttl_s)}
+        if not self._database.run(connection, RENEW, values).rowcount:
+            self._database.run(connection, FORGET_KEY, {"lease_id": row.lease_id})
+            return None
+        if row.request_digest not in (None, holder.digest):
+            raise IdempotencyConflict(holder.key, None)
+        self._database.run(connection, REPLACE_TOKEN, {"lease_id": row.lease_id, "token_hash": holder.token_hash})
+        return self._one(connection, OF_ID, {"lease_id": row.lease_id, "tenant": None})
 
     def _one(self, connection: Connection, statement: Sql, values: dict[str, Any]) -> AdHocLease:
         found = self._found(connection, statement, values)

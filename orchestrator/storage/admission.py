@@ -110,6 +110,10 @@ class SqlAdmissionStore:
         """Delete ended jobs, with all that belongs to them, and old events."""
         return sweeps.fenced(self._database, epoch, lambda c: sweeps.prune(self._database, c, older_than, limit))
 
+    def prune_audit(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Delete old lines of the audit."""
+        return sweeps.fenced(self._database, epoch, lambda c: sweeps.prune_audit(self._database, c, older_than, limit))
+
 
 def host_snapshot(database: Database, connection: Connection, node: str, *, limit: int) -> Snapshot:
     """Return what a plan for one host needs."""

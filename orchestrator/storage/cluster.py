@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, select, update
 
 from orchestrator.domain.cluster import (
     DrainOutcome,
@@ -32,7 +32,8 @@ from orchestrator.storage.rows import FRACTION, Row, dump, headroom_from, links_
 from orchestrator.storage.sql import Sql
 
 NODES: Final = Sql(
-    "SELECT n.*, n.heartbeat_at > {now_minus:bound} AND n.state <> 'lost' AS live FROM orchestrator_nodes n"
+    "SELECT n.*, n.heartbeat_at > {now_minus:bound} AND n.state <> 'lost' AS live,"
+    " n.state <> 'lost' AND COALESCE(n.degraded_at > {now_minus:trouble}, 0) AS degraded FROM orchestrator_nodes n"
     " ORDER BY n.name"
 )
 REGISTER: Final = Sql(
@@ -48,6 +49,7 @@ NODE_FOR_UPDATE: Final = Sql(
 #: Its state follows from what an operator wants and what it holds, so a host that was lost is what it was before.
 HEARTBEAT: Final = Sql(
     "UPDATE orchestrator_nodes SET heartbeat_at = {now}, look_ahead = :look_ahead,"
+    " degraded_at = CASE WHEN :degraded = 1 THEN {now_minus:ago} ELSE degraded_at END,"
     " state = CASE WHEN drain = 0 THEN 'up' WHEN :settled = 0 OR EXISTS (SELECT 1 FROM orchestrator_leases l"
     " WHERE l.node = orchestrator_nodes.name AND l.state = 'active') THEN 'draining' ELSE 'drained' END"
     " WHERE name = :name"
@@ -66,13 +68,14 @@ SAMPLE: Final = Sql(
     " foreign_by = :foreign_by, clean = :clean"
     " WHERE uuid = :uuid AND node = :node"
 )
-COUNT_EVENTS: Final = Sql("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
 ENSURE_QUEUE: Final = Sql(
     "INSERT INTO orchestrator_queues (name, paused, `window`, version) VALUES (:name, 0, 16, 0)"
     " ON CONFLICT (name) DO NOTHING",
     mysql="INSERT INTO orchestrator_queues (name, paused, `window`, version) VALUES (:name, 0, 16, 0)"
     " ON DUPLICATE KEY UPDATE name = name",
 )
+#: A host is called degraded for so many seconds after its last trouble: longer than whoever watches looks away.
+DEGRADED_BOUND: Final = 60.0
 #: Most characters about who uses a GPU without a lease.
 LONGEST_WORDS: Final = 512
 
@@ -109,13 +112,21 @@ class SqlClusterStore:
         return self._database.transaction(register)
 
     def heartbeat(
-        self, node: str, samples: Sequence[GpuSample], *, look_ahead: int, settled: bool = False
+        self,
+        node: str,
+        samples: Sequence[GpuSample],
+        *,
+        look_ahead: int,
+        settled: bool = False,
+        trouble_seconds: float | None = None,
     ) -> NodeState:
         """Refresh the host's row and its GPUs' readings; return what the host may do."""
 
         def beat(connection: Connection) -> NodeState:
             run = self._database.run
-            run(connection, HEARTBEAT, {"name": node, "look_ahead": look_ahead, "settled": int(settled)})
+            values = {"name": node, "look_ahead": look_ahead, "settled": int(settled)}
+            values |= {"degraded": int(trouble_seconds is not None), "ago": trouble_seconds or 0.0}
+            run(connection, HEARTBEAT, values)
             if samples:
                 run(connection, SAMPLE, [_sample_row(node, sample) for sample in samples])
                 note_lent_use(self._database, connection, node, self._lent_use)
@@ -139,7 +150,11 @@ class SqlClusterStore:
             cards = defaultdict(list)
             for row in connection.execute(select(tables.gpus, FRACTION).order_by(tables.gpus.c.gpu_index)):
                 cards[row.node].append(_gpu_record(row._mapping, headroom_from(row)))
-            rows = self._database.run(connection, NODES, {"bound": HEARTBEAT_BOUND}).mappings().all()
+            rows = (
+                self._database.run(connection, NODES, {"bound": HEARTBEAT_BOUND, "trouble": DEGRADED_BOUND})
+                .mappings()
+                .all()
+            )
             return [_node_record(row, tuple(cards[row["name"]])) for row in rows]
 
         return self._database.read(find)
@@ -147,10 +162,6 @@ class SqlClusterStore:
     def gpu_holders(self) -> Mapping[str, Sequence[GpuHolder]]:
         """Return who has GPUs now, by uuid."""
         return self._database.read(lambda connection: gpu_holders.holders(self._database, connection))
-
-    def count_events(self, kind: str) -> int:
-        """Count the events of a kind that are still kept."""
-        return int(self._database.read(lambda c: self._database.run(c, COUNT_EVENTS, {"kind": kind}).scalar_one()))
 
     def gpu_standings(self, node: str) -> Mapping[str, GpuStanding]:
         """Return what is remembered of a host's GPUs."""
@@ -188,7 +199,12 @@ class SqlClusterStore:
         for card in record.gpus:
             values = _gpu_row(card, record.name)
             if card.gpu.uuid in known or card.gpu.uuid in elsewhere:
-                connection.execute(update(tables.gpus).where(columns.uuid == card.gpu.uuid).values(values))
+                # It may have shrunk, by a change of its driver: what is reserved of it stays, and is no error.
+                size = case(
+                    (columns.reserved_mib > card.gpu.memory_mib, columns.reserved_mib), else_=card.gpu.memory_mib
+                )
+                resized = values | {"memory_mib": size}
+                connection.execute(update(tables.gpus).where(columns.uuid == card.gpu.uuid).values(resized))
             else:
                 connection.execute(insert(tables.gpus).values(values | {"reserved_mib": 0}))
         gone = known - present
@@ -296,6 +312,7 @@ def _node_record(row: Row, gpus: tuple[GpuRecord, ...]) -> NodeRecord:
         look_ahead=row["look_ahead"],
         heartbeat_at=required_instant(row["heartbeat_at"]),
         live=bool(row["live"]),
+        degraded=bool(row["degraded"]),
         gpus=gpus,
         tasks=tuple(load(row["tasks"])),
         drain=bool(row["drain"]),

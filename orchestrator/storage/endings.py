@@ -10,12 +10,14 @@ from sqlalchemy import Connection
 
 from orchestrator.domain.job import FailureClass, JobEvent, JobState, LeaseMode, next_state
 from orchestrator.domain.lease import Finish
+from orchestrator.metric_ports import Total
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import statements
 from orchestrator.storage.canvases import end_dependents
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump, dump_parts, storable, stored_instant
 from orchestrator.storage.sql import Sql
+from orchestrator.storage.totals import raise_total
 
 #: What a job gets back of a claim that its worker returned unused.
 _RETURNED: Final = {JobEvent.GIVE_BACK: 1}
@@ -67,8 +69,7 @@ def end_attempts(
     again = [f.job_seq for event in (JobEvent.RETRY, JobEvent.LOSE) for f in by_event.get(event, [])]
     if again:
         run(connection, statements.SCHEDULE_JOBS, {"seqs": again})
-    requeued = by_event.get(JobEvent.REQUEUE, [])
-    returned = by_event.get(JobEvent.GIVE_BACK, [])
+    requeued, returned = (by_event.get(event, []) for event in (JobEvent.REQUEUE, JobEvent.GIVE_BACK))
     if requeued or returned:
         run(connection, statements.READY_AGAIN, {"seqs": [finish.job_seq for finish in (*requeued, *returned)]})
     if returned:
@@ -83,6 +84,7 @@ def end_attempts(
         run(connection, statements.END_EVENTS, {"rows": part, "node": node, "epoch": epoch})
     badly = [f.job_seq for event in _BADLY for f in by_event.get(event, [])]
     end_dependents(database, connection, badly, epoch=epoch)
+    _count(database, connection, node, others)
 
 
 def heed_cancel(finish: Finish) -> Finish:
@@ -149,6 +151,13 @@ def lose_jobs(
     for node, finishes in by_node.items():
         end_attempts(database, connection, node, finishes, epoch=epoch)
     return len(rows)
+
+
+def _count(database: Database, connection: Connection, node: str | None, finishes: Sequence[Finish]) -> None:
+    lost = sum(finish.event in (JobEvent.LOSE, JobEvent.BURY) and not finish.forgiven for finish in finishes)
+    retried = sum(finish.event is JobEvent.RETRY for finish in finishes)
+    raise_total(database, connection, Total.ATTEMPTS_LOST, lost, label=node)
+    raise_total(database, connection, Total.ATTEMPTS_RETRIED, retried, label=node)
 
 
 def _event(finish: Finish) -> JobEvent:

@@ -21,6 +21,7 @@ lease_holders = Table(
     Column("holder", String(128), nullable=False),
     Column("idempotency_key", String(128)),
     Column("ttl_s", Float, nullable=False),
+    Column("request_digest", String(64)),
     Column("ready_at", INSTANT),  # its host has confirmed that nothing else is on the GPUs
     Column("refusal", String(255)),  # or why it cannot
     Column("busy_at", INSTANT),  # when one of its GPUs was last seen at work; NULL: never

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from orchestrator.domain.job import JobState
-from orchestrator.metric_ports import EndedJob, Mark
+from orchestrator.metric_ports import EndedJob, JobSize, Mark
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import instant, required_instant, stored_instant
 from orchestrator.storage.sql import Sql
@@ -15,7 +15,8 @@ SETTLE: Final = timedelta(seconds=5)
 NOW: Final = Sql("SELECT {now} AS now")
 #: By the index on ``finished_at``, which ends with the primary key.
 ENDED: Final = Sql(
-    "SELECT seq, queue, task, state, created_at, run_at, started_at, finished_at FROM orchestrator_jobs"
+    "SELECT seq, queue, task, state, gpus, gpu_memory_mib, created_at, run_at, started_at,"
+    " finished_at FROM orchestrator_jobs"
     " WHERE finished_at >= :at AND finished_at < {now_minus:settle} AND (finished_at > :at OR seq > :seq)"
     " ORDER BY finished_at, seq LIMIT :limit"
 )
@@ -47,10 +48,16 @@ def _ended(row: Any) -> EndedJob:
         required_instant(row.finished_at),
     )
     if started is None:
-        return EndedJob(row.queue, row.task, JobState(row.state), None, None)
+        return EndedJob(row.queue, row.task, JobState(row.state), None, None, _size(row))
     waited = started - _ready(created, instant(row.run_at), started)
     seconds = (waited.total_seconds(), (finished - started).total_seconds())
-    return EndedJob(row.queue, row.task, JobState(row.state), *seconds)
+    return EndedJob(row.queue, row.task, JobState(row.state), *seconds, _size(row))
+
+
+def _size(row: Any) -> JobSize:
+    if row.gpu_memory_mib is not None:
+        return JobSize.SHARE
+    return JobSize.MANY if row.gpus > 1 else JobSize.ONE if row.gpus else JobSize.NONE
 
 
 def _ready(created: datetime, run_at: datetime | None, started: datetime) -> datetime:

@@ -10,16 +10,19 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.canvas import CanvasCancelled, Need
 from orchestrator.domain.entry import JobEntry
-from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob
+from orchestrator.domain.job import TERMINAL_STATES, Document, Job, JobState, NewJob, Resources
+from orchestrator.domain.wants import wants_from
 from orchestrator.errors import StoreUnavailable, UnknownJob
 from orchestrator.ports import Attempt, CancelOutcome, HistoryEvent, JobFilter, LogPage, SubmitOutcome, Submitted
 from orchestrator.storage import canvases, statements, tables
 from orchestrator.storage.engine import MOST_TRIES, Database
 from orchestrator.storage.first_states import first_state, limited, open_queues, open_slots_of
 from orchestrator.storage.job_names import Name, names_of, refuse_other_request, stored_by_name
+from orchestrator.storage.job_output import JobOutput
 from orchestrator.storage.model_placing import hosts_with_models
 from orchestrator.storage.placing import PUBLISH_GRACE
 from orchestrator.storage.rows import (
+    Row,
     dump,
     entry_from,
     instant,
@@ -109,30 +112,24 @@ class SqlJobStore:
 
     def attempts(self, job_id: str) -> Sequence[Attempt]:
         """Return a job's attempts, oldest first."""
-        rows = self._database.read(
-            lambda c: self._database.run(c, statements.ATTEMPTS, {"id": job_id}).mappings().all()
-        )
-        return [
-            Attempt(
-                number=row["number"],
-                node=row["node"],
-                lease_id=row["lease_id"],
-                gpus=tuple((row["gpu_uuids"] or "").split(",")) if row["gpu_uuids"] else (),
-                pid=row["pid"],
-                started_at=instant(row["started_at"]),
-                ended_at=instant(row["ended_at"]),
-                outcome=row["outcome"],
-                failure_class=row["failure_class"],
-                exit_code=row["exit_code"],
-                error=row["error"],
-                peak_memory_mib=row["peak_memory_mib"],
-                peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
-                isolation=row["isolation"],
-                gpu_seconds=row["gpu_seconds"],
-                gpu_busy_seconds=row["gpu_busy_seconds"],
-            )
-            for row in rows
-        ]
+
+        def read(connection: Connection) -> list[Attempt]:
+            rows = self._database.run(connection, statements.ATTEMPTS, {"id": job_id}).mappings().all()
+            return [_attempt(row, self._choice(connection, row)) for row in rows]
+
+        return self._database.read(read)
+
+    def _choice(self, connection: Connection, row: Row) -> int | None:
+        """Return which of a job's alternatives an attempt has got."""
+        asked = Resources(row["gpus"], row["gpu_memory_mib"], wants_from(row["wants"]))
+        uuids = _uuids(row)
+        if len(asked.options) == 1:
+            return None
+        found = self._database.run(connection, statements.CARDS, {"uuids": uuids}).all() if uuids else []
+        if len(found) < len(uuids):
+            return None
+        cards = [(card.model, card.memory_mib, card.mig_profile) for card in found]
+        return asked.choice(cards, row["share_mib"])
 
     def history(self, job_id: str) -> Sequence[HistoryEvent]:
         """Return a job's events in the order in which they were written."""
@@ -149,30 +146,13 @@ class SqlJobStore:
             for seq, at, kind, node, lease_id, data in rows
         ]
 
-    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int) -> LogPage:
+    def logs(self, job_id: str, *, after: tuple[int, int] | None, limit: int, attempt: int | None = None) -> LogPage:
         """Return output after a cursor (attempt, number)."""
-        attempt, number = after or (0, -1)
+        return JobOutput(self._database).page(job_id, after=after, limit=limit, attempt=attempt)
 
-        def load_page(connection: Connection) -> tuple[Any, Any]:
-            # The state first: output is written before the end, so an end seen here has all of its output below.
-            job = connection.execute(
-                select(tables.jobs.c.seq, tables.jobs.c.state).where(tables.jobs.c.id == job_id)
-            ).first()
-            if job is None:
-                raise UnknownJob(job_id)
-            columns = tables.logs.c
-            query = (
-                select(columns.attempt, columns.number, columns.data)
-                .where(columns.job_seq == job.seq)
-                .where((columns.attempt > attempt) | ((columns.attempt == attempt) & (columns.number > number)))
-                .order_by(columns.attempt, columns.number)
-                .limit(limit)
-            )
-            return job.state, connection.execute(query).all()
-
-        state, rows = self._database.read(load_page)
-        ended = JobState(state) in TERMINAL_STATES and len(rows) < limit
-        return LogPage(tuple((row.attempt, row.number, row.data) for row in rows), ended)
+    def log_tail(self, job_id: str, *, lines: int, limit: int, attempt: int | None = None) -> LogPage:
+        """Return the last lines of the output."""
+        return JobOutput(self._database).tail(job_id, lines=lines, limit=limit, attempt=attempt)
 
     def request_cancel(self, job_id: str, *, by: str, reason: str) -> CancelOutcome:
         """Cancel a job that has not started; mark one that runs."""
@@ -358,3 +338,29 @@ class SqlJobStore:
 
 #: Everything but the payload, which can be large.
 _JOB_COLUMNS: Final = select(*(column for column in tables.jobs.c if column.name not in ("payload", "headers")))
+
+
+def _uuids(row: Row) -> list[str]:
+    return str(row["gpu_uuids"]).split(",") if row["gpu_uuids"] else []
+
+
+def _attempt(row: Row, choice: int | None) -> Attempt:
+    return Attempt(
+        number=row["number"],
+        node=row["node"],
+        lease_id=row["lease_id"],
+        gpus=tuple(_uuids(row)),
+        pid=row["pid"],
+        started_at=instant(row["started_at"]),
+        ended_at=instant(row["ended_at"]),
+        outcome=row["outcome"],
+        failure_class=row["failure_class"],
+        exit_code=row["exit_code"],
+        error=row["error"],
+        peak_memory_mib=row["peak_memory_mib"],
+        peak_gpu_memory_mib=row["peak_gpu_memory_mib"],
+        isolation=row["isolation"],
+        gpu_seconds=row["gpu_seconds"],
+        gpu_busy_seconds=row["gpu_busy_seconds"],
+        choice=choice,
+    )

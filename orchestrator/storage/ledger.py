@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.job import FailureClass
-from orchestrator.domain.lease import Finish, LedgerBatch, LedgerOutcome, Renewal
+from orchestrator.domain.lease import Finish, LedgerBatch, LedgerOutcome, Measured, Renewal
+from orchestrator.metric_ports import Total
 from orchestrator.ports import LossPolicy
 from orchestrator.scheduling.snapshot import Snapshot
 from orchestrator.storage import statements
@@ -22,6 +23,8 @@ from orchestrator.storage.placing import admit, withdraw
 from orchestrator.storage.pool_members import join_pools, renewal_of, use_steps
 from orchestrator.storage.pool_sleep import resize
 from orchestrator.storage.rows import dump, storable
+from orchestrator.storage.totals import raise_total
+from orchestrator.storage.usage import note_measured
 
 _NOTHING: Final = LedgerBatch()
 
@@ -63,8 +66,10 @@ class SqlLedgerStore:
 
         return self._database.transaction(apply)
 
-    def renew(self, node: str, lease_ids: Sequence[int], *, ttl: timedelta) -> Renewal:
-        """Extend the live ones among this node's leases."""
+    def renew(
+        self, node: str, lease_ids: Sequence[int], *, ttl: timedelta, measured: Sequence[Measured] = ()
+    ) -> Renewal:
+        """Extend the live ones among this node's leases, and write what was measured under them."""
         ids = list(lease_ids)
 
         def extend(connection: Connection) -> Renewal:
@@ -75,6 +80,7 @@ class SqlLedgerStore:
             live = frozenset(ids)
             if extended != len(ids):
                 live = self._live_leases(connection, node, ids)
+            note_measured(self._database, connection, [one for one in measured if one.lease_id in live])
             return renewal_of(self._database, connection, ids, live)
 
         return self._database.transaction(extend)
@@ -144,4 +150,6 @@ class SqlLedgerStore:
         values = {"seqs": sorted(finish.job_seq for finish in refused), "node": node}
         rows = self._database.run(connection, statements.COMMITTED_BEFORE, values)
         before = {(row.job_seq, row.number, row.lease_id, row.outcome) for row in rows}
-        return tuple(f for f in refused if (f.job_seq, f.attempt, f.lease_id, f.event.value) not in before)
+        stale = tuple(f for f in refused if (f.job_seq, f.attempt, f.lease_id, f.event.value) not in before)
+        raise_total(self._database, connection, Total.WRITES_REFUSED, len(stale), label=node)
+        return stale

@@ -45,7 +45,7 @@ MODELS: Final = Sql(
     " SUM(CASE WHEN r.asleep = 1 OR p.asleep = 1 THEN 1 ELSE 0 END) AS asleep,"
     " SUM((SELECT COUNT(*) FROM orchestrator_attempts a WHERE a.lease_id = r.lease_id AND a.ended_at IS NULL))"
     " AS running,"
-    " MAX(p.loaded_in_s) AS load_seconds, AVG(r.run_s) AS run_seconds"
+    " MAX(p.loaded_in_s) AS load_seconds, AVG(r.run_s) AS run_seconds, MAX(p.most) AS most"
     " FROM worker_pool_runners r JOIN orchestrator_leases l ON l.id = r.lease_id AND l.state = 'active'"
     " JOIN worker_pools p ON p.name = r.pool JOIN orchestrator_nodes n ON n.name = l.node"
     " WHERE r.leaving IS NULL AND n.state = 'up' AND n.drain = 0 AND n.heartbeat_at > {now_minus:bound}"
@@ -114,6 +114,7 @@ def model_views(database: Database, connection: Connection, *, bound_seconds: fl
             load_seconds=row.load_seconds,
             run_seconds=row.run_seconds,
             queues=frozenset(load(row.queues)),
+            most=row.most,
         )
         for row in database.run(connection, MODELS, {"bound": bound_seconds})
     )

@@ -23,12 +23,14 @@ from orchestrator.domain.pool import (
 )
 from orchestrator.domain.wants import wants_from, wants_text
 from orchestrator.errors import Conflict, StaleVersion
+from orchestrator.metric_ports import Total
 from orchestrator.pool_errors import PoolExists, UnknownPool
 from orchestrator.scheduling.pools import Decision
 from orchestrator.storage import sweeps
 from orchestrator.storage.engine import Database
 from orchestrator.storage.rows import dump, instant, load, required_instant, storable, stored_instant
 from orchestrator.storage.sql import Sql
+from orchestrator.storage.totals import raise_total
 
 NOW: Final = Sql("SELECT {now} AS now")
 POOLS: Final = Sql(
@@ -52,7 +54,8 @@ UPDATE: Final = Sql(
 DELETE: Final = Sql("DELETE FROM worker_pools WHERE name = :name")
 RUNNERS: Final = Sql(
     "SELECT r.*, (SELECT COUNT(*) FROM orchestrator_attempts a WHERE a.lease_id = r.lease_id AND a.ended_at IS NULL)"
-    " AS running, l.node, CASE WHEN l.state = 'active' THEN NULL ELSE COALESCE(l.ended_at, {now}) END AS ended_at"
+    " AS running, l.node, l.memory_mib,"
+    " CASE WHEN l.state = 'active' THEN NULL ELSE COALESCE(l.ended_at, {now}) END AS ended_at"
     " FROM worker_pool_runners r JOIN orchestrator_leases l ON l.id = r.lease_id WHERE r.pool IN :pools"
     " ORDER BY r.lease_id",
     "pools",
@@ -85,25 +88,25 @@ class SqlPoolStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def start(self, name: str, spec: PoolSpec, *, by: str) -> Pool:
+    def start(self, name: str, spec: PoolSpec, *, by: str) -> bool:
         """Create a pool or start one again; see the port."""
 
-        def start(connection: Connection) -> Pool:
+        def start(connection: Connection) -> bool:
             now, before = self._now(connection), self._locked(connection, name)
             if before is None:
                 pool = _fresh(name, spec, now=now, by=by)
                 values = _values(pool) | {"by": by, "created_at": stored_instant(now)}
                 self._database.run(connection, INSERT, values)
             elif before.leave is not None:
-                pool = self._store(connection, restarted(before, spec, now=now), by)
+                self._store(connection, restarted(before, spec, now=now), by)
             elif (differs := _differences(before.spec, spec)) != "":
                 raise PoolExists(name, differs)
             elif not before.failures:
-                return before
+                return False
             else:
-                pool = self._store(connection, changed(before, PoolChange(), now=now), by)
+                self._store(connection, changed(before, PoolChange(), now=now), by)
             self._note(connection, "pool_start", pool=name, by=by, model=spec.model)
-            return pool
+            return before is None
 
         return self._database.transaction(start)
 
@@ -173,6 +176,8 @@ class SqlPoolStore:
         if decision.leave:
             rows = [{"lease_id": lease_id, "leaving": leave.value} for lease_id, leave in decision.leave]
             run(connection, ASK_TO_LEAVE, rows)
+            if pool.leave is None:  # nobody has ordered it
+                raise_total(self._database, connection, Total.POOL_EVICTIONS, len(rows), label=pool.name)
         if decision.forget_loads:
             run(connection, FORGET_LOADS, {"ids": list(decision.forget_loads)})
         if decision.forget_runners:
@@ -335,6 +340,7 @@ def _runner(row: Any, gpus: tuple[str, ...]) -> PoolRunner:
         asleep=bool(row.asleep),
         ended_at=instant(row.ended_at),
         gpus=gpus,
+        memory_mib=row.memory_mib,
     )
 
 

@@ -51,9 +51,11 @@ EVENT: Final = Sql("INSERT INTO orchestrator_events (at, kind, job_seq, data) VA
 
 ATTEMPTS: Final = Sql(
     "SELECT a.*, (SELECT GROUP_CONCAT(g.gpu_uuid) FROM orchestrator_lease_gpus g WHERE g.lease_id ="
-    " a.lease_id) AS gpu_uuids"
-    " FROM orchestrator_attempts a JOIN orchestrator_jobs j ON j.seq = a.job_seq WHERE j.id = :id ORDER BY a.number"
+    " a.lease_id) AS gpu_uuids, j.gpus, j.gpu_memory_mib, j.wants, l.memory_mib AS share_mib"
+    " FROM orchestrator_attempts a JOIN orchestrator_jobs j ON j.seq = a.job_seq"
+    " LEFT JOIN orchestrator_leases l ON l.id = a.lease_id WHERE j.id = :id ORDER BY a.number"
 )
+CARDS: Final = Sql("SELECT uuid, model, memory_mib, mig_profile FROM orchestrator_gpus WHERE uuid IN :uuids", "uuids")
 LOCK_WAITING: Final = tuple(
     Sql(
         f"SELECT job_seq FROM {table} WHERE job_seq = (SELECT seq FROM orchestrator_jobs WHERE id = :id) {{for_update}}"  # noqa: S608 - the names stand below
@@ -205,9 +207,10 @@ INSERT_LETTERS: Final = Sql(
 CLOSE_ATTEMPTS: Final = Sql(
     "UPDATE orchestrator_attempts SET ended_at = COALESCE(r.ended_at, {now}), started_at = r.started_at, pid = r.pid,"
     " outcome = r.outcome, failure_class = r.failure_class, exit_code = r.exit_code, error = r.error,"
-    " peak_memory_mib = r.peak_memory_mib, peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
+    " peak_memory_mib = r.peak_memory_mib,"
+    " peak_gpu_memory_mib = COALESCE(r.peak_gpu_memory_mib, orchestrator_attempts.peak_gpu_memory_mib),"
     " isolation = r.isolation, gpu_seconds = r.gpu_seconds,"
-    " gpu_busy_seconds = r.gpu_busy_seconds"
+    " gpu_busy_seconds = COALESCE(r.gpu_busy_seconds, orchestrator_attempts.gpu_busy_seconds)"
     " FROM (SELECT json_extract(value,"
     " '$.seq') AS seq,"
     " json_extract(value, '$.number') AS number, json_extract(value, '$.ended_at') AS ended_at,"
@@ -229,8 +232,10 @@ CLOSE_ATTEMPTS: Final = Sql(
     " ON a.job_seq = r.seq AND a.number = r.number"
     " SET a.ended_at = COALESCE(r.ended_at, {now}), a.started_at = r.started_at, a.pid = r.pid, a.outcome = r.outcome,"
     " a.failure_class = r.failure_class, a.exit_code = r.exit_code, a.error = r.error,"
-    " a.peak_memory_mib = r.peak_memory_mib, a.peak_gpu_memory_mib = r.peak_gpu_memory_mib,"
-    " a.isolation = r.isolation, a.gpu_seconds = r.gpu_seconds, a.gpu_busy_seconds = r.gpu_busy_seconds",
+    " a.peak_memory_mib = r.peak_memory_mib,"
+    " a.peak_gpu_memory_mib = COALESCE(r.peak_gpu_memory_mib, a.peak_gpu_memory_mib),"
+    " a.isolation = r.isolation, a.gpu_seconds = r.gpu_seconds,"
+    " a.gpu_busy_seconds = COALESCE(r.gpu_busy_seconds, a.gpu_busy_seconds)",
 )
 # Most attempts succeed, and of these only a few columns differ. The attempt is named with its lease: a success under
 # another token than the claim's would leave the attempt open, and the history shows it.

@@ -9,12 +9,14 @@ from sqlalchemy import Connection
 from orchestrator import failpoints
 from orchestrator.domain.job import FailureClass, JobEvent
 from orchestrator.errors import NotLeading
+from orchestrator.metric_ports import Total
 from orchestrator.ports import LossPolicy
 from orchestrator.storage import canvases, statements
 from orchestrator.storage.endings import end_leases, lose_jobs
 from orchestrator.storage.engine import Database
 from orchestrator.storage.placing import withdraw
 from orchestrator.storage.sql import Sql
+from orchestrator.storage.totals import raise_total
 
 Result = TypeVar("Result")
 
@@ -55,6 +57,12 @@ STILL_EXPIRED: Final = Sql(
     "SELECT id FROM orchestrator_leases WHERE id = :id AND renewals = :renewals AND state = 'active'"
     " AND expires_at < {now_minus:grace} {for_update}"
 )
+#: Lines are numbered as they are written, so the oldest are found by number and need no index by time.
+OLD_AUDIT: Final = Sql(
+    "SELECT seq FROM (SELECT seq, at FROM orchestrator_audit ORDER BY seq LIMIT :limit) AS oldest"
+    " WHERE at < {now_minus:age}"
+)
+DELETE_AUDIT: Final = Sql("DELETE FROM orchestrator_audit WHERE seq IN :seqs", "seqs")
 SILENT_NODES: Final = Sql(
     "SELECT name FROM orchestrator_nodes WHERE state <> 'lost' AND heartbeat_at < {now_minus:silent} {for_update}"
 )
@@ -158,6 +166,7 @@ def expire(
         lose_jobs(database, connection, ended, policy, FailureClass.LEASE_EXPIRED, epoch=epoch)
         rows = [{"kind": "lease_expired", "lease_id": lease_id, "epoch": epoch} for lease_id in ended]
         run(connection, LEASE_ENDED, rows)
+        raise_total(database, connection, Total.LEASES_EXPIRED, len(ended))
     return len(ended)
 
 
@@ -187,7 +196,17 @@ def prune(database: Database, connection: Connection, older_than: timedelta, lim
     return pruned
 
 
-_DELETE_JOBS: Final = tuple(
+def prune_audit(database: Database, connection: Connection, older_than: timedelta, limit: int) -> int:
+    """Delete lines of the audit that are old enough, the oldest first."""
+    values = {"age": older_than.total_seconds(), "limit": limit}
+    seqs = list(database.run(connection, OLD_AUDIT, values).scalars())
+    if seqs:
+        database.run(connection, DELETE_AUDIT, {"seqs": seqs})
+    return len(seqs)
+
+
+#: All that is a job's, and the job.
+DELETE_JOBS: Final = tuple(
     Sql(f"DELETE FROM {table} WHERE {column} IN :seqs", "seqs")  # noqa: S608 - the names stand below
     for table, column in (
         ("orchestrator_logs", "job_seq"),
@@ -202,4 +221,4 @@ _DELETE_LEASES: Final = (
     Sql("DELETE FROM orchestrator_leases WHERE id IN :seqs", "seqs"),
 )
 _DELETE_EVENTS: Final = (Sql("DELETE FROM orchestrator_events WHERE seq IN :seqs", "seqs"),)
-_PRUNED: Final = ((OLD_JOBS, _DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES), (OLD_EVENTS, _DELETE_EVENTS))
+_PRUNED: Final = ((OLD_JOBS, DELETE_JOBS), (OLD_LEASES, _DELETE_LEASES), (OLD_EVENTS, _DELETE_EVENTS))

@@ -24,7 +24,7 @@ from orchestrator.domain.access import Role
 from orchestrator.domain.cluster import GpuHealth, NodeState
 from orchestrator.domain.job import JobKind, JobState, LeaseMode
 from orchestrator.domain.wants import LONGEST_WANTS
-from orchestrator.storage import holder_tables, leader_tables, pool_tables  # noqa: F401 - whoever has these has all tables
+from orchestrator.storage import holder_tables, leader_tables, pool_tables, total_tables  # noqa: F401 - these complete it
 from orchestrator.storage.columns import DOCUMENT as _Document
 from orchestrator.storage.columns import INNODB as _INNODB
 from orchestrator.storage.columns import INSTANT as _Instant
@@ -228,6 +228,7 @@ nodes = Table(
     Column("look_ahead", Integer, nullable=False, default=0),
     Column("registered_at", _Instant, nullable=False),
     Column("heartbeat_at", _Instant, nullable=False),
+    Column("degraded_at", _Instant),  # when the database did not take what its worker wrote, the last time
     _one_of("state", NodeState),
     **_INNODB,
 )

@@ -1,16 +1,17 @@
-"""What accounting reads: leases of a window with what ran under them, in batches."""
+"""Accounting: leases of a window with what ran under them, in batches, and what was measured of attempts that run."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
 from orchestrator.domain.job import LeaseMode
+from orchestrator.domain.lease import Measured
 from orchestrator.domain.usage import AttemptUse, HolderUse, LeaseUse
 from orchestrator.storage.engine import Database
-from orchestrator.storage.rows import instant, required_instant, stored_instant
+from orchestrator.storage.rows import dump_parts, instant, required_instant, stored_instant
 from orchestrator.storage.sql import Sql
 
 BATCH: Final = 1000
@@ -33,6 +34,31 @@ ATTEMPTS: Final = Sql(
     " JOIN orchestrator_jobs j ON j.seq = a.job_seq WHERE a.lease_id IN :ids ORDER BY a.lease_id, a.job_seq, a.number",
     "ids",
 )
+#: Also of an attempt whose worker is lost: what ends it then knows no more, and leaves these figures.
+NOTE_MEASURED: Final = Sql(
+    "UPDATE orchestrator_attempts SET gpu_busy_seconds = COALESCE(r.busy, gpu_busy_seconds),"
+    " peak_gpu_memory_mib = COALESCE(r.peak, peak_gpu_memory_mib)"
+    " FROM (SELECT json_extract(value, '$.q') AS seq, json_extract(value, '$.n') AS number,"
+    " json_extract(value, '$.l') AS lease_id, json_extract(value, '$.b') AS busy, json_extract(value, '$.v') AS peak"
+    " FROM json_each(:rows)) AS r WHERE orchestrator_attempts.job_seq = r.seq"
+    " AND orchestrator_attempts.number = r.number AND orchestrator_attempts.lease_id = r.lease_id AND ended_at IS NULL",
+    mysql="UPDATE orchestrator_attempts a JOIN JSON_TABLE(:rows, '$[*]' COLUMNS (seq BIGINT PATH '$.q',"
+    " number INT PATH '$.n', lease_id BIGINT PATH '$.l', busy DOUBLE PATH '$.b', peak INT PATH '$.v')) r"
+    " ON a.job_seq = r.seq AND a.number = r.number AND a.lease_id = r.lease_id"
+    " SET a.gpu_busy_seconds = COALESCE(r.busy, a.gpu_busy_seconds),"
+    " a.peak_gpu_memory_mib = COALESCE(r.peak, a.peak_gpu_memory_mib) WHERE a.ended_at IS NULL",
+)
+
+
+def note_measured(database: Database, connection: Connection, measured: Sequence[Measured]) -> None:
+    """Write what was measured of attempts so far; one that has ended keeps what its end told."""
+    rows = [
+        {"q": one.job_seq, "n": one.attempt, "l": one.lease_id}
+        | {"b": one.gpu_busy_seconds, "v": one.peak_gpu_memory_mib}
+        for one in sorted(measured, key=lambda one: (one.job_seq, one.attempt))
+    ]
+    for part in dump_parts(rows):
+        database.run(connection, NOTE_MEASURED, {"rows": part})
 
 
 class SqlUsageStore:

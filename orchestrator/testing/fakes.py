@@ -239,6 +239,11 @@ class MemoryAdmission:
         self._call("prune", epoch)
         return 0
 
+    def prune_audit(self, *, older_than: timedelta, limit: int, epoch: int) -> int:
+        """Nothing is old."""
+        self._call("prune_audit", epoch)
+        return 0
+
     def _call(self, name: str, epoch: int | None = None) -> None:
         self.calls.append(name)
         if self.down:
@@ -347,12 +352,14 @@ def memory_world(**settings: Any) -> MemoryWorld:
         usage=MemoryUsage(clock),
         letters=cast("Any", MemoryLetters(leadership)),
         control=cast("Any", None),
+        purges=cast("Any", None),
         queues=cast("Any", None),
         policy=cast("Any", None),
         events=cast("Any", None),
         sweep_log=sweep_log,
         access=MemoryAccess(clock),
         times=MemoryJobTimes(clock),
+        tallies=cast("Any", None),
         leases=cast("Any", None),  # nothing over the fakes grants any
         pools=cast("Any", MemoryPools(clock)),
         publisher=streams,

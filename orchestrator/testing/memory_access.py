@@ -1,6 +1,6 @@
 """Tokens and audit in memory: an ``AccessStore`` that keeps the rules that services rely on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -57,11 +57,17 @@ class MemoryAccess:
         """Return a token that is in force."""
         self._answer()
         self.reads += 1
-        token, now = self._tokens.get(id), self._clock.now()
-        if token is None or token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now):
+        token = self._tokens.get(id)
+        if token is None or not self._is_live(token):
             return None
-        self._tokens[id] = replace(token, last_used_at=now)
+        self._tokens[id] = replace(token, last_used_at=self._clock.now())
         return token
+
+    def live_ids(self, ids: Collection[str]) -> Collection[str]:
+        """Return which of these are in force."""
+        self._answer()
+        self.reads += 1
+        return frozenset(id for id in ids if id in self._tokens and self._is_live(self._tokens[id]))
 
     def tokens(self) -> Sequence[Token]:
         """Return every token by name."""
@@ -87,6 +93,9 @@ class MemoryAccess:
         """Return what was done, newest first."""
         self._answer()
         return [line for line in reversed(self.lines) if before_seq is None or (line.seq or 0) < before_seq][:limit]
+
+    def _is_live(self, token: Token) -> bool:
+        return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock.now())
 
     def _answer(self) -> None:
         if self.down:

@@ -49,7 +49,7 @@ from orchestrator.worker.reports import Reports
 from orchestrator.worker.results import ResultWriter
 from orchestrator.worker.sleeper import Sleeper
 from orchestrator.worker.untold import Untold
-from orchestrator.worker.work import Callbacks, Ended, Work
+from orchestrator.worker.work import Callbacks, Ended, Work, about
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +110,7 @@ class Dispatcher:
             requests.bury(request, str(error), self._runtime.publisher)
             return
         if waiting.seq in self._held:
-            logger.info("job %s was delivered twice; the second entry is dropped", request.id)
-            requests.drop(request)
+            requests.drop_second(request)
             return
         self._held.add(request, waiting)
         self._dirty = True
@@ -124,8 +123,7 @@ class Dispatcher:
         """Have a job confirmed that its submit has granted to a lease of this host."""
         line = self._host.seat(job)
         if line is None:
-            logger.info("job %s was granted to lease %s, which has ended", job.id, job.token)
-            self._held.settle(job.seq, requests.drop)  # with the lease, the database gave the job back
+            self._held.settle(job.seq, partial(requests.drop_unseated, token=job.token))
             return
         key = next(self._keys)
         self._claims[key] = (line, [job])
@@ -249,7 +247,8 @@ class Dispatcher:
             self._held.settle(finish.job_seq, lambda request: requests.tell_finish(request, work, finish, report))
             self.untold.tell(work, finish, report)
             return
-        logger.warning("job %s: its attempt %d is no longer ours; nothing was recorded", work.id, finish.attempt)
+        words = "job %s: its attempt %d is no longer ours; nothing was recorded"
+        logger.warning(words, work.id, finish.attempt, extra=about(work))
         self.lines.lose(finish.lease_id)
         self._held.settle(finish.job_seq, requests.drop)
 
@@ -340,6 +339,10 @@ class Dispatcher:
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         """A runner's GPUs did not come clean: others are used."""
         self.care.on_unclean(gpus, reason)
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        """GPUs on which nothing starts are used no more."""
+        self.care.on_start_tried(gpus, started=started)
 
     def _finish(self, work: Work, finish: Finish, report: Message) -> None:
         assert work.job is not None

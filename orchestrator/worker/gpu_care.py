@@ -7,7 +7,7 @@ from typing import Final
 
 from orchestrator.clock import Clock
 from orchestrator.config import Settings
-from orchestrator.domain.cluster import GpuHealth, GpuOrder, GpuSample, GpuStanding
+from orchestrator.domain.cluster import Gpu, GpuHealth, GpuOrder, GpuSample, GpuStanding
 from orchestrator.domain.gpu_memory import (
     NO_FOREIGN_USE,
     ForeignUse,
@@ -19,7 +19,9 @@ from orchestrator.domain.gpu_memory import (
 from orchestrator.domain.job import FailureClass
 from orchestrator.domain.lease import JobNote
 from orchestrator.gpus.health import HealthKeeper, HealthPolicy
-from orchestrator.guardian.messages import Cleared, GpuFault, GpuNews, GpuReport, Stuck
+from orchestrator.gpus.self_test import Verdict
+from orchestrator.gpus.starts import StartWatch
+from orchestrator.guardian.messages import Cleared, GpuFault, GpuNews, GpuReport, GpuTested, Stuck
 from orchestrator.worker.idleness import IdleKeeper, IdlePolicy
 from orchestrator.worker.lending import Lending
 from orchestrator.worker.memory_guard import MemoryGuard
@@ -48,11 +50,13 @@ class GpuCare:
                 recover_seconds=settings.gpu_recover,
                 quarantine_seconds=settings.gpu_quarantine,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                self_test=settings.gpu_self_test > 0,
             )
         )
+        self._starts = StartWatch()
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
-        self._told: set[str] | None = None  # the GPUs of the last registration
+        self._told: dict[str, Gpu] | None = None  # the GPUs that the host was registered with, as they were then
         self._is_read = False  # a reading was made, or has failed
         self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
         self._orders: Mapping[str, GpuOrder] = {}
@@ -71,13 +75,13 @@ class GpuCare:
         return self._health.standings()
 
     def take_news(self) -> bool:
-        """Tell whether there are GPUs that the host was not registered with; the first time there always are."""
+        """Tell whether the host was not registered with these GPUs, or not as they are; the first time it never was."""
         if not self._is_read:  # an earlier worker's leftovers are told of before the first reading
             return False
-        found = {sample.gpu.uuid for sample in self.samples}
-        if self._told is not None and found <= self._told:
+        found = {sample.gpu.uuid: sample.gpu for sample in self.samples}
+        if self._told is not None and found.items() <= self._told.items():
             return False
-        self._told = found | (self._told or set())
+        self._told = (self._told or {}) | found
         return True
 
     def on_news(self, news: GpuNews) -> list[Work]:
@@ -90,6 +94,8 @@ class GpuCare:
                 logger.error("the GPUs cannot be read, none is granted: %s", news.reason)
                 self.samples = ()
                 self._pool.host.update_gpus(())
+            case GpuTested():
+                self._on_tested(news)
             case Cleared():
                 self.on_unclean(news.unclean, news.refusal or "")
                 self.note_user(self.lending.on_cleared(news), f"lease {news.lease_id}")
@@ -133,6 +139,19 @@ class GpuCare:
         if gpus:
             self._judge()
 
+    def on_start_tried(self, gpus: Sequence[str], *, started: bool) -> None:
+        """A runner of tasks has started on these GPUs, or died before it took any work."""
+        for uuid, reason in self._starts.note(gpus, started=started).items():
+            self._health.strike(uuid, reason, self._clock.monotonic())
+            self._judge()
+
+    def _on_tested(self, told: GpuTested) -> None:
+        if told.verdict is Verdict.UNTESTED:
+            logger.warning("GPU %s was not tested, its readings alone decide: %s", told.gpu, told.reason)
+        failure = told.reason if told.verdict is Verdict.FAILED else None
+        self._health.on_tested(told.gpu, failure, self._clock.monotonic())
+        self._judge()
+
     def _judge(self) -> None:
         if not self._readings and not self.samples:
             return
@@ -143,6 +162,9 @@ class GpuCare:
             replace(sample, foreign=self._foreign.get(sample.gpu.uuid, NO_FOREIGN_USE)) for sample in judged
         )
         self._pool.host.update_gpus(self.samples)
+        if self._pool.runners is not None:
+            for uuid in self._health.take_tests():
+                self._pool.runners.guardian.self_test(uuid)
         changed = [
             (before[sample.gpu.uuid], sample)
             for sample in self.samples

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.clock import Clock
 from orchestrator.domain.job import JobEvent
 from orchestrator.domain.lease import Finish
+from orchestrator.observe.logs import about
 from orchestrator.worker.host import WaitingJob
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class HeldJobs:
     def give_back_unknown(self, attempts: Iterable[tuple[int, int, int]]) -> list[Finish]:
         """Return the finishes of attempts (job seq, number, lease) that stand under our leases and never came here."""
         lost = [attempt for attempt in attempts if attempt[0] not in self._held]
-        for seq, _number, lease_id in lost:
-            logger.info("job %d, granted to lease %d at its submit, has not come; it is given back", seq, lease_id)
+        for seq, number, lease_id in lost:
+            words = "job %d, granted to lease %d at its submit, has not come; it is given back"
+            logger.info(words, seq, lease_id, extra=about(attempt=number, token=lease_id))
         return [Finish(seq, number, lease_id, JobEvent.GIVE_BACK) for seq, number, lease_id in lost]

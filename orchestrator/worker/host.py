@@ -71,6 +71,7 @@ class Line:
     key: int
     grant: LeaseGrant
     shape: Shape
+    asked_at: float = 0.0  # when its latest claim was sent, monotonic
     lease_id: int | None = None  # None while the claim is on its way
     jobs: deque[int] = field(default_factory=deque)  # seqs; the first one runs
     ahead_seconds: float = 0.0  # expected work of the jobs in the line

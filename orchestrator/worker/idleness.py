@@ -1,6 +1,7 @@
 """Leases whose GPUs do nothing: their jobs are warned, and ended if the operator wants that.
 
-Sampled utilization is all that is known. A GPU whose driver does not tell it counts as busy: a guess ends no job.
+A GPU on which a job has no process does nothing for it, whatever its neighbours do there. Of one on which it has a
+process, or may have, sampled utilization is all that is known; without that it counts as busy: a guess ends no job.
 """
 
 import logging
@@ -34,6 +35,7 @@ class Holder:
     key: str
     gpus: tuple[str, ...]
     begun_at: float  # monotonic
+    runner: str = ""  # whose processes are its own
     is_loading: bool = False  # it says that it is getting ready, and its GPUs need not work
 
 
@@ -46,7 +48,7 @@ class IdleWatch:
         self._told: dict[str, set[Verdict]] = {}
 
     def look(
-        self, now: float, holders: Iterable[Holder], utilization: Mapping[str, int | None]
+        self, now: float, holders: Iterable[Holder], readings: Mapping[str, GpuSample]
     ) -> list[tuple[str, Verdict, float]]:
         """Take in one reading; return who is to hear what now, and for how many seconds it has been idle.
 
@@ -55,7 +57,7 @@ class IdleWatch:
         Args:
             now: Monotonic instant of the reading, in seconds.
             holders: The jobs that run.
-            utilization: Percent by GPU uuid; None, or no entry, where it is not known.
+            readings: Of the host's GPUs, by uuid; one that is not read counts as busy.
         """
         current = {holder.key: holder for holder in holders}
         for key in self._busy_at.keys() - current.keys():
@@ -64,7 +66,7 @@ class IdleWatch:
         for key, holder in current.items():
             if key not in self._busy_at:
                 self._busy_at[key], self._told[key] = holder.begun_at + self._policy.grace_seconds, set()
-            if holder.is_loading or any(self._works(utilization.get(uuid)) for uuid in holder.gpus):
+            if holder.is_loading or any(self._works(readings.get(uuid), holder) for uuid in holder.gpus):
                 self._busy_at[key], self._told[key] = max(now, self._busy_at[key]), set()
             idle = max(0.0, now - self._busy_at[key])
             due = [verdict for verdict in self._due(idle) if verdict not in self._told[key]]
@@ -72,7 +74,12 @@ class IdleWatch:
             found += [(key, verdict, idle) for verdict in due]
         return found
 
-    def _works(self, percent: int | None) -> bool:
+    def _works(self, reading: GpuSample | None, holder: Holder) -> bool:
+        if reading is None:
+            return True
+        if reading.tells_processes and not any(one.runner in (None, holder.runner) for one in reading.processes):
+            return False  # one that belongs to no runner may be its own, started through a daemon
+        percent = reading.utilization_percent
         return percent is None or percent > self._policy.idle_percent
 
     def _due(self, idle: float) -> Iterator[Verdict]:
@@ -107,14 +114,13 @@ class IdleKeeper:
             if runner.front is not None and runner.front.begun_at is not None and runner.front.job is not None
         }
         holders = [
-            Holder(key, work.job.line.grant.gpus, work.begun_at, work.loading)
-            for key, (_runner, work) in running.items()
+            Holder(key, work.job.line.grant.gpus, work.begun_at, runner.id, work.loading)
+            for key, (runner, work) in running.items()
             if work.job is not None and work.begun_at is not None and work.job.line.grant.gpus
         ]
-        utilization = {sample.gpu.uuid: sample.utilization_percent for sample in samples}
-        self._meter.note(now, (work for _runner, work in running.values()), utilization)
+        self._meter.note(now, (work for _runner, work in running.values()), samples)
         told = []
-        for key, verdict, seconds in self._watch.look(now, holders, utilization):
+        for key, verdict, seconds in self._watch.look(now, holders, {sample.gpu.uuid: sample for sample in samples}):
             runner, work = running[key]
             words = f"its GPUs have done nothing for {seconds:.0f} s"
             logger.warning("job %s: %s", key, words, extra=about(work))

@@ -9,6 +9,7 @@ from orchestrator.domain.lease import ClaimedJob
 from orchestrator.guardian.messages import RunnerSpec
 from orchestrator.job_context import ATTEMPT, FENCING_TOKEN, JOB_ID
 from orchestrator.model_cache import GPU_MEMORY_MIB
+from orchestrator.worker.confinement import Confinement
 from orchestrator.worker.processes import RunnerKey
 from orchestrator.worker.runner import APP, HOSTNAME
 from orchestrator.worker.secret_files import without_secrets
@@ -21,7 +22,14 @@ INHERITED: Final = (
 
 
 def task_runner_spec(
-    runner_id: str, key: RunnerKey, *, token: int, app: str, hostname: str, inherited: Mapping[str, str]
+    runner_id: str,
+    key: RunnerKey,
+    *,
+    token: int,
+    app: str,
+    hostname: str,
+    inherited: Mapping[str, str],
+    confinement: Confinement,
 ) -> RunnerSpec:
     """Describe a runner for Celery tasks: the operator's own app, with the worker's environment."""
     environment = (
@@ -37,9 +45,11 @@ def task_runner_spec(
         gpus=key.gpus,
         exclusive=key.exclusive,
         token=token,
-        nice=None,
-        rlimits={"core": 0},
+        nice=confinement.nice,
+        rlimits=confinement.rlimits,
         memory_mib=key.host_memory_mib,
+        umask=confinement.umask,
+        no_new_privileges=confinement.no_new_privileges,
     )
 
 
@@ -50,6 +60,7 @@ def command_runner_spec(
     *,
     token: int,
     inherited: Mapping[str, str],
+    confinement: Confinement,
     secrets: Mapping[str, str] | None = None,
 ) -> RunnerSpec:
     """Describe a command job's process: its own environment, and secrets, over the few inherited variables."""
@@ -69,9 +80,11 @@ def command_runner_spec(
         gpus=key.gpus,
         exclusive=key.exclusive,
         token=token,
-        nice=None,
-        rlimits={"core": 0},
+        nice=confinement.nice,
+        rlimits=confinement.rlimits,
         memory_mib=key.host_memory_mib,
+        umask=confinement.umask,
+        no_new_privileges=confinement.no_new_privileges,
     )
 
 

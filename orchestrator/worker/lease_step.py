@@ -23,10 +23,11 @@ from orchestrator.config import Settings
 from orchestrator.domain.cluster import GpuRecord, GpuSample, NodeState
 from orchestrator.domain.lease import LedgerBatch, LedgerOutcome
 from orchestrator.errors import UnknownJob
-from orchestrator.observe import traces
+from orchestrator.observe import logs, traces
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
+from orchestrator.worker.busy import take_measured
 from orchestrator.worker.dispatch import Dispatcher
 from orchestrator.worker.gpu_task import GPUTask
 from orchestrator.worker.ledger import Ledger
@@ -249,7 +250,7 @@ class LeaseStep(bootsteps.StartStopStep):
     def _renew(self, dispatcher: Dispatcher) -> None:
         lease_ids = dispatcher.lines.lease_ids()
         if lease_ids:
-            dispatcher.ledger.renew(lease_ids)
+            dispatcher.ledger.renew(lease_ids, take_measured(dispatcher.lines.works()))
 
     def _heartbeat(self, dispatcher: Dispatcher) -> None:
         settled = dispatcher.duty.draining and not self._pool.unsettled()
@@ -287,7 +288,7 @@ class LeaseStep(bootsteps.StartStopStep):
         try:
             self._runtime.jobs.request_cancel(job_id, by="celery", reason=reason)
         except UnknownJob:
-            logger.info("task %s, %s, has no job", job_id, reason)
+            logger.info("task %s, %s, has no job", job_id, reason, extra=logs.about(job_id=job_id))
 
     def _refuse_gpu_queues(self, consumer: Any) -> None:
         taken = sorted(self._consumed(consumer))
@@ -303,7 +304,8 @@ class LeaseStep(bootsteps.StartStopStep):
 
         def on_task_request(request: Any) -> None:
             if isinstance(request.task, GPUTask):
-                logger.error("GPU task %s came through another queue; it is put back", request.id)
+                about = logs.about(job_id=request.id)
+                logger.error("GPU task %s came through another queue; it is put back", request.id, extra=about)
                 request.reject(requeue=True)
             else:
                 execute(request)

@@ -23,6 +23,7 @@ from orchestrator.domain.lease import (
     LedgerBatch,
     LedgerOutcome,
     LogChunk,
+    Measured,
     PoolJoin,
     PoolResize,
     PoolUse,
@@ -98,7 +99,7 @@ class _Pending:
     resizes: list[PoolResize] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     uses: dict[int, PoolUse] = field(default_factory=dict)  # by lease
-    renewals: list[int] | None = None
+    renewals: tuple[list[int], Sequence[Measured]] | None = None
     registration: NodeRecord | None = None
     heartbeat: _Heartbeat | None = None
     errands: list[Callable[[], object]] = field(default_factory=list)
@@ -143,7 +144,7 @@ class _Taken:
     """Work that the thread has in hand."""
 
     registration: NodeRecord | None
-    renewals: list[int] | None
+    renewals: tuple[list[int], Sequence[Measured]] | None
     heartbeat: _Heartbeat | None
     batch: LedgerBatch
     errands: list[Callable[[], object]]
@@ -198,6 +199,7 @@ class Ledger(threading.Thread):
         self._pending = _Pending()
         self._stopping = False
         self._degraded = False
+        self._trouble_at: float | None = None  # when it last was; not told with a heartbeat yet
 
     @property
     def degraded(self) -> bool:
@@ -233,10 +235,10 @@ class Ledger(threading.Thread):
             pending.uses |= {use.lease_id: use for use in uses}
             self._changed.notify()
 
-    def renew(self, lease_ids: Sequence[int]) -> None:
-        """Have the leases renewed before anything else."""
+    def renew(self, lease_ids: Sequence[int], measured: Sequence[Measured] = ()) -> None:
+        """Have the leases renewed before anything else, and written what was measured under them."""
         with self._changed:
-            self._pending.renewals = list(lease_ids)
+            self._pending.renewals = (list(lease_ids), measured)
             self._changed.notify()
 
     def register(self, record: NodeRecord) -> None:
@@ -289,6 +291,7 @@ class Ledger(threading.Thread):
                 self._work(taken)
             except StoreUnavailable as error:
                 failures += 1
+                self._trouble_at = self._clock.monotonic()
                 self._report(degraded=True, error=error)
                 with self._changed:
                     if not self._stopping:
@@ -316,7 +319,7 @@ class Ledger(threading.Thread):
                 self._beat(_Heartbeat((), 0, {}, settled=False))  # a host that drains must know before it takes a job
                 self._post(self._listener.on_registered)
             if taken.renewals is not None:
-                self._renew(taken.renewals)
+                self._renew(*taken.renewals)
             if taken.batch != _NOTHING:
                 self._commit(taken.batch)
         except StoreUnavailable:
@@ -339,13 +342,21 @@ class Ledger(threading.Thread):
             raise
 
     def _beat(self, beat: _Heartbeat) -> None:
-        state = self._cluster.heartbeat(self._node, beat.samples, look_ahead=beat.look_ahead, settled=beat.settled)
+        trouble = None if self._trouble_at is None else self._clock.monotonic() - self._trouble_at
+        state = self._cluster.heartbeat(
+            self._node,
+            beat.samples,
+            look_ahead=beat.look_ahead,
+            settled=beat.settled,
+            trouble_seconds=trouble,
+        )
+        self._trouble_at = None
         self._post(lambda: self._listener.on_node_state(state))
 
-    def _renew(self, lease_ids: list[int]) -> None:
+    def _renew(self, lease_ids: list[int], measured: Sequence[Measured]) -> None:
         asked_at = self._clock.monotonic()
         failpoints.reach("renew.before")
-        renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl)
+        renewal = self._store.renew(self._node, lease_ids, ttl=self._ttl, measured=measured)
         failpoints.reach("renew.committed")
         self._post(lambda: self._listener.on_renewed(asked_at, lease_ids, renewal))
 

@@ -43,7 +43,7 @@ class Lines:
         """Build the work of a claimed job; its arguments come from the claim, not from the delivered message."""
         assert line.lease_id is not None
         output = OutputCapture(head_bytes=self._settings.log_head_bytes, tail_bytes=self._settings.log_tail_bytes)
-        trace = tracing.begin(claimed, line.grant, line.lease_id, self._settings.node)
+        trace = tracing.begin(claimed, line, self._settings.node)
         context = None if trace is None else trace.traceparent
         return Work(
             id=claimed.id,
@@ -72,6 +72,7 @@ class Lines:
 
         A claim under a lease that is held already renews nothing, and so adds nothing to how long it is trusted.
         """
+        line.asked_at = asked_at
         if line.lease_id is None:
             self.change_lease(line, lease_id, asked_at)
 
@@ -235,7 +236,13 @@ class Lines:
         more |= {} if context is None else {traces.VARIABLE: context}
         more |= {} if job.claimed.checkpoint is None else {CHECKPOINT: job.claimed.checkpoint}
         spec = command_runner_spec(
-            runners.next_id(), job.claimed, key, token=job.lease_id, inherited=os.environ, secrets=more
+            runners.next_id(),
+            job.claimed,
+            key,
+            token=job.lease_id,
+            inherited=os.environ,
+            confinement=self._pool.confinement,
+            secrets=more,
         )
         return spec if argv is None else replace(spec, argv=argv)
 

@@ -25,6 +25,7 @@ from orchestrator.config import Settings
 from orchestrator.guardian.client import Guardian, GuardianSettings
 from orchestrator.guardian.messages import GpuNews, GpuReport
 from orchestrator.worker import task_log
+from orchestrator.worker.confinement import confine
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Host
 from orchestrator.worker.launch import find_app_path, task_runner_spec
@@ -77,6 +78,7 @@ class RunnerPool(BasePool):
         self.runners: Runners | None = None
         self._ends_at_once = False
         self.clock = SystemClock()
+        self.confinement = confine(self._settings)
         self._hostname = (self.options.get("initargs") or (None, ""))[1]
 
     def on_start(self) -> None:
@@ -97,6 +99,7 @@ class RunnerPool(BasePool):
                 clean_wait_seconds=settings.gpu_clean_wait,
                 kill_wait_seconds=settings.kill_wait,
                 clean_memory_mib=settings.gpu_clean_memory_mib,
+                self_test_seconds=settings.gpu_self_test,
                 log_format=settings.log_format,
                 isolation=settings.isolation,
             )
@@ -152,6 +155,7 @@ class RunnerPool(BasePool):
             app=self._app_path,
             hostname=self._hostname,
             inherited=os.environ,
+            confinement=self.confinement,
         )
         return self.runners.start(spec, key)
 
@@ -260,6 +264,10 @@ class RunnerPool(BasePool):
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         if self.jobs is not None:
             self.jobs.on_unclean(gpus, reason)
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        if self.jobs is not None:
+            self.jobs.on_start_tried(gpus, started=started)
 
     def on_stop(self) -> None:
         """Warm shutdown: let everything that runs end, with the event loop turning so that leases are renewed."""

@@ -61,7 +61,8 @@ def bury(request: Any, reason: str, publisher: StreamPublisher) -> None:
     try:
         publisher.dead_letter(request.delivery_info.get("routing_key") or "", request.id, reason)
     except StreamUnavailable as error:
-        logger.error("entry %s stays unacknowledged, the dead-letter stream does not take it: %s", request.id, error)
+        words = "entry %s stays unacknowledged, the dead-letter stream does not take it: %s"
+        logger.error(words, request.id, error, extra=about(job_id=request.id))
         return
     drop(request)
 
@@ -70,6 +71,20 @@ def drop(request: Any) -> None:
     """Acknowledge a delivery that came to nothing."""
     worker_state.task_ready(request)
     request.acknowledge()
+
+
+def drop_second(request: Any) -> None:
+    """Acknowledge another delivery of a job that is held here already."""
+    words = "job %s was delivered twice; the second entry is dropped"
+    logger.info(words, request.id, extra=about(job_id=request.id))
+    drop(request)
+
+
+def drop_unseated(request: Any, token: int | None) -> None:
+    """Acknowledge a job that its submit granted to a lease which has ended: with it, the database gave the job back."""
+    words = "job %s was granted to lease %s, which has ended"
+    logger.info(words, request.id, token, extra=about(job_id=request.id, token=token))
+    drop(request)
 
 
 def refuse(request: Any, refusal: Refusal) -> None:

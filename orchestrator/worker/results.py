@@ -19,6 +19,7 @@ from orchestrator.domain.job import TERMINAL_STATES, Job, JobEvent, JobState
 from orchestrator.domain.lease import Finish
 from orchestrator.domain.retry import class_of_exception
 from orchestrator.errors import StoreUnavailable
+from orchestrator.observe.logs import about
 from orchestrator.ports import JobFilter
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class JobBackend(RedisBackend):
             runtime = open_runtime()
             job = runtime.jobs.get(task_id)
         except StoreUnavailable as error:
-            logger.warning("cannot ask the database for job %s: %s", task_id, error)
+            logger.warning("cannot ask the database for job %s: %s", task_id, error, extra=about(job_id=task_id))
             return meta
         if job is None or (job.finished_at is not None and runtime.clock.now() - job.finished_at < SETTLING):
             return meta

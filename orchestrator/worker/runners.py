@@ -20,6 +20,7 @@ from orchestrator.guardian.messages import (
     GpuFault,
     GpuNews,
     GpuReport,
+    GpuTested,
     RunnerSpec,
     Spawned,
     SpawnFailed,
@@ -48,6 +49,10 @@ class WorkListener(Protocol):
 
     def on_unclean(self, gpus: tuple[str, ...], reason: str) -> None:
         """A runner did not start, because its GPUs did not come clean."""
+        ...
+
+    def on_start_tried(self, gpus: tuple[str, ...], *, started: bool) -> None:
+        """A runner of tasks has started on these GPUs, or died before it took any work, for no fault of theirs seen."""
         ...
 
     def on_ended(self, runner: RunnerProcess, work: Work, ended: Ended) -> None:
@@ -201,7 +206,7 @@ class Runners:
                 case Exited():
                     ended = Ended(event.exit_code, event.signal, event.cause, peak_rss_mib=event.peak_rss_mib)
                     self._gone(event.runner_id, replace(ended, memory_kills=event.memory_kills))
-                case GpuReport() | GpuFault() | Cleared():
+                case GpuReport() | GpuFault() | GpuTested() | Cleared():
                     self._listener.on_gpus(event)
                 case Stuck():
                     self._stuck(event)
@@ -275,6 +280,8 @@ class Runners:
     def _retire_spent(self, runner: RunnerProcess, report: Message) -> None:
         """Have a runner end that has served enough; what it has not begun goes to another one."""
         runner.jobs_done += 1
+        if runner.jobs_done == 1 and runner.key.gpus:
+            self._listener.on_start_tried(runner.key.gpus, started=True)
         memory = report.get("rss_mib")
         if not runner.retiring and self._bounds.is_spent(runner.jobs_done, memory if isinstance(memory, int) else 0):
             logger.info("runner %s has done %d jobs and is replaced", runner.id, runner.jobs_done)
@@ -303,7 +310,7 @@ class Runners:
         runner = self._runners.pop(runner_id, None)
         if runner is None:
             return
-        runner.ending = runner.gone = True
+        was_ending, runner.ending, runner.gone = runner.ending, True, True
         if ended.cause != "killed":
             logger.info("runner %s (pid %s) ended: %s", runner_id, runner.pid, ended, extra=about(runner.front))
         self._on_channel(runner)  # what it reported before it ended
@@ -321,6 +328,8 @@ class Runners:
         if not started and unstarted and is_stillborn:
             # It is this work that cannot be started: given back, it would come at once. Not so if its GPUs are unclean.
             started = [] if ended.unclean else [unstarted.pop(0)]
+            if not (ended.unclean or was_ending or runner.command) and runner.key.gpus:
+                self._listener.on_start_tried(runner.key.gpus, started=False)
         if ended.unclean:
             self._listener.on_unclean(ended.unclean, ended.reason)
         if unstarted:

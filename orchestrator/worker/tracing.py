@@ -1,4 +1,4 @@
-"""The spans of a job's attempt: that it waited, that it ran, and that its end was committed."""
+"""The spans of a job's attempt: that it waited, was claimed, ran, and that its end was committed."""
 
 import time
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any, Final
 from opentelemetry.trace import Span
 
 from orchestrator.domain.job import JobEvent
-from orchestrator.domain.lease import ClaimedJob, Finish, LeaseGrant
+from orchestrator.domain.lease import ClaimedJob, Finish
 from orchestrator.observe import traces
+from orchestrator.worker.host import Line
 
 _WITHOUT_FAULT: Final = (JobEvent.SUCCEED, JobEvent.GIVE_BACK, JobEvent.REQUEUE)
 
@@ -30,7 +31,7 @@ class AttemptTrace:
         traces.end_run(self.run, at=at, error=error, attributes=attributes)
 
 
-def begin(claimed: ClaimedJob, grant: LeaseGrant, lease_id: int, node: str) -> AttemptTrace | None:
+def begin(claimed: ClaimedJob, line: Line, node: str) -> AttemptTrace | None:
     """Begin the spans of a claimed job; None when it was submitted in no trace."""
     if claimed.traceparent is None:
         return None
@@ -40,10 +41,11 @@ def begin(claimed: ClaimedJob, grant: LeaseGrant, lease_id: int, node: str) -> A
         "orchestrator.queue": claimed.queue,
         "orchestrator.tenant": claimed.tenant,
         "orchestrator.attempt": claimed.attempt,
-        "orchestrator.token": lease_id,
+        "orchestrator.token": line.lease_id,
         "orchestrator.node": node,
-        "orchestrator.gpus": list(grant.gpus),
+        "orchestrator.gpus": list(line.grant.gpus),
     }
     since = claimed.ready_at.timestamp() if claimed.ready_at is not None else 0.0
-    run = traces.begin_run(claimed.traceparent, waiting_since=since, attributes=attributes)
+    claim_seconds = time.monotonic() - line.asked_at
+    run = traces.begin_run(claimed.traceparent, waiting_since=since, claim_seconds=claim_seconds, attributes=attributes)
     return AttemptTrace(traces.traceparent_of(run) or claimed.traceparent, run)

@@ -54,6 +54,7 @@ class Work:
     isolation: str | None = None  # what stands around the process in which it runs
     busy_seconds: float | None = None  # of its GPUs so far, by samples; None: the driver does not tell
     peak_gpu_mib: int | None = None  # most that its processes used of its GPUs' memory, by samples; None: never seen
+    told: tuple[float | None, int | None] = (None, None)  # of these two, what the database has been told
     soft_signalled: bool = False
     timed_out: bool = False
     loading: bool = False  # it says that it is getting ready: its GPUs need not work

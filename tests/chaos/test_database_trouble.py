@@ -102,9 +102,9 @@ def mariadb_without_room(server: MariaDBServer, cluster: FaultCluster) -> Iterat
         server.start()
 
 
-def post(url: str, document: dict[str, object]) -> tuple[int, str | None, str]:
+def post(cluster: FaultCluster, url: str, document: dict[str, object]) -> tuple[int, str | None, str]:
     """Post a document; return the answer's status, Retry-After and type."""
-    answer = httpx.post(f"{url}/jobs/submit", json=document, timeout=60)
+    answer = httpx.post(f"{url}/jobs/submit", json=document, headers=cluster.authorized, timeout=60)
     return answer.status_code, answer.headers.get("Retry-After"), answer.headers["Content-Type"]
 
 
@@ -137,7 +137,7 @@ def ride_out(
     wait_for(lambda: cluster.job(running[0]).state == "running", within_seconds=LONG_SECONDS, describe=cluster.logs)
     document: dict[str, object] = {"argv": ["true", "x" * large], "key": "again", "cwd": str(cluster.home)}
     with trouble():
-        status, retry_after, kind = post(url, document)
+        status, retry_after, kind = post(cluster, url, document)
         assert (status, kind) == (503, "application/problem+json"), cluster.logs()
         assert retry_after is not None
         assert int(retry_after) > 0
@@ -146,9 +146,13 @@ def ride_out(
         go_on.touch()
     assert [process.popen.poll() for process in (beat, worker, api)] == [None] * 3, "nobody gives up"
     answers = wait_for(
-        lambda: (answer := post(url, document))[0] < 300 and answer, within_seconds=LONG_SECONDS, describe=cluster.logs
+        lambda: (answer := post(cluster, url, document))[0] < 300 and answer,
+        within_seconds=LONG_SECONDS,
+        describe=cluster.logs,
     )
     assert answers
+    nodes = cluster.runtime.cluster.nodes
+    wait_for(lambda: nodes()[0].degraded, within_seconds=20, describe=cluster.logs)  # it can be told now that it was
     cluster.load(3)
     jobs = cluster.finish()
     assert {job.attempt for job in jobs} == {1}

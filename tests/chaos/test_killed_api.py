@@ -21,9 +21,9 @@ STACKS = ["mariadb", pytest.param("embedded", marks=pytest.mark.matrix)]
 class Submitter(threading.Thread):
     """Submits a job after the other, each under a key of its own, and sends one again that was not answered."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, authorized: dict[str, str]) -> None:
         super().__init__(name=name, daemon=True)
-        self._url, self.stopping = url, threading.Event()
+        self._url, self._authorized, self.stopping = url, authorized, threading.Event()
         self.told: dict[str, str] = {}  # key -> the id that was answered
         self.tries = 0
 
@@ -32,7 +32,7 @@ class Submitter(threading.Thread):
         number = 0
         while not self.stopping.is_set():
             key, number = f"{self.name}-{number}", number + 1
-            sent = {"headers": {"Idempotency-Key": key}, "json": {"argv": ["true"]}}
+            sent = {"headers": self._authorized | {"Idempotency-Key": key}, "json": {"argv": ["true"]}}
             while key not in self.told:
                 self.tries += 1
                 try:
@@ -53,7 +53,8 @@ def test_a_killed_api_loses_no_acknowledged_submit(cluster: FaultCluster) -> Non
         return cluster.spawn("api", ["orchestrator_cli", "api", "--port", str(port)])
 
     api = start()
-    clients = [Submitter(f"http://127.0.0.1:{port}", f"client{number}") for number in range(CLIENTS)]
+    url = f"http://127.0.0.1:{port}"
+    clients = [Submitter(url, f"client{number}", cluster.authorized) for number in range(CLIENTS)]
     for client in clients:
         client.start()
     for goal in (BEFORE_THE_KILL, 2 * BEFORE_THE_KILL, 3 * BEFORE_THE_KILL):

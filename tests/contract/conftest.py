@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, NodeState
 from orchestrator.domain.ids import uuid7
@@ -130,6 +131,11 @@ class Stores:
         return int(
             self.database.read(lambda c: c.exec_driver_sql(f"SELECT COUNT(*) FROM orchestrator_{table}").scalar_one())
         )
+
+    def count_events(self, kind: str) -> int:
+        """Count the events of a kind that are kept."""
+        statement = text("SELECT COUNT(*) FROM orchestrator_events WHERE kind = :kind")
+        return int(self.database.read(lambda c: c.execute(statement, {"kind": kind}).scalar_one()))
 
     def lead(self) -> int:
         """Become the leader and return the epoch."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.access import AuditEntry, Role, Token
-from orchestrator.errors import NameTaken
+from orchestrator.errors import NameTaken, NotLeading
 from orchestrator.storage.access import SqlAccessStore
 from tests.contract.conftest import Stores
 from tests.support.waiting import wait_for
@@ -56,6 +56,19 @@ def test_a_revoked_token_is_not_found(access: SqlAccessStore) -> None:
     assert [entry.action for entry in access.audit(before_seq=None, limit=9)] == ["token revoke", "token create"]
 
 
+def test_tokens_in_force_are_told_from_those_that_have_ended(access: SqlAccessStore) -> None:
+    """With one look, which counts as no use of them."""
+    ids = [f"0123456789a{number}" for number in range(3)]
+    create(access, ids[0], "stays")
+    create(access, ids[1], "revoked")
+    create(access, ids[2], "expires", life=timedelta(milliseconds=300))
+    assert access.revoke_token("revoked", audit=line("token revoke"))
+
+    wait_for(lambda: ids[2] not in access.live_ids(ids), within_seconds=30, describe="the token expires")
+    assert set(access.live_ids([*ids, "ffffffffffff"])) == {ids[0]}
+    assert {token.last_used_at for token in access.tokens()} == {None}
+
+
 def test_use_is_noted_at_most_once_a_minute(access: SqlAccessStore) -> None:
     create(access)
     access.live_token("0123456789ab")
@@ -92,3 +105,22 @@ def test_long_words_of_a_caller_are_cut(access: SqlAccessStore) -> None:
 
     (entry,) = access.audit(before_seq=None, limit=9)
     assert (len(entry.action), len(entry.target)) == (128, 512)
+
+
+def test_lines_of_the_audit_are_pruned_by_their_age_the_oldest_first(stores: Stores, access: SqlAccessStore) -> None:
+    """By the leader alone, a bounded number at once, and no job's retention decides about them."""
+    epoch = stores.lead()
+    for number in range(5):
+        access.note(line(target=str(number)))
+
+    def prune(age: timedelta, limit: int = 2, epoch: int = epoch) -> int:
+        return stores.admission.prune_audit(older_than=age, limit=limit, epoch=epoch)
+
+    assert stores.admission.prune(older_than=timedelta(seconds=-60), limit=9, epoch=epoch) == 0
+    assert prune(timedelta(hours=1)) == 0
+    with pytest.raises(NotLeading):
+        prune(timedelta(seconds=-60), epoch=epoch + 1)
+    assert [entry.target for entry in access.audit(before_seq=None, limit=9)] == ["4", "3", "2", "1", "0"]
+    assert prune(timedelta(seconds=-60)) == 2
+    assert [entry.target for entry in access.audit(before_seq=None, limit=9)] == ["4", "3", "2"]
+    assert prune(timedelta(seconds=-60), limit=9) == 3

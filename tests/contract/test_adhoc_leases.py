@@ -8,7 +8,7 @@ from orchestrator.domain.adhoc import AdHocLease
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.domain.job import LeaseMode
 from orchestrator.domain.lease import LeaseGrant
-from orchestrator.errors import LeaseLost, UnknownLease
+from orchestrator.errors import IdempotencyConflict, LeaseLost, UnknownLease
 from orchestrator.lease_ports import Holder
 from orchestrator.ports import LossPolicy
 from orchestrator.storage.adhoc import SqlAdHocLeases
@@ -104,7 +104,7 @@ def test_a_lease_whose_gpus_do_nothing_is_told_once_until_they_work(stores: Stor
             for card, percent in zip(cards, percents, strict=True)
         ]
         cluster.heartbeat("a", samples, look_ahead=0)
-        return cluster.count_events("lease_idle")
+        return stores.count_events("lease_idle")
 
     assert told(0, 0) == 0, "it is not ready"
     leases.confirm(lease.id, None)
@@ -139,19 +139,64 @@ def test_who_does_not_renew_loses_it(stores: Stores) -> None:
             unknown()
 
 
-def test_the_same_key_ends_the_lease_whose_answer_was_lost(stores: Stores) -> None:
+def test_a_key_names_its_lease_as_long_as_that_lives(stores: Stores) -> None:
+    """Who asks again has the same lease, under a new token alone, also where no other GPU is free."""
     leases = SqlAdHocLeases(stores.database)
     stores.register("a", 1)
     first = grant(stores, "a-0", hashed="lost", key="k")
-    again = grant(stores, "a-0", hashed="heard", key="k")
+    assert first is not None
+    again = leases.again(Holder("shell", "red", "ada", "heard", "k"))
+
+    assert again is not None
+    assert (again.id, again.gpus) == (first.id, first.gpus)
+    assert again.expires_at > first.expires_at
+    with pytest.raises(UnknownLease):
+        leases.renew("lost")
+    assert leases.renew("heard").id == first.id
+    assert leases.again(Holder("shell", "blue", "ada", "x", "k")) is None, "a key is of one tenant"
+    assert leases.again(Holder("shell", "red", "ada", "x", None)) is None
+    assert [one.id for one in leases.leases(tenant="red")] == [first.id]
+    assert leases.leases(tenant="blue") == []
+
+
+def test_a_key_is_for_one_request_and_free_again_after_its_lease(stores: Stores) -> None:
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 1)
+
+    def holder(hashed: str, digest: str) -> Holder:
+        return Holder("shell", "red", "ada", hashed, "k", digest)
+
+    first = leases.grant("a", whole("a-0"), holder("one", "d1"), ttl=MINUTE)
+    with pytest.raises(IdempotencyConflict):
+        leases.again(holder("two", "d2"))
+    assert leases.renew("one").state == "active", "the conflict changed nothing"
+    leases.release("one", by="ada")
+    assert leases.again(holder("two", "d2")) is None
+    second = leases.grant("a", whole("a-0"), holder("two", "d2"), ttl=MINUTE)
+    assert first is not None
+    assert second is not None
+    assert second.id > first.id
+
+
+def test_of_two_grants_under_one_key_at_once_there_is_one_lease(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later one finds the key taken only when it writes its own."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 2)
+    first = grant(stores, "a-0", hashed="one", key="k")
+    looks = iter([None])  # what the first look sees: nothing yet
+    earlier = SqlAdHocLeases._earlier
+    monkeypatch.setattr(
+        SqlAdHocLeases, "_earlier", lambda *given: None if next(looks, "seen") is None else earlier(*given)
+    )
+
+    second = leases.grant("a", whole("a-1"), Holder("shell", "red", "ada", "two", "k"), ttl=MINUTE)
 
     assert first is not None
-    assert again is not None
-    assert again.id > first.id
-    with pytest.raises(LeaseLost):
-        leases.renew("lost")
-    assert [one.id for one in leases.leases(tenant="red")] == [again.id]
-    assert leases.leases(tenant="blue") == []
+    assert second is not None
+    assert (second.id, second.gpus) == (first.id, ("a-0",))
+    assert held(stores)["a-1"] == (None, 0)
 
 
 def test_a_draining_host_grants_none_and_the_worker_is_told_what_is_lent(stores: Stores) -> None:
@@ -166,3 +211,18 @@ def test_a_draining_host_grants_none_and_the_worker_is_told_what_is_lent(stores:
     SqlAdHocLeases(stores.database).release("t", by="ada")
     stores.cluster.set_drain("a", drain=True, by="op")
     assert grant(stores, "a-1", hashed="late") is None
+
+
+def test_a_token_is_good_for_a_caller_of_its_leases_tenant_alone(stores: Stores) -> None:
+    """To another tenant it is as one that never was, and changes nothing."""
+    leases = SqlAdHocLeases(stores.database)
+    stores.register("a", 1)
+    made = grant(stores, "a-0")
+
+    for refused in (lambda: leases.renew("t", tenant="blue"), lambda: leases.release("t", tenant="blue", by="ben")):
+        with pytest.raises(UnknownLease):
+            refused()
+
+    assert leases.leases() == [made]
+    assert leases.renew("t", tenant="red").state == "active"
+    assert leases.release("t", tenant="red", by="ada").state == "released"

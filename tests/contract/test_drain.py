@@ -33,7 +33,7 @@ def test_a_host_drains_until_it_holds_nothing(stores: Stores) -> None:
     assert state(stores) is NodeState.DRAINED
     assert stores.cluster.set_drain("a", drain=False, by="me").changed
     assert beat(stores) is NodeState.UP
-    assert stores.cluster.count_events("node_drain") == stores.cluster.count_events("node_undrain") == 1
+    assert stores.count_events("node_drain") == stores.count_events("node_undrain") == 1
 
 
 def test_what_was_placed_on_it_and_not_started_goes_elsewhere(stores: Stores) -> None:

@@ -27,7 +27,7 @@ def test_a_change_of_health_is_kept_with_an_event_and_nothing_else_is_written(st
     stores.cluster.note_gpu_standings("a", {"a-0": STRUCK, "a-1": HEALTHY})
 
     assert stores.count("events") == before + 1
-    assert stores.cluster.count_events("gpu_quarantined") == 1
+    assert stores.count_events("gpu_quarantined") == 1
     assert stores.cluster.gpu_standings("a") == {"a-0": STRUCK, "a-1": HEALTHY}
     (node,) = stores.cluster.nodes()
     assert [(gpu.health, gpu.strikes, gpu.health_reason) for gpu in node.gpus] == [
@@ -43,7 +43,7 @@ def test_a_warning_is_kept_with_an_event_when_it_comes_and_when_it_goes(stores: 
     for standing in (hot, hot, HEALTHY, HEALTHY, hot):
         stores.cluster.note_gpu_standings("a", {"a-0": standing})
 
-    assert [stores.cluster.count_events(kind) for kind in ("gpu_warned", "gpu_warning_over")] == [2, 1]
+    assert [stores.count_events(kind) for kind in ("gpu_warned", "gpu_warning_over")] == [2, 1]
     assert stores.cluster.gpu_standings("a") == {"a-0": hot}
     assert stores.cluster.nodes()[0].gpus[0].warning == "slowed down by heat"
     assert stores.claim(stores.submit().seq, "a-0").granted

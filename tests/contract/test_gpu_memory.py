@@ -55,6 +55,24 @@ def test_how_gpus_are_joined_is_remembered_until_it_is_told_otherwise(stores: St
     assert [record.gpu for record in stores.cluster.nodes()[0].gpus] == [record.gpu for record in node.gpus]
 
 
+def test_a_gpu_whose_memory_shrinks_below_what_is_reserved_keeps_that(one_gpu: Stores) -> None:
+    """It has its new size once it is registered when nobody has more of it."""
+    job = one_gpu.submit(resources=Resources(1, MOST))
+    lease = one_gpu.claim(job.seq, "a-0", mib=MOST).lease_id
+    assert lease is not None
+    (node,) = one_gpu.cluster.nodes()
+    shrunk = replace(node, gpus=(replace(node.gpus[0], gpu=replace(node.gpus[0].gpu, memory_mib=MOST // 2)),))
+
+    def sizes() -> tuple[int, int]:
+        one_gpu.cluster.register_node(shrunk)
+        (record,) = one_gpu.cluster.nodes()[0].gpus
+        return record.gpu.memory_mib, record.reserved_mib
+
+    assert sizes() == (MOST, MOST)
+    one_gpu.commit(releases=(lease,))
+    assert sizes() == (MOST // 2, 0)
+
+
 def test_no_claim_gets_what_is_used_without_a_lease(one_gpu: Stores) -> None:
     """Reserved and foreign memory never exceed the card together, and no lease gets the whole of a GPU in use."""
     tell(one_gpu, STRANGER)

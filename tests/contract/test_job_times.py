@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
-from orchestrator.domain.job import JobEvent, JobState
-from orchestrator.metric_ports import EndedJob, Mark
+from orchestrator.domain.job import JobEvent, JobState, Resources
+from orchestrator.metric_ports import EndedJob, JobSize, Mark
 from orchestrator.storage.job_times import SETTLE, SqlJobTimes
 from tests.contract.conftest import Stores
 
@@ -79,4 +79,17 @@ def test_a_job_that_never_started_has_no_times(stores: Stores) -> None:
         connection.execute(text("UPDATE orchestrator_jobs SET finished_at = :at WHERE seq = :seq"), values)
 
     (told,), _ = times.ended(Mark(now - 2 * HOUR, 0), limit=10)
-    assert told == EndedJob("gpu", "a.task", JobState.CANCELLED, None, None)
+    assert told == EndedJob("gpu", "a.task", JobState.CANCELLED, None, None, JobSize.ONE)
+
+
+def test_a_job_is_told_apart_by_what_it_asked_for(stores: Stores) -> None:
+    asked = [Resources(0), Resources(1, 100), Resources(1), Resources(2)]
+    times = SqlJobTimes(stores.database)
+    now = times.mark().at
+    for resources in asked:
+        job = stores.submit(resources=resources)
+        stores.jobs.request_cancel(job.id, by="test", reason="for the test")
+        date(stores, job.seq, now - HOUR, ran=1.0, waited=1.0)
+
+    told, _ = times.ended(Mark(now - 2 * HOUR, 0), limit=10)
+    assert [job.size for job in told] == [JobSize.NONE, JobSize.SHARE, JobSize.ONE, JobSize.MANY]

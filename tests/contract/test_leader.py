@@ -67,7 +67,7 @@ def test_an_expired_lease_is_taken_only_if_it_was_not_renewed_meanwhile(stores: 
     assert stores.admission.expire_leases([(lease, 0)], policy=POLICY, epoch=epoch) == 0
     assert held(stores)["a-0"] == (None, 0)
     assert stores.kinds(job.id)[-1] == "lose"
-    assert stores.cluster.count_events("lease_expired") == 1
+    assert stores.count_events("lease_expired") == 1
 
 
 def test_a_job_that_lost_its_worker_too_often_is_a_dead_letter(stores: Stores) -> None:

@@ -41,7 +41,8 @@ def pools(stores: Stores) -> SqlPoolStore:
 
 def start(pools: SqlPoolStore, name: str = "chat", **fields: Any) -> Pool:
     """Start a pool."""
-    return pools.start(name, new_pool(PoolRequest(**{"name": name, "gpus": 1, **fields})), by="ada")
+    pools.start(name, new_pool(PoolRequest(**{"name": name, "gpus": 1, **fields})), by="ada")
+    return pools.standing(name).pool
 
 
 def epoch(stores: Stores) -> int:
@@ -126,7 +127,7 @@ def test_a_lease_joins_its_pool_once_its_model_is_loaded(stores: Stores, pools: 
     """It outlives the job, jobs run under it, and what its runner does is told; a repeat changes nothing."""
     stores.register("a", 1, queues=("gpu", "preloads"))
     stores.cluster.ensure_queues(["preloads"])
-    pool = start(pools, model="llama")
+    pool = start(pools, model="llama", most=3)
     lease = join(stores, pools, pool)
     repeat = PoolJoin(lease, "chat", 1, "x", 1.0)
     assert stores.commit(joins=(repeat,)).members == (PoolMember(lease, "chat", "llama", None, 12.5),)
@@ -136,6 +137,7 @@ def test_a_lease_joins_its_pool_once_its_model_is_loaded(stores: Stores, pools: 
     snapshot = stores.admission.snapshot(limit=10)
     (view,) = snapshot.models
     assert (view.pool, view.model, view.node, view.runners, view.load_seconds) == ("chat", "llama", "a", 1, 12.5)
+    assert view.most == 3
     assert [candidate.seq for candidate in snapshot.candidates] == [waiting.seq]
     asked = Resources(1, None, wants)
     claim = Claim(1, tuple(job.seq for job in jobs), asked, lease_id=lease)
@@ -338,7 +340,7 @@ def test_a_runner_that_sleeps_has_a_small_share_and_gets_its_own_back_when_there
     assert asleep is not None
     assert not stores.ledger.renew("a", [lease], ttl=TTL).live
     (runner,) = pools.standing("chat").runners
-    assert (runner.lease_id, runner.asleep, runner.ended_at) == (asleep, True, None)
+    assert (runner.lease_id, runner.asleep, runner.ended_at, runner.memory_mib) == (asleep, True, None, 50)
     other = stores.submit(resources=Resources(1, 900))
     stores.admission.admit([(other.seq, "a")], epoch=epoch(stores))
     room = LeaseGrant(("a-0",), LeaseMode.SHARED, 900)
@@ -377,7 +379,8 @@ def test_a_runner_with_a_job_does_not_fall_asleep(stores: Stores, pools: SqlPool
 
 def shared(stores: Stores, pools: SqlPoolStore, mib: int) -> tuple[int, LeaseGrant]:
     """Start a pool whose runner has a share of the GPU a-0; return its lease."""
-    pool = pools.start("chat", new_pool(PoolRequest(name="chat", gpu_memory_mib=mib)), by="ada")
+    pools.start("chat", new_pool(PoolRequest(name="chat", gpu_memory_mib=mib)), by="ada")
+    pool = pools.standing("chat").pool
     asked = Resources(1, mib, Wants(pool="chat", generation=1))
     job = stores.submit(queue="preloads", resources=asked)
     pools.new_loads(pool, [job.id], epoch=epoch(stores))

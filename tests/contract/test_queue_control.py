@@ -117,7 +117,7 @@ def test_limits_are_changed_by_who_has_seen_them(stores: Stores, queues: SqlQueu
     for refused in (lambda: queues.get("none"), lambda: queues.set_paused("none", paused=True, by="me")):
         with pytest.raises(QueueNotFound):
             refused()
-    assert stores.cluster.count_events("queue_set") == 1
+    assert stores.count_events("queue_set") == 1
 
 
 def test_the_policy_has_defaults_versions_and_a_history(stores: Stores, policy: SqlPolicyStore) -> None:
@@ -131,4 +131,4 @@ def test_the_policy_has_defaults_versions_and_a_history(stores: Stores, policy: 
     with pytest.raises(InvalidPolicy):
         policy.change({"safe_mode": 1, "pool_idle_seconds": True}, by="me", version=None)
     assert policy.get() == changed
-    assert stores.cluster.count_events("policy_set") == 1
+    assert stores.count_events("policy_set") == 1

@@ -75,7 +75,7 @@ def test_a_job_that_runs_under_no_lease_is_lost_and_its_gpu_is_free_again(stores
     assert stores.job(job.id).state is JobState.SCHEDULED
     assert held(stores)["a-0"] == (None, 0)
     stores.admission.release_due(limit=9, epoch=epoch)
-    assert stores.cluster.count_events("heal_gpu") == 1
+    assert stores.count_events("heal_gpu") == 1
     stores.ledger.admit([(job.seq, "a")])
     assert stores.claim(job.seq, "a-0").granted, "the GPU can be granted again"
 
@@ -104,8 +104,8 @@ def test_events_of_hosts_are_pruned_but_not_those_that_begin_a_term(stores: Stor
     assert stores.admission.prune(older_than=timedelta(hours=1), limit=9, epoch=epoch) == 0
     assert stores.admission.prune(older_than=timedelta(seconds=-60), limit=9, epoch=epoch) == 1
     assert stores.count("events") == before - 1
-    assert stores.cluster.count_events("leader") == 1
-    assert stores.cluster.count_events("node_up") == 0
+    assert stores.count_events("leader") == 1
+    assert stores.count_events("node_up") == 0
     assert stores.kinds(job.id)
 
 

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.domain.job import JobEvent, LeaseMode, Resources
-from orchestrator.domain.lease import LeaseGrant
+from orchestrator.domain.lease import LeaseGrant, Measured
 from orchestrator.domain.usage import HolderUse, UsageKey, fold_usage
 from orchestrator.lease_ports import Holder
 from orchestrator.storage.adhoc import SqlAdHocLeases
 from orchestrator.storage.usage import SqlUsageStore
-from tests.contract.conftest import Stores
+from tests.contract.conftest import TTL, Stores
 
 DAY = timedelta(days=1)
 
@@ -57,6 +57,32 @@ def test_how_busy_a_failed_attempt_was_is_kept_too(stores: Stores) -> None:
     stores.finish(job, lease, JobEvent.FAIL, gpu_busy_seconds=2.5)
 
     assert [attempt.gpu_busy_seconds for attempt in stores.jobs.attempts(job.id)] == [2.5]
+
+
+def test_what_was_measured_of_an_attempt_stands_when_its_worker_is_lost(stores: Stores) -> None:
+    """It is told with renewals, all of it each time; only of one's own live attempts, and not after their end."""
+    stores.register("a", 2)
+    job, lease = stores.start("a-0")
+    other, other_lease = stores.start("a-1")
+
+    def tell(seconds: float | None, peak: int | None, *, attempt: int = 1, of: int = lease) -> None:
+        measured = [Measured(job.seq, attempt, of, seconds, peak), Measured(other.seq, 1, other_lease, 1.0, None)]
+        stores.ledger.renew("a", [lease, other_lease], ttl=TTL, measured=measured)
+
+    def told(job_id: str) -> list[tuple[float | None, int | None]]:
+        return [(one.gpu_busy_seconds, one.peak_gpu_memory_mib) for one in stores.jobs.attempts(job_id)]
+
+    for _repeat in range(2):
+        tell(2.5, 300)
+    tell(None, 400)
+    tell(9.0, 900, attempt=2)
+    tell(9.0, 900, of=other_lease)
+    assert (told(job.id), told(other.id)) == ([(2.5, 400)], [(1.0, None)])
+
+    stores.register("a", 2, pid=2)  # the worker was lost, and comes again
+    tell(9.0, 900)
+    assert [one.outcome for one in stores.jobs.attempts(job.id)] == ["lose"]
+    assert told(job.id) == [(2.5, 400)]
 
 
 def test_leases_outside_the_window_are_left_out(stores: Stores) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -140,3 +141,20 @@ def test_a_warm_runner_keeps_its_context(host: RealHost) -> None:
     command = host.use("hold", "256:0", gpus=len(host.gpus))
     assert host.ended(command)[0].state is JobState.SUCCEEDED  # it has evicted the idle runner
     assert all(gpu.used_mib < CLEAN_MIB or first["pid"] not in {p.pid for p in gpu.processes} for gpu in read_gpus())
+
+
+def test_a_job_cannot_open_the_card_of_another(host: RealHost) -> None:
+    """Where the host permits a filter of devices; the attempt says whether it did."""
+    card = Path("/dev/nvidia0")
+    opens = f"open({str(card)!r}, 'rb').close()"
+    without = host.cluster.command(sys.executable, "-c", opens, gpus=0)
+    own = host.cluster.command(sys.executable, "-c", opens, gpus=len(host.gpus))
+    refused, opened = host.ended(without, own)
+    isolation = host.cluster.runtime.jobs.attempts(without)[0].isolation or ""
+    print(f"isolation: {isolation}", file=sys.stderr)
+    assert opened.state is JobState.SUCCEEDED, host.cluster.output(own)
+    if "devices" in isolation:
+        assert refused.state is JobState.FAILED
+        assert "PermissionError" in host.cluster.output(without)
+    else:
+        assert refused.state is JobState.SUCCEEDED, host.cluster.output(without)

@@ -13,7 +13,7 @@ _JOB = _words(
 )
 ATTEMPT = _words(
     "number node lease gpus pid started_at ended_at outcome failure_class exit_code error peak_memory_mib gpu_seconds"
-    " peak_gpu_memory_mib isolation"
+    " peak_gpu_memory_mib isolation choice"
     " gpu_busy_seconds"
 )
 USAGE = _words("key jobs attempts gpu_seconds busy_gpu_seconds wasted_gpu_seconds")
@@ -43,6 +43,8 @@ FIELDS = {
         _POOL,
     ),
     "pool rm": frozenset({"name"}),
+    "whoami": frozenset({"name", "role", "tenant"}),
+    "audit": _words("seq at request_id actor role tenant action target outcome"),
     "tenants": frozenset({"name", "jobs", "tokens"}),
     "submit": frozenset({"id", "state", "created"}),
     "run": _JOB | {"attempts"},
@@ -63,7 +65,9 @@ FIELDS = {
     "retry": _ORDERED,
     "events": _words("seq at kind node lease data job tenant state"),
     "why": frozenset({"id", "state", "reasons"}),
-    "nodes": _words("name pid worker state drain live queues cpu_slots cpus memory_mib labels heartbeat_at gpus"),
+    "nodes": _words(
+        "name pid worker state drain live degraded queues cpu_slots cpus memory_mib labels heartbeat_at gpus"
+    ),
     "drain": _words("name state drain changed withdrawn"),
     "undrain": _words("name state drain changed withdrawn"),
     "gpus": _GPU,
@@ -85,6 +89,9 @@ FIELDS = {
     "db upgrade": _SCHEMA,
     "db current": _SCHEMA,
     "db check": _SCHEMA,
+    "admin purge": frozenset({"jobs", "dry_run"}),
+    "admin leader": _words("leader leader_host leader_pid epoch"),
+    "admin leader --depose": frozenset({"leader", "epoch"}),
     "admin sweep": _words("name did seconds more epoch"),
     "admin sweep --list": _words(
         "name every_seconds passes did failures seconds last_at last_did last_seconds last_error epoch"

@@ -21,6 +21,7 @@ from orchestrator.config import Settings
 from orchestrator.domain.job import TERMINAL_STATES, Job, JobState
 from orchestrator.domain.request import CommandRequest, Request, TaskRequest
 from orchestrator.gpus.simulated import make_gpus, write_gpus
+from orchestrator.home import make_token
 from orchestrator.runtime import Runtime
 from orchestrator.services.submit import SubmitService
 from orchestrator.storage.engine import open_database
@@ -93,6 +94,16 @@ class Cluster:
         if error is None:
             report = self.verify(settled=False)
             assert report.is_clean, f"{report}\n{self.logs()}"
+
+    @property
+    def token(self) -> str:
+        """The bearer token of an api of the cluster, whether it has started or not: the home's."""
+        return make_token(self.home).read_text().strip()
+
+    @property
+    def authorized(self) -> dict[str, str]:
+        """The headers of a request with every right."""
+        return {"Authorization": f"Bearer {self.token}"}
 
     def environment(self, **more: Any) -> dict[str, str]:
         """Return the environment of a process of the cluster."""
@@ -213,7 +224,9 @@ class Cluster:
 
     def output(self, job_id: str) -> str:
         """Return what a job printed."""
-        return "".join(text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000).chunks)
+        return "".join(
+            text for _, _, text in self.runtime.jobs.logs(job_id, after=None, limit=1000, attempt=None).chunks
+        )
 
     def verify(self, *dumps: Path, settled: bool = True, acknowledged: Sequence[str] = (), **more: Any) -> Report:
         """Check the history, what jobs dumped and what the guardians journaled against every invariant.

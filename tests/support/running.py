@@ -50,16 +50,26 @@ def confirming(runtime: Runtime, refusal: str | None = None) -> Iterator[None]:
 class Running:
     """A job on a registered host, under a new lease of these GPUs; it prints and ends when the test says so."""
 
-    def __init__(self, runtime: Runtime, job_id: str, node: str = "alpha", gpus: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        job_id: str,
+        node: str = "alpha",
+        gpus: tuple[str, ...] = (),
+        asked: Resources | None = None,
+        *,
+        ttl: timedelta = TTL,
+    ) -> None:
         job = runtime.jobs.get(job_id)
         assert job is not None
         runtime.ledger.admit([(job.seq, node)])  # if it waits behind other tests' jobs
         grant = LeaseGrant(gpus, LeaseMode.EXCLUSIVE, None)
-        batch = LedgerBatch(claims=(Claim(1, (job.seq,), Resources(len(gpus)), grant=grant),))
-        (outcome,) = runtime.ledger.commit(node, batch, ttl=TTL).claims
+        batch = LedgerBatch(claims=(Claim(1, (job.seq,), asked or Resources(len(gpus)), grant=grant),))
+        (outcome,) = runtime.ledger.commit(node, batch, ttl=ttl).claims
         assert outcome.lease_id is not None, outcome
         self._runtime, self._node = runtime, node
         self._seq, self._lease, self._printed = job.seq, outcome.lease_id, 0
+        self.lease_id = outcome.lease_id
 
     def print(self, text: str) -> None:
         """Store output."""
@@ -71,3 +81,7 @@ class Running:
         """End the attempt."""
         finish = Finish(self._seq, 1, self._lease, event, **values)
         self._runtime.ledger.commit(self._node, LedgerBatch(finishes=(finish,)), ttl=TTL)
+
+    def release(self) -> None:
+        """Free the GPUs."""
+        self._runtime.ledger.commit(self._node, LedgerBatch(releases=(self._lease,)), ttl=TTL)

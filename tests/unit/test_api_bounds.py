@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
-from orchestrator.api.bodies import MOST_NESTED, Gone, nesting, read_body
+from orchestrator.api.bodies import MOST_NESTED, Gone, nesting, read_body, refuse_ambiguous
 from orchestrator.api.rates import BURST_SECONDS, MOST_BUCKETS, Rates
-from orchestrator.errors import PayloadTooLarge, RateLimited, TooDeep, TooSlow
+from orchestrator.body_errors import MalformedBody, TooDeep, TooSlow
+from orchestrator.errors import PayloadTooLarge, RateLimited
 from orchestrator.testing.clock import FakeClock
 
 DOCUMENTS = st.recursive(
@@ -155,3 +156,22 @@ def test_callers_that_are_silent_are_forgotten() -> None:
     rates.take("one more", 600)
 
     assert len(rates._buckets) == 1
+
+
+@given(DOCUMENTS, st.booleans())
+def test_what_every_reader_of_json_reads_alike_is_let_through(document: Any, escaped: bool) -> None:
+    refuse_ambiguous(json.dumps(document, ensure_ascii=escaped).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b'{"a": 1, "a": 1}', rb'[{"b": {"a": 1, "\u0061": 2}}]', b"[NaN]", b"-Infinity", b'"\xff"', b"[\x001\x00]"],
+)
+def test_what_readers_of_json_read_in_different_ways_is_refused(text: bytes) -> None:
+    with pytest.raises(MalformedBody):
+        refuse_ambiguous(text)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a": 1} {"a": 1}', b"argv=true"])
+def test_what_is_no_json_is_left_to_who_reads_it(text: bytes) -> None:
+    refuse_ambiguous(text)

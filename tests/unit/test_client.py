@@ -30,12 +30,12 @@ NOT_FOR_CLIENTS = {
     ("GET", "/readyz"),
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),
-    ("GET", "/whoami"),
-    ("GET", "/audit"),
-    ("GET", "/jobs/{job_id}/stream"),  # for pages; programs have event_page and logs, which wait
 }
-#: The clients have one method for these, which sends ``POST /jobs/orders``.
+#: Each client has its own method for this one, as for the stream of ``GET /events``: ``watch``.
+STREAM = {("GET", "/jobs/{job_id}/stream")}
+#: The clients have one method for these, which sends ``POST /jobs/orders``; and one that sends ``PATCH /policy``.
 FOR_ONE = {("POST", f"/jobs/{{job_id}}/{order}") for order in ("priority", "hold", "release", "retry")}
+FOR_ONE |= {("POST", "/policy")}
 JOB = {"id": "x-1"}
 METHODS = [name for name, _ in inspect.getmembers(Calls, inspect.isfunction) if not name.startswith("_")]
 
@@ -91,7 +91,7 @@ def test_every_operation_has_a_method_and_every_method_an_operation(monkeypatch:
     asyncio.run(call_all())
     assert sent == once
     told = {(method, path) for method, path in OPERATIONS if any(_is(path, other) for m, other in once if m == method)}
-    assert told == OPERATIONS - NOT_FOR_CLIENTS - FOR_ONE
+    assert told == OPERATIONS - NOT_FOR_CLIENTS - FOR_ONE - STREAM
     assert [one for one in once if not any(one[0] == method and _is(path, one[1]) for method, path in OPERATIONS)] == []
 
 
@@ -175,3 +175,97 @@ def test_many_requests_of_an_asynchronous_client_are_under_way_at_once(monkeypat
             return await asyncio.gather(*(client.job(f"x-{number}") for number in range(5)))
 
     assert len(asyncio.run(ask())) == 5
+
+
+def test_a_version_is_sent_with_what_may_be_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, str | None]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append((request.url.path, request.headers.get("If-Match")))
+        return httpx.Response(200, json={})
+
+    client, _ = connect(monkeypatch, handler)
+    client.set_queue("gpu", {}, version=3)
+    client.set_policy({}, version=0)
+    client.order_pool("chat", "scale", {"min": 1}, version=7)
+    client.set_policy({})
+
+    assert sent == [("/queues/gpu", '"3"'), ("/policy", '"0"'), ("/pools/chat/scale", '"7"'), ("/policy", None)]
+    with pytest.raises(InvalidRequest, match="takes no version"):
+        client.order_pool("chat", "sleep", version=7)
+
+
+def stream(*events: tuple[str, str, str]) -> httpx.Response:
+    """Return an answer with these events: name, id, data."""
+    frames = "".join(f"id: {id}\nevent: {name}\ndata: {data}\n\n: still here\n\n" for name, id, data in events)
+    return httpx.Response(200, text="retry: 2000\n\n" + frames, headers={"Content-Type": "text/event-stream"})
+
+
+def watched(client: Client, async_client: AsyncClient) -> list[Callable[[], list[tuple[str, Any]]]]:
+    """Return how to follow a job to its end with each."""
+
+    async def all_of() -> list[tuple[str, Any]]:
+        return [(one.event, one.data) async for one in async_client.watch("x-1")]
+
+    return [lambda: [(one.event, one.data) for one in client.watch("x-1")], lambda: asyncio.run(all_of())]
+
+
+def test_a_stream_that_breaks_is_gone_on_with_until_the_job_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the last id on; what is said of the stream itself is not told."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    places: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert (request.url.path, request.headers["Accept"]) == ("/jobs/x-1/stream", "text/event-stream")
+        places.append(request.headers.get("Last-Event-ID"))
+        return (
+            stream(("state", "1-0-0", '{"seq":1}'), ("output", "2-1-0", '{"text":"a: b"}'), ("lagged", "2-1-0", "{}")),
+            httpx.Response(503, json={"type": "urn:gpu-orchestrator:problem:store-unavailable", "status": 503}),
+            stream(("end", "3-1-0", '{"state":"succeeded"}')),
+        )[(len(places) - 1) % 3]
+
+    for follow in watched(*connect(monkeypatch, handler, patience_seconds=30.0)):
+        assert follow() == [("state", {"seq": 1}), ("output", {"text": "a: b"}), ("end", {"state": "succeeded"})]
+        assert places == [None, "2-1-0", "2-1-0"]
+        places.clear()
+
+
+def test_a_stream_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = {"type": "urn:gpu-orchestrator:problem:unknown-job", "status": 404, "detail": "unknown job 'x-1'"}
+    for follow in watched(*connect(monkeypatch, lambda _: httpx.Response(404, json=problem), patience_seconds=30.0)):
+        with pytest.raises(RemoteError, match="unknown job 'x-1'"):
+            follow()
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    for follow in watched(*connect(monkeypatch, refuse)):
+        with pytest.raises(ApiUnavailable):
+            follow()
+
+
+def test_a_follower_asks_for_the_last_lines_until_there_is_a_place_to_go_on_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then for what follows: asking for the last lines again would repeat them."""
+    asked: list[dict[str, str]] = []
+    pages = [
+        {"chunks": [], "next": None, "ended": False},
+        {"chunks": [{"attempt": 2, "number": 4, "text": "last\n"}], "next": "2:4", "ended": False},
+        {"chunks": [{"attempt": 2, "number": 5, "text": "more\n"}], "next": "2:5", "ended": True},
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append({name: value for name, value in request.url.params.items() if name != "wait"})
+        return httpx.Response(200, json=pages[(len(asked) - 1) % len(pages)])
+
+    client, async_client = connect(monkeypatch, handler)
+
+    async def follow() -> list[str]:
+        return [text async for text in async_client.follow("x-1", tail=1, attempt=2)]
+
+    expected = [{"tail": "1", "attempt": "2"}, {"tail": "1", "attempt": "2"}, {"after": "2:4", "attempt": "2"}]
+    for followed in (lambda: list(client.follow("x-1", tail=1, attempt=2)), lambda: asyncio.run(follow())):
+        assert followed() == ["last\n", "more\n"]
+        assert asked == expected
+        asked.clear()

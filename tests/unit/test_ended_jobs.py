@@ -7,10 +7,10 @@ from prometheus_client import generate_latest
 from orchestrator.api import job_metrics
 from orchestrator.api.job_metrics import EndedJobs
 from orchestrator.domain.job import JobState
-from orchestrator.metric_ports import EndedJob, Mark
+from orchestrator.metric_ports import EndedJob, JobSize, Mark
 from orchestrator.testing.fakes import MemoryJobTimes, memory_world
 
-DONE = EndedJob("gpu", "train", JobState.SUCCEEDED, 2.0, 40.0)
+DONE = EndedJob("gpu", "train", JobState.SUCCEEDED, 2.0, 40.0, JobSize.ONE)
 
 
 def test_jobs_are_counted_once_from_the_first_scrape_on() -> None:
@@ -25,15 +25,15 @@ def test_jobs_are_counted_once_from_the_first_scrape_on() -> None:
     later = clock.now() + timedelta(seconds=1)
     count = job_metrics.BATCH + 1
     times.jobs += [(Mark(later, number), DONE) for number in range(count)]
-    times.jobs.append((Mark(later, count), EndedJob("gpu", "train", JobState.CANCELLED, None, None)))
+    times.jobs.append((Mark(later, count), EndedJob("gpu", "train", JobState.CANCELLED, None, None, JobSize.ONE)))
     for _ in range(2):
         ended.catch_up()
-        values = {name: {"queue": "gpu"} for name in ("job_wait_seconds_count", "job_run_seconds_count")}
+        values = {"job_wait_seconds_count": {"queue": "gpu", "size": "one"}, "job_run_seconds_count": {"queue": "gpu"}}
         for name, labels in values.items():
             assert ended.registry.get_sample_value(f"gpu_orchestrator_{name}", labels) == count
     text = generate_latest(ended.registry).decode()
     assert 'gpu_orchestrator_jobs_ended_total{queue="gpu",state="cancelled"} 1.0' in text
-    assert 'gpu_orchestrator_job_wait_seconds_bucket{le="1.0",queue="gpu"} 0.0' in text
+    assert 'gpu_orchestrator_job_wait_seconds_bucket{le="1.0",queue="gpu",size="one"} 0.0' in text
     assert f'gpu_orchestrator_job_run_seconds_bucket{{le="60.0",queue="gpu"}} {float(count)}' in text
 
 
@@ -47,7 +47,7 @@ def test_a_run_is_compared_with_what_the_runs_before_it_let_expect() -> None:
     runs = [("a", "succeeded", 10.0), ("b", "succeeded", 99.0), ("a", "failed", 1.0), ("a", "succeeded", 20.0)]
     runs.append(("a", "succeeded", 12.0))  # after 10 and 20, exactly what is expected
     times.jobs = [
-        (Mark(later, number), EndedJob("gpu", task, JobState(state), 0.0, seconds))
+        (Mark(later, number), EndedJob("gpu", task, JobState(state), 0.0, seconds, JobSize.NONE))
         for number, (task, state, seconds) in enumerate(runs)
     ]
     ended.catch_up()

@@ -48,7 +48,8 @@ def test_a_process_is_known_by_its_start_and_its_account() -> None:
 
 def test_pids_of_another_namespace_are_nobodys(tmp_path: Path) -> None:
     """A driver tells the pids of the host: in a container the same number may be anybody's."""
-    assert identify(on_card(GpuProcess(os.getpid(), 100)), pids_are_ours=False) == (CARD,)
+    (told,) = on_card(GpuProcess(os.getpid(), 100))
+    assert identify([replace(told, tells_processes=True)], pids_are_ours=False) == (CARD,)
     assert not sees_every_process(tmp_path)
     assert not sees_every_process(tmp_path / "nothing")
 

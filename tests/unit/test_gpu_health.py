@@ -19,10 +19,23 @@ class World:
 
     def __init__(self) -> None:
         self.keeper, self.now = HealthKeeper(POLICY), 0.0
+        self.failure: str | None = None  # why the GPU fails its self-tests
 
     def read(self, *samples: GpuSample, after: float = 1.0, leased: frozenset[str] = frozenset()) -> GpuHealth:
-        """Take in a reading and return the first GPU's health; its neighbour is never touched by it."""
+        """Take in a reading and return the first GPU's health; its neighbour is never touched by it.
+
+        A self-test that is asked for ends before the next reading, which comes at once.
+        """
         self.now += after
+        found = self.judge(*samples, leased=leased)
+        for uuid in self.keeper.take_tests():
+            assert uuid == UUID
+            self.keeper.on_tested(uuid, self.failure, self.now)
+            found = self.judge(*samples, leased=leased)
+        return found
+
+    def judge(self, *samples: GpuSample, leased: frozenset[str] = frozenset()) -> GpuHealth:
+        """Take in a reading and return the first GPU's health."""
         found = {sample.gpu.uuid: sample.health for sample in self.keeper.judge([*samples, TWO], leased, self.now)}
         assert found[TWO.gpu.uuid] is GpuHealth.HEALTHY
         return found.get(UUID, GpuHealth.LOST)
@@ -73,6 +86,70 @@ def test_memory_that_does_not_come_back_keeps_it_in_quarantine() -> None:
     assert world.read(full, after=100) is GpuHealth.QUARANTINED
     assert world.keeper.failed() == {}  # what runs beside it may go on
     assert world.read(ONE) is GpuHealth.HEALTHY
+
+
+def test_a_quarantine_that_is_over_ends_with_a_self_test() -> None:
+    """It is asked for once, when the GPU is good, clean and nobody's; and told while it lasts."""
+    world = World()
+    world.judge(ONE)
+    world.keeper.strike(UUID, "test", world.now)
+    world.now = 100
+    for unfit, leased in (
+        (replace(ONE, used_mib=4000), ()),
+        (replace(ONE, health=GpuHealth.SUSPECT), ()),
+        (ONE, (UUID,)),
+    ):
+        assert world.judge(unfit, leased=frozenset(leased)) is GpuHealth.QUARANTINED
+        assert world.keeper.take_tests() == ()
+    assert world.judge(ONE) is GpuHealth.QUARANTINED
+    assert world.keeper.standings()[UUID].reason == "test; it is being tested"
+    assert [world.keeper.take_tests() for _ in range(2)] == [(UUID,), ()]
+    assert world.judge(ONE) is GpuHealth.QUARANTINED
+
+    world.keeper.on_tested(UUID, None, world.now)
+    assert world.judge(replace(ONE, used_mib=4000)) is GpuHealth.QUARANTINED, "what the test used is not yet gone"
+    assert world.judge(ONE) is GpuHealth.HEALTHY
+    assert world.keeper.standings()[UUID].reason is None
+    assert world.keeper.standings()[UUID].strikes == 1
+
+
+def test_a_failed_self_test_is_a_strike() -> None:
+    """The third keeps it out, also if it would pass by then."""
+    world = World()
+    world.read(ONE)
+    world.keeper.strike(UUID, "test", world.now)
+    world.failure = "CUDA error 719"
+    for strikes in (2, 3):
+        assert world.read(ONE, after=1000) is GpuHealth.QUARANTINED
+        standing = world.keeper.standings()[UUID]
+        assert (standing.strikes, standing.reason) == (strikes, "it failed its self-test: CUDA error 719")
+    world.failure = None
+    assert world.read(ONE, after=10_000) is GpuHealth.QUARANTINED
+    world.keeper.obey({UUID: GpuOrder(releases=1)}, world.now)
+    assert world.read(ONE) is GpuHealth.HEALTHY
+
+
+def test_a_self_test_says_nothing_of_what_happened_since_it_was_asked_for() -> None:
+    world = World()
+    world.judge(ONE)
+    world.keeper.on_tested(UUID, "nobody asked", world.now)
+    assert world.judge(ONE) is GpuHealth.HEALTHY
+    world.keeper.strike(UUID, "test", world.now)
+    world.now = 100
+    world.judge(ONE)
+    world.keeper.take_tests()
+    world.judge(xid(79, 1))
+    world.keeper.on_tested(UUID, None, world.now)
+    world.now += 100
+    assert world.judge(xid(79, 1)) is GpuHealth.QUARANTINED, "the next quarantine ends with a test of its own"
+
+
+def test_without_self_tests_a_good_and_clean_reading_decides() -> None:
+    keeper = HealthKeeper(replace(POLICY, self_test=False))
+    keeper.judge([ONE], frozenset(), 0)
+    keeper.strike(UUID, "test", 0)
+    (sample,) = keeper.judge([ONE], frozenset(), 100)
+    assert (sample.health, keeper.take_tests()) == (GpuHealth.HEALTHY, ())
 
 
 def warnings(world: World, *readings: tuple[float, GpuSample]) -> list[str | None]:
@@ -153,6 +230,9 @@ def test_a_restart_of_the_worker_forgets_nothing() -> None:
 
     assert world.read(ONE, after=100_000) is GpuHealth.QUARANTINED
     assert world.keeper.standings()[UUID] == standing
+
+    world.keeper.recall({UUID: replace(standing, reason="XID 79; it is being tested")}, world.now)
+    assert world.keeper.standings()[UUID].reason == "XID 79"
 
 
 _moves = st.lists(

@@ -1,7 +1,10 @@
 """NVML's answers and errors, from a double with pynvml's own constants and error types."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
 from orchestrator.gpus.driver import open_driver
-from orchestrator.gpus.nvml import NvmlDriver
+from orchestrator.gpus.nvml import LOOK_AGAIN, NvmlDriver
 
 MIB = 1 << 20
 
@@ -186,6 +189,7 @@ def test_a_card_is_read() -> None:
         power_watts=123,
         ecc_uncorrected=0,
         ecc_corrected=0,
+        tells_processes=True,
     )
 
 
@@ -231,6 +235,7 @@ def test_what_a_card_does_not_tell_is_none(code: int) -> None:
 
     assert (sample.utilization_percent, sample.temperature_celsius, sample.power_watts) == (None, None, None)
     assert (sample.processes, sample.health, sample.used_mib) == ((), GpuHealth.HEALTHY, 3)
+    assert not sample.tells_processes
 
 
 def test_an_old_driver_without_the_second_memory_call_is_asked_the_first_way() -> None:
@@ -340,6 +345,150 @@ def test_instances_stand_for_a_card_in_mig_mode() -> None:
         Gpu("MIG-2", 0, "NVIDIA H100", 20480, "570.1", "2g.20gb", "GPU-a"),
         Gpu("GPU-b", 1, "NVIDIA H100", 80 * 1024, "570.1"),
     ]
+
+
+def test_a_card_that_is_split_into_no_instances_yet_is_nobodys() -> None:
+    """As a whole it can be opened by no program."""
+    assert NvmlDriver(Double([Card("GPU-a", mig=[1, 1]), Card("GPU-b")])).sample()[0].gpu.uuid == "GPU-b"
+
+
+def later(driver: NvmlDriver) -> dict[str, Gpu]:
+    """Read until the cards have been looked for again, and return what there is then."""
+    for _ in range(LOOK_AGAIN):
+        samples = driver.sample()
+    return {sample.gpu.uuid: sample.gpu for sample in samples}
+
+
+SPLIT = (Card("MIG-1", "NVIDIA H100 MIG 1g.10gb", memory=10240), Card("MIG-2", "NVIDIA H100 MIG 2g.20gb"))
+
+
+@pytest.mark.parametrize(
+    ("change", "uuids"),
+    [
+        (lambda double: double.cards.append(Card("GPU-c")), ["GPU-a", "GPU-b", "GPU-c"]),
+        (lambda double: double.cards.pop(), ["GPU-a"]),
+        (lambda double: setattr(double.cards[1], "uuid", "GPU-z"), ["GPU-a", "GPU-z"]),
+        (lambda double: vars(double.cards[1]).update(mig=[1, 1], instances=SPLIT), ["GPU-a", "MIG-1", "MIG-2"]),
+        (lambda double: vars(double.cards[1]).update(mig=[1, 1]), ["GPU-a"]),
+    ],
+    ids=["grows", "shrinks", "changes identity", "is split", "is to be split"],
+)
+def test_a_host_whose_cards_change_is_read_anew(change: Callable[[Double], None], uuids: list[str]) -> None:
+    """Without a restart of the process, and only then; what errors there were stays known."""
+    double = Double([Card("GPU-a"), Card("GPU-b")], events=[("GPU-a", 79)])
+    driver = NvmlDriver(double)
+    assert list(later(driver)) == ["GPU-a", "GPU-b"]
+    assert double.calls == ["init"]
+
+    change(double)
+    assert list(later(driver)) == uuids
+    assert double.calls == ["init", "shutdown", "init"]
+    first, *_ = driver.sample()
+    assert (first.gpu.uuid, first.xid, first.xid_count) == ("GPU-a", 79, 1)
+    later(driver)
+    assert len(double.calls) == 3
+
+
+def test_an_instance_that_is_made_or_unmade_is_seen() -> None:
+    double = Double([Card("GPU-a", mig=[1, 1], instances=(SPLIT[0], None))])
+    driver = NvmlDriver(double)
+    assert list(later(driver)) == ["MIG-1"]
+    double.cards[0].instances = SPLIT
+    assert list(later(driver)) == ["MIG-1", "MIG-2"]
+    double.cards[0].instances = (None, SPLIT[1])
+    assert list(later(driver)) == ["MIG-2"]
+
+
+def test_a_card_too_sick_to_be_named_is_offered_once_it_answers() -> None:
+    double = Double([Card("GPU-a", handle=Code(pynvml.NVML_ERROR_GPU_IS_LOST)), Card("GPU-b")])
+    driver = NvmlDriver(double)
+    assert list(later(driver)) == ["GPU-b"]
+    assert double.calls == ["init"], "a card that still does not answer is no other card"
+    double.cards[0].handle = None
+    assert list(later(driver)) == ["GPU-a", "GPU-b"]
+
+
+def test_a_card_that_the_driver_has_and_nvml_does_not_tell_of_has_it_opened_anew(tmp_path: Path) -> None:
+    """NVML finds the cards when it is opened."""
+    (tmp_path / "0000:01:00.0").mkdir()
+    double = Double([Card("GPU-a")])
+    driver = NvmlDriver(double, drivers_cards=tmp_path)
+    later(driver)
+    (tmp_path / "0000:02:00.0").mkdir()
+    later(driver)
+    assert double.calls == ["init", "shutdown", "init"]
+
+
+def test_a_sick_card_that_does_not_say_who_it_is_keeps_its_name() -> None:
+    """Nor are the others opened anew for it."""
+    double = Double([Card("GPU-a"), Card("GPU-b")])
+    driver = NvmlDriver(double)
+    later(driver)
+    double.cards[0].used = double.cards[0].handle = Code(pynvml.NVML_ERROR_GPU_IS_LOST)
+    later(driver)
+    assert [sample.health for sample in driver.sample()] == [GpuHealth.LOST, GpuHealth.HEALTHY]
+    assert double.calls == ["init"]
+
+
+def test_a_handle_that_has_become_invalid_is_a_lost_gpu_and_looked_for_at_once() -> None:
+    """An instance that was unmade, or a card that was taken out."""
+    unmade = replace(SPLIT[0])
+    double = Double([Card("GPU-a", mig=[1, 1], instances=(unmade,)), Card("GPU-b")])
+    driver = NvmlDriver(double)
+    driver.sample()
+    unmade.used = Code(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+    double.cards[0].instances = (SPLIT[1],)
+
+    assert [(s.gpu.uuid, s.health) for s in driver.sample()] == [
+        ("MIG-1", GpuHealth.LOST),
+        ("GPU-b", GpuHealth.HEALTHY),
+    ]
+    assert [sample.gpu.uuid for sample in driver.sample()] == ["MIG-2", "GPU-b"]
+
+
+@dataclass
+class Asked(Double):
+    """Notes which card is asked, by every function that is given one."""
+
+    log: list[str | int | None] = field(default_factory=list)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("nvmlDevice") or name == "nvmlDeviceGetCount":
+            return found
+
+        def ask(card: Any, *arguments: Any) -> Any:
+            which = card if isinstance(card, int) else self.cards.index(card)
+            self.log.append(f"card {which}")
+            return found(card, *arguments)
+
+        return ask
+
+
+def test_a_card_is_named_before_it_is_asked_anything() -> None:
+    """So that it is known which one hangs whoever asks."""
+    double = Asked([Card("GPU-a"), Card("GPU-b"), Card("GPU-c", nodes=[0])])
+    driver = NvmlDriver(double, about=double.log.append)
+    for _ in range(LOOK_AGAIN):
+        driver.sample()
+
+    named: str | int | None = "nothing"
+    for entry in double.log:
+        if isinstance(entry, str):
+            assert named in (None, int(entry.removeprefix("card ")))
+        else:
+            named = entry
+    alone = [entry for before, entry in pairwise(double.log) if before is None and isinstance(entry, str)]
+    assert len(alone) == 1, "only how the cards are joined is asked of several at once, when NVML is opened"
+
+
+def test_a_card_that_is_left_out_is_never_asked() -> None:
+    """Nor does it look as if it had changed."""
+    double = Asked([Card("GPU-a"), Card("GPU-b"), Card("GPU-c")])
+    driver = NvmlDriver(double, reads=lambda index: index != 1)
+    assert list(later(driver)) == ["GPU-a", "GPU-c"]
+    assert double.calls == ["init"]
+    assert set(double.log) == {"card 0", "card 2"}
 
 
 def test_errors_that_the_driver_reports_are_counted() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
 from orchestrator.errors import GpusUnavailable
-from orchestrator.gpus.simulated import SimulatedDriver, make_gpus, write_gpus
+from orchestrator.gpus.simulated import SimulatedDriver, make_gpus, read_self_test, write_gpus
 
 VALID = '[[gpus]]\nuuid = "GPU-a"\nindex = 0\nmodel = "S"\nmemory_mib = 100\n'
 
@@ -38,6 +38,7 @@ def samples(draw: st.DrawFn) -> tuple[GpuSample, ...]:
             ecc_uncorrected=draw(optional),
             ecc_corrected=draw(optional),
             slowed_by=tuple(draw(st.lists(texts, max_size=2))),
+            tells_processes=draw(st.booleans()),
         )
         for index, uuid in enumerate(uuids)
     )
@@ -50,6 +51,27 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, gpus:
     write_gpus(path, gpus)
 
     assert SimulatedDriver(path).sample() == gpus
+
+
+def test_how_a_self_test_ends_is_read(tmp_path: Path) -> None:
+    """It passes unless the file says otherwise, or does not know the GPU."""
+    path, gpus = tmp_path / "gpus.toml", make_gpus(3, owner="test")
+    passes, fails, hangs = (sample.gpu.uuid for sample in gpus)
+    write_gpus(path, gpus, self_tests={fails: "fails", hangs: "hangs"})
+
+    found = [read_self_test(path, uuid) for uuid in (passes, fails, hangs, "GPU-x")]
+    assert found == ["passes", "fails", "hangs", "fails"]
+    assert SimulatedDriver(path).sample() == gpus
+
+
+def test_a_gpu_is_named_before_it_is_read_and_can_be_left_out(tmp_path: Path) -> None:
+    """One that hangs is read by nobody who leaves it out."""
+    path, gpus = tmp_path / "gpus.toml", make_gpus(3, owner="test")
+    write_gpus(path, gpus, hanging=[gpus[1].gpu.uuid])
+    told: list[int | None] = []
+
+    assert SimulatedDriver(path, about=told.append, reads=lambda index: index != 1).sample() == (gpus[0], gpus[2])
+    assert told == [0, 2]
 
 
 def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:

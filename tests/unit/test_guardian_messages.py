@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuProcess, GpuSample
+from orchestrator.gpus.self_test import Verdict
 from orchestrator.guardian.journal import Journal
 from orchestrator.guardian.messages import (
     Exited,
     GpuFault,
     GpuReport,
+    GpuTested,
     GuardianEvent,
     RunnerSpec,
     Spawned,
@@ -47,6 +49,7 @@ SAMPLE = GpuSample(Gpu("GPU-a", 0, "S", 80, "1"), 3, GpuHealth.SUSPECT, (GpuProc
         GpuReport((SAMPLE,)),
         GpuReport(()),
         GpuFault("why"),
+        GpuTested("GPU-a", Verdict.FAILED, "why"),
     ],
 )
 def test_an_event_is_read_as_it_was_written(event: GuardianEvent) -> None:

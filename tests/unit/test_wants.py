@@ -134,3 +134,18 @@ def test_an_alternative_as_people_write_it() -> None:
 def test_conditions_in_words() -> None:
     wants = dataclasses.replace(Wants(), models=("H100", "A100"), labels=(("zone", "a"),), cpus=4)
     assert describe_wants(wants) == " of type H100 or A100 where zone=a with 4 CPUs"
+
+
+def test_the_choice_is_the_first_option_that_the_gpus_meet() -> None:
+    h100, a100, part = ("NVIDIA H100", 80, None), ("NVIDIA A100", 40, None), ("NVIDIA H100", 10, "1g.10gb")
+    others = (Alternative(2, models=("A100",)), Alternative(1, 8), Alternative(1, mig_profile="1g.10gb"))
+    asked = Resources(1, wants=Wants(models=("H100",), alternatives=others))
+
+    assert asked.choice([h100], None) == 1
+    assert asked.choice([a100, a100], None) == 2
+    assert asked.choice([a100], 8) == 3
+    assert asked.choice([part], None) == 4
+    for other in ([a100], [h100, a100], [], [part, part]):
+        assert asked.choice(other, None) is None
+    assert asked.choice([a100], 9) is None
+    assert Resources(1).choice([h100], None) is None

@@ -12,6 +12,7 @@ from orchestrator.errors import InvalidRequest
 from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.commands.sweeps import sweep
+from orchestrator_cli.commands.upkeep import leader, purge
 from orchestrator_cli.values import Duration
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def verify(dumps: tuple[Path, ...], settled: bool, overdue: float | None, as_jso
     sys.exit(0 if report.is_clean else VIOLATED)
 
 
-admin.add_command(sweep)
+for _command in (sweep, leader, purge):
+    admin.add_command(_command)
 COMMANDS = [admin]
 
 

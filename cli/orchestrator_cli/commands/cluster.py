@@ -30,7 +30,7 @@ def nodes(as_json: bool) -> None:
             [
                 node["name"],
                 node["state"],
-                "yes" if node["live"] else "no",
+                _liveness(node),
                 node["pid"],
                 len(node["gpus"]),
                 sum(map(_is_free, node["gpus"])),
@@ -62,6 +62,12 @@ def queues(as_json: bool) -> None:
 
 
 COMMANDS = [nodes, queues]
+
+
+def _liveness(node: Mapping[str, Any]) -> str:
+    if not node["live"]:
+        return "no"
+    return "degraded" if node["degraded"] else "yes"
 
 
 def _is_free(gpu: Mapping[str, Any]) -> bool:

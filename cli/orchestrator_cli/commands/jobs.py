@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -131,44 +131,32 @@ def status(job_id: str | None, cluster: bool, as_json: bool) -> None:
             click.echo(f"{name + ':':22}{show.harmless(str(value))}")
     if attempts:
         click.echo()
-        show.table(
-            ["TRY", "NODE", "LEASE", "GPUS", "PID", "OUTCOME", "EXIT", "STARTED"],
-            (
-                [
-                    one["number"],
-                    one["node"],
-                    one["lease"],
-                    ",".join(one["gpus"]),
-                    one["pid"],
-                    one["outcome"],
-                    one["exit_code"],
-                    show.age(one["started_at"]),
-                ]
-                for one in attempts
-            ),
-        )
+        _show_attempts(attempts)
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
+@click.option("--tail", type=click.IntRange(0, 10_000), metavar="N", help="Begin with the last N lines.")
+@click.option("--attempt", type=click.IntRange(1), metavar="N", help="Of the Nth attempt alone.")
 @click.option("--raw", is_flag=True, help="Pass control characters on.")
 @JSON
-def logs(job_id: str, follow: bool, raw: bool, as_json: bool) -> None:
+def logs(job_id: str, follow: bool, tail: int | None, attempt: int | None, raw: bool, as_json: bool) -> None:
     """Print what a job printed."""
     with open_client() as client:
         if follow:
             client.job(job_id)
             client.patience_seconds = PATIENCE_SECONDS
         if follow and not as_json:
-            for text in client.follow(job_id):
+            for text in client.follow(job_id, tail=tail, attempt=attempt):
                 show.output(text, raw=raw)
             return
         chunks, after = [], None
         while True:
-            page = client.logs(job_id, after=after, wait_seconds=15 if follow else 0)
+            page = client.logs(job_id, after=after, wait_seconds=15 if follow else 0, tail=tail, attempt=attempt)
             chunks += page["chunks"]
             after = page["next"]
+            tail = tail if after is None else None
             if page["ended"] or not (page["chunks"] or follow):
                 break
     if as_json:
@@ -238,6 +226,27 @@ def why(job_id: str, as_json: bool) -> None:
     click.echo(answer["state"])
     for reason in answer["reasons"]:
         click.echo(f"  {show.harmless(reason['words'])}")
+
+
+def _show_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table; what only jobs with alternatives have is shown of them alone."""
+    has_choice = any(one["choice"] is not None for one in attempts)
+    rows = (
+        [
+            one["number"],
+            one["node"],
+            one["lease"],
+            ",".join(one["gpus"]),
+            *([one["choice"]] if has_choice else []),
+            one["pid"],
+            one["outcome"],
+            one["exit_code"],
+            show.age(one["started_at"]),
+        ]
+        for one in attempts
+    )
+    choice = ["CHOICE"] if has_choice else []
+    show.table(["TRY", "NODE", "LEASE", "GPUS", *choice, "PID", "OUTCOME", "EXIT", "STARTED"], rows)
 
 
 COMMANDS = [submit, run, ps, status, logs, wait, cancel, why]

@@ -11,13 +11,15 @@ from orchestrator.errors import InvalidRequest
 from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.profile import open_client
-from orchestrator_cli.values import Assignment, Duration, JsonAssignment, Size
+from orchestrator_cli.values import IF_VERSION, Assignment, Duration, JsonAssignment, Size
 
 POLL_SECONDS: Final = 0.5
 #: Of the list, one column each.
 COLUMNS: Final = ("NAME", "MODEL", "STATE", "READY", "WANTED", "MIN", "MAX", "RUNNING", "DONE", "TENANT", "REASON")
 
 NAME = click.argument("name", metavar="POOL")
+OPTIONAL_NAME = click.argument("name", metavar="[POOL]", required=False)
+ALL = click.option("--all", "everything", is_flag=True, help="Every pool.")
 WAIT = click.option("--wait", type=Duration(), help="Wait so long at most until it is done.")
 
 
@@ -136,9 +138,16 @@ def status(name: str, as_json: bool) -> None:
 @click.option("--max", "most", type=int, help="Runners at most.")
 @click.option("--idle", type=Duration(), help="Runners beyond --min leave when idle so long.")
 @click.option("--pin/--unpin", "pinned", default=None, help="Keep runners beyond --min too, or not.")
+@IF_VERSION
 @JSON
 def scale(
-    name: str, least: int | None, most: int | None, idle: float | None, pinned: bool | None, as_json: bool
+    name: str,
+    least: int | None,
+    most: int | None,
+    idle: float | None,
+    pinned: bool | None,
+    version: int | None,
+    as_json: bool,
 ) -> None:
     """Change how many runners a pool has."""
     wanted = {"min": least, "max": most, "idle_seconds": idle, "pinned": pinned}
@@ -146,19 +155,20 @@ def scale(
     if not changes:
         raise click.UsageError("say what is to change")
     with open_client() as client:
-        found = client.order_pool(name, "scale", changes)
+        found = client.order_pool(name, "scale", changes, version=version)
     _tell(found, as_json)
 
 
 @pool.command()
 @NAME
 @click.argument("runners", type=int, required=False)
+@IF_VERSION
 @WAIT
 @JSON
-def preload(name: str, runners: int | None, wait: float | None, as_json: bool) -> None:
+def preload(name: str, runners: int | None, version: int | None, wait: float | None, as_json: bool) -> None:
     """Have so many RUNNERS load the model now, by default as many as the pool may have."""
     with open_client() as client:
-        found = client.order_pool(name, "preload", {} if runners is None else {"runners": runners})
+        found = client.order_pool(name, "preload", {} if runners is None else {"runners": runners}, version=version)
         wanted = found["max"] if runners is None else runners
         if wait is not None:
             found = _await(client, name, wait, lambda seen: seen["ready"] >= wanted)
@@ -169,13 +179,21 @@ def preload(name: str, runners: int | None, wait: float | None, as_json: bool) -
 @NAME
 @click.argument("model")
 @click.option("--arg", "arguments", type=JsonAssignment(), multiple=True, metavar="K=V", help="A keyword of the task.")
+@IF_VERSION
 @WAIT
 @JSON
-def swap(name: str, model: str, arguments: Sequence[tuple[str, Any]], wait: float | None, as_json: bool) -> None:
+def swap(
+    name: str,
+    model: str,
+    arguments: Sequence[tuple[str, Any]],
+    version: int | None,
+    wait: float | None,
+    as_json: bool,
+) -> None:
     """Have the runners load another MODEL, one after another; no job is lost."""
     body = {"model": model} | ({"arguments": dict(arguments)} if arguments else {})
     with open_client() as client:
-        found = client.order_pool(name, "swap", body)
+        found = client.order_pool(name, "swap", body, version=version)
         if wait is not None:
             found = _await(client, name, wait, lambda seen: _is_swapped(seen, model))
     _tell(found, as_json)
@@ -200,21 +218,23 @@ def wake(name: str, wait: float | None, as_json: bool) -> None:
 
 
 @pool.command()
-@NAME
+@OPTIONAL_NAME
+@ALL
 @WAIT
 @JSON
-def drain(name: str, wait: float | None, as_json: bool) -> None:
+def drain(name: str | None, everything: bool, wait: float | None, as_json: bool) -> None:
     """Have the runners leave when their jobs are done."""
-    _order(name, "drain", wait, _has_stopped, as_json)
+    _end(name, everything, "drain", wait, as_json)
 
 
 @pool.command()
-@NAME
+@OPTIONAL_NAME
+@ALL
 @WAIT
 @JSON
-def stop(name: str, wait: float | None, as_json: bool) -> None:
+def stop(name: str | None, everything: bool, wait: float | None, as_json: bool) -> None:
     """Have the runners leave now; their jobs run again elsewhere."""
-    _order(name, "stop", wait, _has_stopped, as_json)
+    _end(name, everything, "stop", wait, as_json)
 
 
 @pool.command()
@@ -239,6 +259,25 @@ def _order(
         if wait is not None:
             found = _await(client, name, wait, reached)
     _tell(found, as_json)
+
+
+def _end(name: str | None, everything: bool, order: str, wait: float | None, as_json: bool) -> None:
+    if (name is not None) == everything:
+        raise InvalidRequest("name a pool, or say --all")
+    if name is not None:
+        _order(name, order, wait, _has_stopped, as_json)
+        return
+    deadline = time.monotonic() + (wait or 0.0)
+    with open_client() as client:
+        found = client.order_pools(order)
+        if wait is not None:
+            found = [_await(client, one["name"], max(0.0, deadline - time.monotonic()), _has_stopped) for one in found]
+    if as_json:
+        show.as_json(found)
+    elif found:
+        _show_pools(found)
+    else:
+        click.echo("no pools", err=True)
 
 
 def _has_stopped(seen: Mapping[str, Any]) -> bool:

@@ -30,6 +30,7 @@ def worker(
     if node:
         os.environ["ORCHESTRATOR_NODE"] = node
     settings = load_settings()
+    _check_limits(settings)
     arguments = ["-Q", queues or ",".join([*settings.queues, "default"]), "-n", f"orchestrator@{settings.node}", "-E"]
     arguments += ["-l", loglevel or settings.log_level]
     arguments += ["-c", str(concurrency)] if concurrency else []
@@ -85,3 +86,9 @@ def _check(settings: Settings) -> None:
     from orchestrator.bootstrap import open_runtime
 
     open_runtime(settings).close()  # a malformed URL is one line here, and a traceback in Celery
+
+
+def _check_limits(settings: Settings) -> None:
+    from orchestrator.worker.confinement import confine
+
+    confine(settings)  # likewise a limit that this host does not let us set

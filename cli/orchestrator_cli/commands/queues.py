@@ -9,7 +9,7 @@ from orchestrator_cli import show
 from orchestrator_cli.commands.cluster import show_queues
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.profile import open_client
-from orchestrator_cli.values import Assignment, Duration
+from orchestrator_cli.values import IF_VERSION, Assignment, Duration
 
 NAME = click.argument("name", metavar="QUEUE")
 #: How a value of the policy is written on the command line.
@@ -56,6 +56,7 @@ def resume(name: str, as_json: bool) -> None:
 @click.option("--time-limit", type=Duration(), help="End jobs that bring no time limit after so long.")
 @click.option("--no-most-running", is_flag=True, help="Run as many as fit.")
 @click.option("--no-time-limit", is_flag=True, help="Set no limit to jobs that bring none.")
+@IF_VERSION
 @JSON
 def set_limits(
     name: str,
@@ -63,6 +64,7 @@ def set_limits(
     time_limit: float | None,
     no_most_running: bool,
     no_time_limit: bool,
+    version: int | None,
     as_json: bool,
 ) -> None:
     """Set or lift limits of a queue."""
@@ -76,7 +78,7 @@ def set_limits(
     if not changes:
         raise click.UsageError("say which limit")
     with open_client() as client:
-        found = client.set_queue(name, changes)
+        found = client.set_queue(name, changes, version=version)
     if as_json:
         show.as_json(found)
     else:
@@ -97,11 +99,12 @@ def policy(context: click.Context, as_json: bool) -> None:
 
 @policy.command("set")
 @click.argument("assignments", type=Assignment(), nargs=-1, required=True, metavar="NAME=VALUE...")
+@IF_VERSION
 @JSON
-def set_policy(assignments: Sequence[tuple[str, str]], as_json: bool) -> None:
+def set_policy(assignments: Sequence[tuple[str, str]], version: int | None, as_json: bool) -> None:
     """Change values: safe_mode=on keeps every job from starting, pool_idle_seconds=600, max_gpu_memory_fraction=0.9."""
     with open_client() as client:
-        found = client.set_policy({name: _value(name, text) for name, text in assignments})
+        found = client.set_policy({name: _value(name, text) for name, text in assignments}, version=version)
     _tell_policy(found, as_json)
 
 

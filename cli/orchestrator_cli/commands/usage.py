@@ -1,27 +1,28 @@
 """The verb of accounting."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import click
 
 from orchestrator_cli import show
 from orchestrator_cli.commands.jobs import JSON
 from orchestrator_cli.profile import open_client
-from orchestrator_cli.values import Duration
+from orchestrator_cli.values import Since
 
 KEYS = ("tenant", "user", "job", "queue", "node", "gpu")
 
 
 @click.command()
 @click.option("--by", type=click.Choice(KEYS), default="tenant", show_default=True, help="What to sum up by.")
-@click.option("--since", type=Duration(), default="7d", show_default=True, help="So long back, as 12h or 30d.")
+@click.option(
+    "--since", type=Since(), default="7d", show_default=True, help="So long back, as 12h, or an instant, as 2026-01-31."
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most lines, the largest.")
 @JSON
-def usage(by: str, since: float, limit: int, as_json: bool) -> None:
+def usage(by: str, since: datetime, limit: int, as_json: bool) -> None:
     """Show who used how much of the GPUs: GPU-hours leased, busy, and wasted by attempts that did not succeed."""
-    begin = datetime.now(UTC) - timedelta(seconds=since)
     with open_client() as client:
-        found = client.usage(by=by, since=begin.isoformat(), limit=limit)
+        found = client.usage(by=by, since=since.isoformat(), limit=limit)
     if as_json:
         show.as_json(found)
         return

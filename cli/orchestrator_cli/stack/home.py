@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from orchestrator import home
 from orchestrator.errors import Conflict, InvalidRequest
+from orchestrator.home import write_private
 
 #: Linux allows 107 bytes for a socket's path; the rest is for the file's name.
 SOCKET_DIRECTORY_BYTES = 80
@@ -80,12 +81,12 @@ class Home:
     @property
     def token_file(self) -> Path:
         """The bearer token of the stack's API."""
-        return self.path / "token"
+        return home.token_file(self.path)
 
     @property
     def client_file(self) -> Path:
         """What a client needs to know: the API's URL and the token's file."""
-        return self.path / "client.toml"
+        return home.client_file(self.path)
 
     @property
     def state_file(self) -> Path:
@@ -113,8 +114,7 @@ class Home:
         if run.st_uid != os.getuid() or not self.run.is_dir() or self.run.is_symlink():
             raise InvalidRequest(f"{self.run} is not a directory of this user; remove it")
         self.run.chmod(0o700)
-        if not self.token_file.exists():
-            write_private(self.token_file, f"orch_{secrets.token_hex(32)}\n")
+        home.make_token(self.path)
 
     def write_stack(self, settings: Mapping[str, object]) -> None:
         """Write where this stack's servers are, for producers that are given only the home."""
@@ -123,9 +123,8 @@ class Home:
         write_private(self.path / "stack.toml", "\n".join(lines) + "\n")
 
     def write_client(self, api_url: str) -> None:
-        """Write the client's profile. JSON strings are TOML strings too."""
-        lines = (f"api_url = {json.dumps(api_url)}", f"token_file = {json.dumps(str(self.token_file))}", "")
-        write_private(self.client_file, "\n".join(lines))
+        """Write the client's profile."""
+        home.write_client(self.path, api_url)
 
     @contextlib.contextmanager
     def locked(self, *, within_seconds: float) -> Iterator[None]:
@@ -160,12 +159,3 @@ class Home:
     def write_state(self, state: dict[str, Any]) -> None:
         """Note what runs."""
         write_private(self.state_file, json.dumps(state, indent=2) + "\n")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step; only its owner may read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)

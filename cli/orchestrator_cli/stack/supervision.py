@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 
 from orchestrator.errors import StackUnavailable
-from orchestrator_cli.stack.home import Home, write_private
+from orchestrator.home import write_private
+from orchestrator_cli.stack.home import Home
 from orchestrator_cli.stack.parts import Part
 
 #: supervisord puts it into the environment of what it starts, and ``spawn`` into its own: the mark of this stack.

@@ -76,7 +76,7 @@ class Submitter(threading.Thread):
     def __init__(self, cluster: FaultCluster, api_url: str, wishes: Iterable[Wish], told: Acknowledged) -> None:
         super().__init__(daemon=True)
         self._cluster, self._wishes, self._told = cluster, list(wishes), told
-        self._client = Client(api_url, timeout_seconds=10)
+        self._client = Client(api_url, cluster.token, timeout_seconds=10)
         self._cancel = CancelService(cluster.runtime)
         self._began = time.monotonic()
         self._over = threading.Event()

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,8 +16,11 @@ from orchestrator.storage.schema import upgrade
 from tests.support import running
 from tests.support.running import Running
 
-#: Where an app without a token may be asked; TestClient's own name for it is refused.
 LOCAL = "http://127.0.0.1:8470"
+#: The installation's own token, with every right.
+OWN = "own"
+#: What a request has with it.
+AUTHORIZED = {"Authorization": f"Bearer {OWN}"}
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +46,15 @@ def runtime(settings: Settings) -> Iterator[Runtime]:
 
 @pytest.fixture
 def api(runtime: Runtime) -> Iterator[TestClient]:
-    """A client of an app without a token; a failure of the app is an answer, as it is over the network."""
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+    """A client with every right; a failure of the app is an answer, as it is over the network."""
+    with client_of(runtime) as client:
         yield client
+
+
+def client_of(runtime: Runtime, **options: Any) -> TestClient:
+    """Return a client with every right of an app over this runtime."""
+    app = create_app(runtime, token=OWN)
+    return TestClient(app, LOCAL, headers=AUTHORIZED, **({"raise_server_exceptions": False} | options))
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """Role × endpoint × tenant: who may call what, and what a tenant's token is told of another tenant's jobs.
 
-A new endpoint adds a row to ``ROWS``; without it the first test fails.
+A new endpoint adds a row to ``ROWS``; without it the first test fails. Tenants' leases, pools and lists are looked at
+in ``test_tenants.py``, by the same rows.
 """
 
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +29,31 @@ OWN: Final = "blue"
 OTHER: Final = "red"
 
 
+class Names(StrEnum):
+    """What an endpoint's path, or its body, names."""
+
+    JOB = "job"
+    LEASE = "lease"
+    POOL = "pool"
+    NODE = "node"
+    GPU = "gpu"
+    QUEUE = "queue"
+    SWEEP = "sweep"
+    LETTER = "dead letter"
+    TOKEN = "token"
+
+
+#: What belongs to a tenant: to another one it is as if it never was. All else belongs to the installation.
+OF_TENANTS: Final = frozenset({Names.JOB, Names.LEASE, Names.POOL})
+
+
+class Tells(StrEnum):
+    """Of whom an endpoint tells that names nothing."""
+
+    OWN = "own"  # of the caller's tenant alone, to one of a tenant
+    NOBODY = "nobody"  # the same to everybody: nothing of it is a tenant's
+
+
 @dataclass(frozen=True)
 class Row:
     """What one endpoint asks of its callers."""
@@ -33,76 +61,84 @@ class Row:
     method: str
     path: str
     role: Role | None  # the lowest that may call it; None: anybody, without a token
-    of_a_job: bool = False  # the path names a job: another tenant's is 404
+    names: Names | None = None  # of a tenant: another's is 404
+    tells: Tells | None = None  # of an endpoint that reads and names nothing
     every_tenant: bool = False  # tells of all tenants, so a token of one is refused
-    absent: bool = False  # the path names something that is not there: 404 for all who may
+    absent: bool = False  # what the path names is not there: 404 for all who may
     conflicts: bool = False  # the job may be in a state that does not allow it: 409 from who may
     body: Any = None
 
 
 ROWS: Final = (
-    Row("GET", "/healthz", None),
-    Row("GET", "/readyz", None),
-    Row("GET", "/whoami", Role.VIEWER),
+    Row("GET", "/healthz", None, tells=Tells.NOBODY),
+    Row("GET", "/readyz", None, tells=Tells.NOBODY),
+    Row("GET", "/whoami", Role.VIEWER, tells=Tells.OWN),
     Row("GET", "/audit", Role.ADMIN),
+    Row("GET", "/tokens", Role.ADMIN),
+    Row("POST", "/tokens", Role.ADMIN, conflicts=True, body={"name": "ci", "role": "viewer"}),
+    Row("DELETE", "/tokens/{name}", Role.ADMIN, names=Names.TOKEN, absent=True),
     Row("POST", "/jobs/submit", Role.SUBMITTER, body={"argv": ["true"]}),
-    Row("GET", "/jobs", Role.VIEWER),
-    Row("GET", "/jobs/{job_id}", Role.VIEWER, of_a_job=True),
-    Row("POST", "/jobs/{job_id}/cancel", Role.SUBMITTER, of_a_job=True),
-    Row("POST", "/jobs/cancel", Role.SUBMITTER, of_a_job=True, body={"tree": "{job_id}"}),
-    Row("POST", "/jobs/{job_id}/priority", Role.SUBMITTER, of_a_job=True, conflicts=True, body={"priority": 7}),
-    Row("POST", "/jobs/{job_id}/hold", Role.SUBMITTER, of_a_job=True, conflicts=True),
-    Row("POST", "/jobs/{job_id}/release", Role.SUBMITTER, of_a_job=True, conflicts=True),
-    Row("POST", "/jobs/{job_id}/retry", Role.SUBMITTER, of_a_job=True, conflicts=True),
-    Row("POST", "/jobs/orders", Role.SUBMITTER, body={"order": "hold", "ids": ["none"]}),
-    Row("GET", "/jobs/{job_id}/logs", Role.VIEWER, of_a_job=True),
-    Row("GET", "/jobs/{job_id}/why", Role.VIEWER, of_a_job=True),
-    Row("GET", "/jobs/{job_id}/events", Role.VIEWER, of_a_job=True),
-    Row("GET", "/jobs/{job_id}/stream", Role.VIEWER, of_a_job=True),
-    Row("GET", "/events", Role.VIEWER),
-    Row("GET", "/nodes", Role.VIEWER),
-    Row("POST", "/nodes/{name}/drain", Role.OPERATOR, absent=True),
-    Row("POST", "/nodes/{name}/undrain", Role.OPERATOR, absent=True),
-    Row("GET", "/control/sweeps", Role.VIEWER),
-    Row("POST", "/control/sweeps/{name}", Role.ADMIN, absent=True),
+    Row("GET", "/jobs", Role.VIEWER, tells=Tells.OWN),
+    Row("GET", "/jobs/{job_id}", Role.VIEWER, names=Names.JOB),
+    Row("POST", "/jobs/{job_id}/cancel", Role.SUBMITTER, names=Names.JOB),
+    Row("POST", "/jobs/cancel", Role.SUBMITTER, names=Names.JOB, body={"tree": "{job_id}"}),
+    Row("POST", "/jobs/{job_id}/priority", Role.SUBMITTER, names=Names.JOB, conflicts=True, body={"priority": 7}),
+    Row("POST", "/jobs/{job_id}/hold", Role.SUBMITTER, names=Names.JOB, conflicts=True),
+    Row("POST", "/jobs/{job_id}/release", Role.SUBMITTER, names=Names.JOB, conflicts=True),
+    Row("POST", "/jobs/{job_id}/retry", Role.SUBMITTER, names=Names.JOB, conflicts=True),
+    Row("POST", "/jobs/orders", Role.SUBMITTER, body={"order": "hold", "ids": ["none"]}),  # each id has its answer
+    Row("GET", "/jobs/{job_id}/logs", Role.VIEWER, names=Names.JOB),
+    Row("GET", "/jobs/{job_id}/why", Role.VIEWER, names=Names.JOB),
+    Row("GET", "/jobs/{job_id}/events", Role.VIEWER, names=Names.JOB),
+    Row("GET", "/jobs/{job_id}/stream", Role.VIEWER, names=Names.JOB),
+    Row("GET", "/events", Role.VIEWER, tells=Tells.OWN),
+    Row("GET", "/nodes", Role.VIEWER, tells=Tells.OWN),
+    Row("POST", "/nodes/{name}/drain", Role.OPERATOR, names=Names.NODE, absent=True),
+    Row("POST", "/nodes/{name}/undrain", Role.OPERATOR, names=Names.NODE, absent=True),
+    Row("GET", "/control/sweeps", Role.VIEWER, tells=Tells.NOBODY),
+    Row("POST", "/control/sweeps/{name}", Role.ADMIN, names=Names.SWEEP, absent=True),
     Row("POST", "/control/reclaim", Role.ADMIN),
-    Row("GET", "/gpus", Role.VIEWER),
-    Row("POST", "/gpus/{uuid}/quarantine", Role.OPERATOR, absent=True),
-    Row("POST", "/gpus/{uuid}/release", Role.OPERATOR, absent=True),
-    Row("POST", "/gpus/{uuid}/reset", Role.OPERATOR, absent=True),
+    Row("POST", "/control/purge", Role.ADMIN, body={"older_than_seconds": 86_400.0, "dry_run": True}),
+    Row("POST", "/control/depose", Role.ADMIN, conflicts=True),
+    Row("GET", "/gpus", Role.VIEWER, tells=Tells.OWN),
+    Row("POST", "/gpus/{uuid}/quarantine", Role.OPERATOR, names=Names.GPU, absent=True),
+    Row("POST", "/gpus/{uuid}/release", Role.OPERATOR, names=Names.GPU, absent=True),
+    Row("POST", "/gpus/{uuid}/reset", Role.OPERATOR, names=Names.GPU, absent=True),
     Row("POST", "/leases", Role.SUBMITTER, conflicts=True, body={"gpus": 1}),
-    Row("POST", "/leases/{token}/heartbeat", Role.SUBMITTER, absent=True),
-    Row("POST", "/leases/{token}/release", Role.SUBMITTER, absent=True),
-    Row("GET", "/leases", Role.VIEWER),
+    Row("POST", "/leases/{token}/heartbeat", Role.SUBMITTER, names=Names.LEASE, absent=True),
+    Row("POST", "/leases/{token}/release", Role.SUBMITTER, names=Names.LEASE, absent=True),
+    Row("GET", "/leases", Role.VIEWER, tells=Tells.OWN),
     Row("POST", "/pools", Role.OPERATOR, body={"name": "chat"}),
-    Row("GET", "/pools", Role.VIEWER),
-    Row("GET", "/pools/{name}", Role.VIEWER, absent=True),
-    Row("POST", "/pools/{name}/scale", Role.OPERATOR, absent=True, body={}),
-    Row("POST", "/pools/{name}/preload", Role.OPERATOR, absent=True, body={}),
-    Row("POST", "/pools/{name}/swap", Role.OPERATOR, absent=True, body={"model": "other"}),
-    Row("POST", "/pools/{name}/sleep", Role.OPERATOR, absent=True),
-    Row("POST", "/pools/{name}/wake", Role.OPERATOR, absent=True),
-    Row("POST", "/pools/{name}/drain", Role.OPERATOR, absent=True),
-    Row("POST", "/pools/{name}/stop", Role.OPERATOR, absent=True),
-    Row("DELETE", "/pools/{name}", Role.OPERATOR, absent=True),
-    Row("GET", "/queues", Role.VIEWER),
-    Row("GET", "/queues/{name}", Role.VIEWER, absent=True),
-    Row("POST", "/queues/{name}/pause", Role.OPERATOR, absent=True),
-    Row("POST", "/queues/{name}/resume", Role.OPERATOR, absent=True),
-    Row("PATCH", "/queues/{name}", Role.OPERATOR, absent=True, body={}),
-    Row("GET", "/policy", Role.VIEWER),
-    Row("PATCH", "/policy", Role.ADMIN, body={}),
-    Row("GET", "/tenants", Role.VIEWER),
-    Row("GET", "/cluster", Role.VIEWER),
-    Row("GET", "/usage", Role.VIEWER),
+    Row("GET", "/pools", Role.VIEWER, tells=Tells.OWN),
+    Row("POST", "/pools/orders", Role.OPERATOR, body={"order": "wake"}),
+    Row("GET", "/pools/{name}", Role.VIEWER, names=Names.POOL, absent=True),
+    Row("POST", "/pools/{name}/scale", Role.OPERATOR, names=Names.POOL, absent=True, body={}),
+    Row("POST", "/pools/{name}/preload", Role.OPERATOR, names=Names.POOL, absent=True, body={}),
+    Row("POST", "/pools/{name}/swap", Role.OPERATOR, names=Names.POOL, absent=True, body={"model": "other"}),
+    Row("POST", "/pools/{name}/sleep", Role.OPERATOR, names=Names.POOL, absent=True),
+    Row("POST", "/pools/{name}/wake", Role.OPERATOR, names=Names.POOL, absent=True),
+    Row("POST", "/pools/{name}/drain", Role.OPERATOR, names=Names.POOL, absent=True),
+    Row("POST", "/pools/{name}/stop", Role.OPERATOR, names=Names.POOL, absent=True),
+    Row("DELETE", "/pools/{name}", Role.OPERATOR, names=Names.POOL, absent=True),
+    Row("GET", "/queues", Role.VIEWER, tells=Tells.OWN),
+    Row("GET", "/queues/{name}", Role.VIEWER, names=Names.QUEUE, absent=True),
+    Row("POST", "/queues/{name}/pause", Role.OPERATOR, names=Names.QUEUE, absent=True),
+    Row("POST", "/queues/{name}/resume", Role.OPERATOR, names=Names.QUEUE, absent=True),
+    Row("PATCH", "/queues/{name}", Role.OPERATOR, names=Names.QUEUE, absent=True, body={}),
+    Row("GET", "/policy", Role.VIEWER, tells=Tells.NOBODY),
+    Row("PATCH", "/policy", Role.OPERATOR, body={}),
+    Row("POST", "/policy", Role.OPERATOR, body={}),
+    Row("GET", "/tenants", Role.VIEWER, tells=Tells.OWN),
+    Row("GET", "/cluster", Role.VIEWER, tells=Tells.OWN),
+    Row("GET", "/usage", Role.VIEWER, tells=Tells.OWN),
     Row("GET", "/dlq", Role.VIEWER, every_tenant=True),
-    Row("GET", "/dlq/{job_id}", Role.VIEWER, every_tenant=True, absent=True),
+    Row("GET", "/dlq/{job_id}", Role.VIEWER, names=Names.LETTER, every_tenant=True, absent=True),
     Row("POST", "/dlq/retry", Role.OPERATOR, body={}),
     Row("POST", "/dlq/purge", Role.OPERATOR, body={}),
-    Row("POST", "/dlq/{job_id}/retry", Role.OPERATOR, absent=True),
-    Row("DELETE", "/dlq/{job_id}", Role.OPERATOR, absent=True),
+    Row("POST", "/dlq/{job_id}/retry", Role.OPERATOR, names=Names.LETTER, absent=True),
+    Row("DELETE", "/dlq/{job_id}", Role.OPERATOR, names=Names.LETTER, absent=True),
     Row("GET", "/metrics", Role.VIEWER, every_tenant=True),
-    Row("GET", "/openapi.json", Role.VIEWER),
+    Row("GET", "/openapi.json", Role.VIEWER, tells=Tells.NOBODY),
 )
 GUARDED: Final = tuple(row for row in ROWS if row.role is not None)
 
@@ -126,12 +162,33 @@ class World:
     secrets: dict[str, str]
     job: str
 
-    def ask(self, caller: str | None, row: Row, *, job: str | None = None) -> Any:
-        """Send the row's request as this caller; None: without a token."""
-        headers = {} if caller is None else {"Authorization": f"Bearer {self.secrets[caller]}"}
-        path = row.path.replace("{job_id}", job or self.job)
-        body = None if row.body is None else json.loads(json.dumps(row.body).replace("{job_id}", job or self.job))
-        return self.client.request(row.method, path, json=body, headers=headers)
+    def ask(self, caller: str, row: Row, *, job: str | None = None, **named: str) -> Any:
+        """Send the row's request as this caller, about this job and what else it names by a mark in its path."""
+        path, body = row.path, json.dumps(row.body)
+        for mark, name in ({"job_id": job or self.job} | named).items():
+            path, body = path.replace(f"{{{mark}}}", name), body.replace(f"{{{mark}}}", name)
+        more = {} if row.body is None else {"json": json.loads(body)}
+        return self.client.request(row.method, path, headers=self.headers(caller), **more)
+
+    def headers(self, caller: str) -> dict[str, str]:
+        """Return what shows who asks."""
+        return {"Authorization": f"Bearer {self.secrets[caller]}"}
+
+
+@contextmanager
+def opened(runtime: Runtime, *, stopping: bool) -> Iterator[World]:
+    """Give the app over a runtime, with tokens and a job; one that stops answers streams with what there is."""
+    service = TokenService(runtime.access, runtime.clock)
+    secrets = {
+        name: service.create(name, role=role, tenant=tenant, by="test")[1] for name, (role, tenant) in CALLERS.items()
+    }
+    app = create_app(runtime, token="installation")
+    if stopping:
+        app.state.services.stopping.set()
+    with TestClient(app, raise_server_exceptions=False) as client:
+        headers = {"Authorization": f"Bearer {secrets['submitter-of-own']}"}
+        job = client.post("/jobs/submit", json={"argv": ["true"], "name": "of-blue"}, headers=headers).json()["id"]
+        yield World(client, secrets, job)
 
 
 @pytest.fixture(scope="module")
@@ -142,22 +199,27 @@ def world(
     shutil.copy(empty_database, home / "matrix.db")
     url = f"sqlite:///{home / 'matrix.db'}"
     runtime = open_runtime(Settings(home=home, database_url=url, redis_url=embedded_redis_server.unix_url))
-    service = TokenService(runtime.access, runtime.clock)
-    secrets = {
-        name: service.create(name, role=role, tenant=tenant, by="test")[1] for name, (role, tenant) in CALLERS.items()
-    }
-    app = create_app(runtime, token="installation")
-    app.state.services.stopping.set()  # streams tell what there is, and end
-    with TestClient(app, raise_server_exceptions=False) as client:
-        headers = {"Authorization": f"Bearer {secrets['submitter-of-own']}"}
-        job = client.post("/jobs/submit", json={"argv": ["true"], "name": "of-blue"}, headers=headers).json()["id"]
-        yield World(client, secrets, job)
+    with opened(runtime, stopping=True) as made:
+        yield made
     runtime.close()
 
 
 def test_every_endpoint_has_a_row(runtime: Runtime) -> None:
     """Whoever adds an endpoint says here who may call it."""
-    assert sorted(routes_of(create_app(runtime, token=None))) == sorted((row.method, row.path) for row in ROWS)
+    assert sorted(routes_of(create_app(runtime, token="installation"))) == sorted(
+        (row.method, row.path) for row in ROWS
+    )
+
+
+def test_every_row_says_what_it_names_or_of_whom_it_tells() -> None:
+    """So that nothing of a tenant's can be added without being looked at in ``test_tenants.py``."""
+    for row in ROWS:
+        assert (row.names is not None) or "{" not in row.path, f"{row.method} {row.path}: what does it name?"
+        reads_all = row.method == "GET" and row.names is None and row.role is not Role.ADMIN and not row.every_tenant
+        assert reads_all == (row.tells is not None), f"{row.method} {row.path}: of whom does it tell?"
+        if row.names is not None and row.names not in OF_TENANTS and row.method != "GET":
+            assert row.role is not None
+            assert row.role.covers(Role.OPERATOR), f"{row.method} {row.path}: it is the whole installation's"
 
 
 def test_every_role_is_in_the_matrix() -> None:
@@ -173,7 +235,7 @@ def test_who_may_call_what(world: World, row: Row, caller: str) -> None:
 
     if row.role is not None and not (role.covers(row.role) and not (row.every_tenant and tenant is not None)):
         expected = {403}
-    elif row.absent or (row.of_a_job and tenant == OTHER):
+    elif row.absent or (row.names is Names.JOB and tenant == OTHER):
         expected = {404}
     else:
         expected = {200, 201} if row.path != "/readyz" else {200, 503}
@@ -190,7 +252,9 @@ def test_nobody_else_may(world: World, row: Row, headers: dict[str, str]) -> Non
     assert world.client.request(row.method, path, json=row.body, headers=headers).status_code == 401
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.of_a_job], ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.names is Names.JOB], ids=lambda row: f"{row.method} {row.path}"
+)
 def test_another_tenants_job_is_as_one_that_never_was(world: World, row: Row) -> None:
     """Apart from the id that was asked for, the two answers are the same."""
     never = "01890000-0000-7000-8000-000000000000"

@@ -71,7 +71,14 @@ def test_a_group_is_cancelled_with_what_waits_for_it(api: TestClient, canvas: li
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [({}, 422), ({"tree": "a", "group": "b"}, 422), ({"tree": ""}, 422), ({"tree": "nobody"}, 404), ({"all": 1}, 422)],
+    [
+        ({}, 422),
+        ({"tree": "a", "group": "b"}, 422),
+        ({"tree": ""}, 422),
+        ({"tree": "nobody"}, 404),
+        ({"all": 1}, 422),
+        ({"tree": "nobody", "reason": "a\u202eb"}, 422),
+    ],
 )
 def test_a_cancel_that_names_no_canvas_is_refused(api: TestClient, body: dict[str, Any], status: int) -> None:
     answer = api.post("/jobs/cancel", json=body)

@@ -13,6 +13,7 @@ from orchestrator.api.schemas import plain
 from orchestrator.domain.job import JobEvent
 from orchestrator.errors import OrchestratorError
 from orchestrator.runtime import Runtime
+from tests.support import reference
 from tests.support.openapi import PATH, openapi_text
 from tests.support.running import Running, register
 
@@ -22,6 +23,26 @@ def test_the_description_is_the_one_that_was_agreed_on() -> None:
     kept, made = PATH.read_text().splitlines(), openapi_text().splitlines()
 
     assert list(difflib.unified_diff(kept, made, "docs/openapi.json", "the API", lineterm="", n=1)) == []
+
+
+def test_the_reference_is_that_of_the_description() -> None:
+    """`make openapi` writes both."""
+    kept, made = reference.PATH.read_text(), reference.reference_text(json.loads(openapi_text()))
+
+    assert list(difflib.unified_diff(kept.splitlines(), made.splitlines(), lineterm="", n=1)) == []
+
+
+def test_the_reference_has_every_operation_with_its_role_and_fields() -> None:
+    text = reference.PATH.read_text()
+    sections = {part.split("`")[1]: part for part in text.split("\n### ")[1:]}
+    document = json.loads(PATH.read_text())
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            section = sections.pop(f"{method.upper()} {path}")
+            assert f"Role: {operation.get('x-role', 'none')}." in section
+            assert [one["name"] for one in operation.get("parameters", ()) if f"`{one['name']}`" not in section] == []
+    assert sections == {}
+    assert "| `most_running` | integer, 0 to " in text
 
 
 def test_every_operation_says_who_may_call_it() -> None:
@@ -38,6 +59,20 @@ def test_every_operation_says_who_may_call_it() -> None:
     assert {
         key for key, operation in operations.items() if operation.get("security") and not operation["x-role"]
     } == set()
+
+
+def test_a_version_is_stale_only_where_one_can_be_named() -> None:
+    """412 is described of what takes If-Match, and of nothing else."""
+    takes, answers = set(), set()
+    for path, methods in json.loads(PATH.read_text())["paths"].items():
+        for method, operation in methods.items():
+            if any(each["name"] == "if-match" for each in operation.get("parameters", ())):
+                takes.add((method, path))
+            if "412" in operation["responses"]:
+                answers.add((method, path))
+
+    assert takes == answers
+    assert ("patch", "/policy") in takes
 
 
 @pytest.fixture
@@ -78,7 +113,7 @@ def test_a_problem_has_a_code_of_its_own() -> None:
     kinds: list[type[OrchestratorError]] = [OrchestratorError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
-    ours = [kind for kind in kinds if kind.__module__ == "orchestrator.errors" and "code" in vars(kind)]
+    ours = [kind for kind in kinds if kind.__module__.startswith("orchestrator.") and "code" in vars(kind)]
     codes = [kind.code for kind in ours]
 
     assert len(codes) == len(set(codes))
@@ -110,3 +145,32 @@ def test_what_json_cannot_hold_becomes_null() -> None:
         "all": [1.5, None, "x", None],
     }
     json.dumps(plain(deep), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/pools", "GET, POST"), ("/queues/gpu", "GET, PATCH"), ("/jobs/cancel", "POST"), ("/healthz", "GET")],
+)
+def test_a_method_that_is_not_there_is_answered_with_those_that_are(api: TestClient, path: str, allowed: str) -> None:
+    answer = api.put(path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["type"] == f"{problems.TYPE}method-not-allowed"
+
+
+@pytest.mark.parametrize("instant", ["0", "1767225600", "1767225600000.5", "2026-01-31", "noon"])
+def test_an_instant_is_written_in_full(api: TestClient, instant: str) -> None:
+    """Not as a number, of which nobody knows whether it counts seconds or milliseconds."""
+    window = api.get("/usage", params={"since": instant})
+    job = api.post("/jobs/submit", json={"argv": ["true"], "run_at": instant})
+
+    assert (window.status_code, job.status_code) == (422, 422)
+    assert api.post("/jobs/submit", json={"argv": ["true"], "deadline": 1767225600}).status_code == 422
+    assert api.get("/usage", params={"since": "2001-01-31T12:00:00Z"}).status_code == 200
+    assert api.post("/jobs/submit", json={"argv": ["true"], "run_at": "2026-01-31 12:00:00+01:00"}).status_code == 201
+
+
+def test_a_truth_value_is_no_priority(api: TestClient) -> None:
+    answer = api.post("/jobs/orders", json={"order": "priority", "ids": ["a"], "priority": False})
+
+    assert answer.status_code == 422

@@ -1,12 +1,17 @@
-"""Sweeps by hand, draining, and what the metrics tell of leadership."""
+"""Sweeps by hand, another leader, purges, draining, and what the metrics tell of leadership."""
 
 from collections.abc import Callable
 from datetime import timedelta
 
+import pytest
 from fastapi.testclient import TestClient
 
+from orchestrator.errors import NotLeading
 from orchestrator.runtime import Runtime
+from orchestrator.services import hand_sweeps
 from orchestrator.services.lead import Leader
+from tests.support.aging import end_earlier
+from tests.support.running import Running
 
 
 def test_a_sweep_runs_once_without_a_leader(api: TestClient, runtime: Runtime) -> None:
@@ -73,16 +78,16 @@ def test_orders_about_a_waiting_job_show_in_the_job_and_its_history(api: TestCli
     job = api.post("/jobs/submit", json={"argv": ["true"]}).json()["id"]
 
     held = api.post(f"/jobs/{job}/hold").json()
-    assert (held["state"], held["held_by"], held["changed"]) == ("pending", "local", True)
+    assert (held["state"], held["held_by"], held["changed"]) == ("pending", "admin", True)
     (reason,) = (one for one in api.get(f"/jobs/{job}/why").json()["reasons"] if one["code"] == "held")
-    assert reason["words"].startswith("held by local")
+    assert reason["words"].startswith("held by admin")
     assert api.post(f"/jobs/{job}/priority", json={"priority": 8}).json()["priority"] == 8
     assert api.post(f"/jobs/{job}/release").json()["held_by"] is None
     assert api.post(f"/jobs/{job}/retry").json()["type"].endswith(":illegal-transition")
     api.post(f"/jobs/{job}/cancel")
     assert api.post(f"/jobs/{job}/retry").json()["state"] == "pending"
     events = api.get(f"/jobs/{job}/events").json()["events"]
-    assert [event["kind"] for event in events if event["data"].get("by") == "local"] == [
+    assert [event["kind"] for event in events if event["data"].get("by") == "admin"] == [
         *("hold", "set_priority", "unhold", "cancel", "revive")
     ]
 
@@ -104,7 +109,7 @@ def test_one_order_for_many_jobs_tells_of_each(api: TestClient) -> None:
 def test_a_queue_is_paused_limited_and_resumed(api: TestClient) -> None:
     api.post("/jobs/submit", json={"argv": ["true"]})
     paused = api.post("/queues/gpu/pause").json()
-    assert (paused["paused"], paused["paused_by"], paused["withdrawn"]) == (True, "local", 1)
+    assert (paused["paused"], paused["paused_by"], paused["withdrawn"]) == (True, "admin", 1)
     waiting = api.post("/jobs/submit", json={"argv": ["true"]}).json()
     assert waiting["state"] == "pending"
     assert api.get(f"/jobs/{waiting['id']}/why").json()["reasons"][0]["code"] == "queue_paused"
@@ -129,3 +134,68 @@ def test_safe_mode_is_switched_by_the_policy(api: TestClient) -> None:
     assert api.patch("/policy", json={"safe_mode": False}, headers={"If-Match": '"0"'}).status_code == 412
     assert api.patch("/policy", json={"safe_mode": False}).json()["version"] == 2
     assert api.patch("/policy", json={"color": 1}).status_code == 422
+
+
+def test_a_post_changes_the_policy_as_a_patch_does(api: TestClient) -> None:
+    """What is left out stays."""
+    api.patch("/policy", json={"pool_idle_seconds": 60})
+    changed = api.post("/policy", json={"max_gpu_memory_fraction": 0.5}, headers={"If-Match": '"1"'})
+
+    assert changed.json() == changed.json() | {"pool_idle_seconds": 60, "max_gpu_memory_fraction": 0.5, "version": 2}
+    assert changed.headers["etag"] == '"2"'
+    assert api.post("/policy", json={}, headers={"If-Match": '"1"'}).status_code == 412
+    assert api.post("/policy", json={"max_gpu_memory_fraction": 0}).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/control/reclaim", "/control/sweeps/prune"])
+def test_a_sweep_between_leaders_is_a_conflict(
+    api: TestClient, runtime: Runtime, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody took over in each of two tries: ask again."""
+
+    def lose(*_: object) -> None:
+        raise NotLeading(1)
+
+    monkeypatch.setattr(hand_sweeps, "_run", lose)
+    answer = api.post(path)
+
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:gpu-orchestrator:problem:not-leading")
+    template = path.replace("prune", "{name}")
+    assert "409" in api.get("/openapi.json").json()["paths"][template]["post"]["responses"]
+
+
+def test_old_jobs_are_counted_then_deleted(api: TestClient, runtime: Runtime, start: Callable[[str], Running]) -> None:
+    """And not those that somebody may still look for: an hour is the least."""
+    job = api.post("/jobs/submit", json={"argv": ["true"]}).json()["id"]
+    start(job).end()
+    assert api.post("/control/purge", json={"older_than_seconds": 3600}).json() == {
+        "jobs": 0,
+        "more": False,
+        "dry_run": False,
+    }
+    end_earlier(runtime, job, timedelta(hours=2))
+
+    counted = api.post("/control/purge", json={"older_than_seconds": 3600, "dry_run": True}).json()
+    assert counted == {"jobs": 1, "more": False, "dry_run": True}
+    assert api.get(f"/jobs/{job}").status_code == 200
+    assert api.post("/control/purge", json={"older_than_seconds": 3600}).json()["jobs"] == 1
+    assert api.get(f"/jobs/{job}").status_code == 404
+    (event,) = (one for one in api.get("/events").json()["events"] if one["kind"] == "jobs_purge")
+    assert event["data"] == {"by": "local", "jobs": 1, "older_than_seconds": 3600.0}
+    for faulty in ({}, {"older_than_seconds": 3599}, {"older_than_seconds": "7d"}, {"older_than_seconds": 1e300}):
+        assert api.post("/control/purge", json=faulty).status_code == 422
+
+
+def test_a_leader_that_hangs_is_deposed(api: TestClient, runtime: Runtime) -> None:
+    """Another may lead at once, under another epoch, and what the old one still writes is refused."""
+    nobody = api.post("/control/depose")
+    assert (nobody.status_code, nobody.json()["detail"]) == (409, "nobody leads")
+    hung = runtime.leadership.campaign("host:1:a", ttl=timedelta(hours=1))
+    assert not runtime.leadership.campaign("host:2:b", ttl=timedelta(hours=1)).mine
+
+    assert api.post("/control/depose").json() == {"leader": "host:1:a", "epoch": hung.epoch}
+    assert api.get("/cluster").json()["leader"] is None
+    after = runtime.leadership.campaign("host:2:b", ttl=timedelta(hours=1))
+    assert (after.mine, after.epoch) == (True, hung.epoch + 1)
+    with pytest.raises(NotLeading):
+        runtime.admission.release_due(limit=1, epoch=hung.epoch)

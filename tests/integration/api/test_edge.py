@@ -1,10 +1,12 @@
 """What holds for every request: its id, its headers, how often, and the audit of what it changed."""
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -14,7 +16,8 @@ from orchestrator.domain.access import Role
 from orchestrator.errors import StoreUnavailable
 from orchestrator.runtime import Runtime
 from orchestrator.services.tokens import TokenService
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import LOCAL, OWN, client_of
+from tests.integration.api.test_access_matrix import ROWS, Row
 
 NEVER = "01890000-0000-7000-8000-000000000000"
 
@@ -82,13 +85,25 @@ def test_defects_tell_nothing_of_themselves(runtime: Runtime) -> None:
         def list_jobs(self, wanted: object) -> object:
             raise RuntimeError("SELECT secret FROM place")
 
-    with TestClient(create_app(dataclasses.replace(runtime, jobs=Broken()), token=None), LOCAL) as client:  # type: ignore[arg-type]
+    with client_of(dataclasses.replace(runtime, jobs=Broken())) as client:  # type: ignore[arg-type]
         answer = client.get("/jobs")
 
     assert answer.status_code == 500
     assert answer.json()["type"].endswith(":internal-error")
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"]
+
+
+def test_a_defect_is_logged_with_the_job_of_its_path(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def get(self, job_id: str) -> object:
+            raise RuntimeError("for the test")
+
+    with TestClient(create_app(dataclasses.replace(runtime, jobs=Broken()), token=None), LOCAL) as client:  # type: ignore[arg-type]
+        assert client.get(f"/jobs/{NEVER}").status_code == 500
+
+    (record,) = (one for one in caplog.records if one.name == "orchestrator.api.edge")
+    assert record.__dict__["job_id"] == NEVER
 
 
 def test_a_token_that_asks_too_often_is_told_when_to_come_again(ask: Callable[..., Any]) -> None:
@@ -129,7 +144,7 @@ def test_without_a_line_nothing_is_changed(runtime: Runtime) -> None:
             raise StoreUnavailable("the audit is away")
 
     changed = dataclasses.replace(runtime, access=Silent())  # type: ignore[arg-type]
-    with TestClient(create_app(changed, token=None), LOCAL) as client:
+    with client_of(changed) as client:
         job = client.post("/jobs/submit", json={"argv": ["true"]}).json()["id"]
         answer = client.post(f"/jobs/{job}/cancel")
 
@@ -154,32 +169,71 @@ def test_a_token_tells_whom_it_stands_for(ask: Callable[..., Any], api: TestClie
     blue = ask("blue-ci", Role.SUBMITTER, "blue")
 
     assert blue("GET", "/whoami").json() == {"name": "blue-ci", "role": "submitter", "tenant": "blue"}
-    assert api.get("/whoami").json() == {"name": "local", "role": "admin", "tenant": None}
+    assert api.get("/whoami").json() == {"name": "admin", "role": "admin", "tenant": None}
 
 
-def test_on_loopback_a_tokens_role_counts_and_a_dead_one_is_refused(runtime: Runtime, settings: Settings) -> None:
-    """Where none is needed, one that is shown still says what its holder may do."""
+def test_a_tokens_role_counts_and_a_dead_one_is_refused(runtime: Runtime) -> None:
+    """Also by a process that did not revoke it."""
     service = TokenService(runtime.access, runtime.clock)
     _token, secret = service.create("viewer", role=Role.VIEWER, by="test")
     headers = {"Authorization": f"Bearer {secret}"}
-    with TestClient(create_app(runtime, token=None), LOCAL) as client:
+    with client_of(runtime) as client:
         assert client.post("/jobs/submit", json={"argv": ["true"]}, headers=headers).status_code == 403
         service.revoke("viewer", by="test")
-    with TestClient(create_app(runtime, token=None), LOCAL) as client:
+    with client_of(runtime) as client:
         assert client.get("/jobs", headers=headers).status_code == 401
 
 
-def test_who_may_not_ask_is_refused_before_the_body_is_read(runtime: Runtime) -> None:
-    """A stranger's gigabyte costs nothing; one that is declared too large is not read either."""
-    read = []
+async def unread(app: FastAPI, method: str, path: str, token: str) -> int:
+    """Return the status of a request whose body cannot be read: whoever tries fails."""
 
-    def body() -> Iterator[bytes]:
-        read.append(1)
-        yield b"{}"
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
 
-    with TestClient(create_app(runtime, token="own")) as client:
-        assert client.post("/jobs/submit", content=b"[" * 500_000).status_code == 401
-        own = {"Authorization": "Bearer own", "Content-Type": "application/json"}
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    statuses: list[int] = []
+    headers = {"host": "127.0.0.1", "content-length": "1000", "authorization": f"Bearer {token}"}
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
+        "query_string": b"", "scheme": "http", "server": ("127.0.0.1", 8470), "client": ("127.0.0.1", 1),
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()], "asgi": {"spec_version": "2.3"},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return statuses[0]
+
+
+def test_a_stranger_is_refused_before_the_body_is_read(runtime: Runtime) -> None:
+    """A stranger's gigabyte costs nothing, wherever it is sent."""
+    app = create_app(runtime, token=OWN)
+    for method, path in (*(("POST", row.path) for row in ROWS if row.method == "POST"), ("PUT", "/no-such-path")):
+        assert asyncio.run(unread(app, method, path, "wrong")) == 401, path
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.role not in (None, Role.VIEWER)], ids=lambda row: row.path)
+def test_who_may_not_ask_is_refused_before_the_body_is_read(runtime: Runtime, row: Row) -> None:
+    """Also for its role; and the audit has its line about that."""
+    _token, secret = TokenService(runtime.access, runtime.clock).create("viewer", role=Role.VIEWER, by="test")
+
+    assert asyncio.run(unread(create_app(runtime, token=OWN), row.method, row.path, secret)) == 403
+
+    newest = runtime.access.audit(before_seq=None, limit=1)[0]
+    if row.method != "GET":
+        assert (newest.actor, newest.action, newest.outcome) == ("viewer", f"{row.method} {row.path}", "403")
+
+
+def test_what_who_may_not_ask_sends_is_not_looked_at(ask: Callable[..., Any]) -> None:
+    """A role that is too low is told so, not what is wrong with its JSON."""
+    viewer = ask("viewer", Role.VIEWER)
+
+    assert viewer("POST", "/jobs/submit", content=b"{", headers={"Content-Type": "application/json"}).status_code == 403
+
+
+def test_a_body_is_bounded_before_it_is_understood(runtime: Runtime) -> None:
+    with client_of(runtime) as client:
+        own = {"Content-Type": "application/json"}
         deep = client.post("/jobs/submit", content=b"[" * 50_000, headers=own)
         assert (deep.status_code, deep.json()["type"].rpartition(":")[2]) == (422, "too-deep")
         large = client.post("/jobs/submit", content=b" " * 10_000_000, headers=own)

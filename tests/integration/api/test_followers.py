@@ -10,8 +10,10 @@ import pytest
 from fastapi import FastAPI
 
 from orchestrator.api.app import create_app
+from orchestrator.domain.access import Role
 from orchestrator.runtime import Runtime
-from tests.integration.api.conftest import LOCAL
+from orchestrator.services.tokens import TokenService
+from tests.integration.api.conftest import AUTHORIZED, LOCAL, OWN
 from tests.support.running import Running, register
 
 #: More than the threads that answer requests.
@@ -20,14 +22,16 @@ FOLLOWERS = 60
 
 @pytest.fixture
 def app(runtime: Runtime) -> FastAPI:
-    return create_app(runtime, token=None)
+    return create_app(runtime, token=OWN)
 
 
 def talk(app: FastAPI, conversation: Any) -> Any:
     """Have a conversation of requests at the same time with the app."""
 
     async def within() -> Any:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL, timeout=30) as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url=LOCAL, timeout=30, headers=AUTHORIZED
+        ) as client:
             return await conversation(client)
 
     return asyncio.run(asyncio.wait_for(within(), 60))
@@ -79,3 +83,20 @@ def test_an_api_that_is_to_end_answers_its_followers(app: FastAPI) -> None:
 
     assert waited < 5
     assert answer.json() == {"chunks": [], "next": None, "ended": False}
+
+
+def test_a_revoked_token_ends_a_request_that_waits_for_output(app: FastAPI, runtime: Runtime) -> None:
+    """It is told no line that comes afterwards."""
+    tokens = TokenService(runtime.access, runtime.clock)
+    _token, secret = tokens.create("gone", role=Role.VIEWER, by="test")
+
+    async def conversation(client: httpx.AsyncClient) -> httpx.Response:
+        job = await submit(client)
+        client.headers["Authorization"] = f"Bearer {secret}"
+        assert (await client.get("/whoami")).json()["name"] == "gone"  # from here on it is trusted for a while
+        waiting = follow(client, job, 20)
+        await asyncio.sleep(0)
+        await asyncio.to_thread(tokens.revoke, "gone", by="test")
+        return await waiting
+
+    assert talk(app, conversation).status_code == 401

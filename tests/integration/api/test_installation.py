@@ -1,50 +1,18 @@
 """What is told of the installation: hosts, GPUs, queues, health, metrics, and the API itself."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
-from orchestrator.api.app import create_app
 from orchestrator.bootstrap import open_runtime
 from orchestrator.config import Settings
 from orchestrator.runtime import Runtime
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import client_of
 from tests.support.cli_fields import FIELDS
 
-METRICS = {
-    "gpu_orchestrator_leader": "gauge",
-    "gpu_orchestrator_sweep_passes_total": "counter",
-    "gpu_orchestrator_sweep_items_total": "counter",
-    "gpu_orchestrator_sweep_failures_total": "counter",
-    "gpu_orchestrator_sweep_seconds_total": "counter",
-    "gpu_orchestrator_sweep_last_seconds": "gauge",
-    "gpu_orchestrator_sweep_last_timestamp_seconds": "gauge",
-    "gpu_orchestrator_job_queue_depth": "gauge",
-    "gpu_orchestrator_jobs": "gauge",
-    "gpu_orchestrator_nodes": "gauge",
-    "gpu_orchestrator_gpus": "gauge",
-    "gpu_orchestrator_lease_expired_total": "counter",
-    "gpu_orchestrator_worker_pool_runners": "gauge",
-    "gpu_orchestrator_worker_pool_jobs": "gauge",
-    "gpu_orchestrator_worker_pool_failures": "gauge",
-    "gpu_orchestrator_api_requests_total": "counter",
-    "gpu_orchestrator_api_requests_in_progress": "gauge",
-    "gpu_orchestrator_api_request_seconds": "histogram",
-    "gpu_orchestrator_jobs_ended_total": "counter",
-    "gpu_orchestrator_job_wait_seconds": "histogram",
-    "gpu_orchestrator_job_run_seconds": "histogram",
-    "gpu_orchestrator_job_run_estimate_error_ratio": "histogram",
-    "gpu_orchestrator_stream_waiting": "gauge",
-    "gpu_orchestrator_stream_pending": "gauge",
-    "gpu_orchestrator_gpu_memory_mib": "gauge",
-    "gpu_orchestrator_gpu_utilization_percent": "gauge",
-    "gpu_orchestrator_server_up": "gauge",
-    "gpu_orchestrator_server_seconds": "gauge",
-}
 READS_THE_DATABASE = ["/jobs", "/jobs/x", "/jobs/x/logs", "/jobs/x/why", "/jobs/x/events", "/nodes", "/gpus", "/queues"]
 
 
@@ -79,7 +47,7 @@ def test_queues_tell_how_many_jobs_they_hold(api: TestClient) -> None:
 
 def test_the_cluster_is_described_without_passwords(runtime: Runtime, settings: Settings) -> None:
     secret = settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://:hidden@127.0.0.1:1/0")})
-    with TestClient(create_app(dataclasses.replace(runtime, settings=secret), token=None), LOCAL) as client:
+    with client_of(dataclasses.replace(runtime, settings=secret)) as client:
         answer = client.get("/cluster")
 
     assert set(answer.json()) == FIELDS["status --cluster"]
@@ -97,46 +65,13 @@ def test_it_is_ready_only_with_a_worker(api: TestClient, register: Callable[[str
     assert (after.status_code, after.json()["status"]) == (200, "ready")
 
 
-def test_metrics_have_their_names(api: TestClient, register: Callable[[str, int], None]) -> None:
-    register("alpha", 2)
-    answer = api.get("/metrics")
-
-    types = dict(line.split()[2:4] for line in answer.text.splitlines() if line.startswith("# TYPE"))
-    assert {name: kind for name, kind in types.items() if not name.endswith("_created")} == METRICS
-    assert answer.headers["content-type"].startswith("text/plain")
-    assert 'gpu_orchestrator_gpus{health="healthy",node="alpha",use="free"} 2.0' in answer.text
-
-
-def test_the_documents_name_every_metric() -> None:
-    """And no other."""
-    page = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
-    named = set(re.findall(r"^\| `(gpu_orchestrator_[a-z_]+)`", page, re.MULTILINE))
-
-    assert named == METRICS.keys() | {"gpu_orchestrator_leader_epoch"}, "the epoch is told while somebody leads"
-
-
-def test_requests_are_counted_by_their_route(api: TestClient) -> None:
-    """Not by their path, their method's spelling or anything else that a client could make up without end."""
-    api.get("/jobs/01890000-0000-7000-8000-000000000000")
-    api.get("/jobs/01890000-0000-7000-8000-000000000001")
-    api.get("/made-up")
-    api.request("BREW", "/jobs")
-
-    counts = [line for line in api.get("/metrics").text.splitlines() if "api_requests_total{" in line]
-    assert sorted(counts) == [
-        'gpu_orchestrator_api_requests_total{method="GET",route="/jobs/{job_id}",status="404"} 2.0',
-        'gpu_orchestrator_api_requests_total{method="GET",route="none",status="404"} 1.0',
-        'gpu_orchestrator_api_requests_total{method="other",route="/jobs",status="405"} 1.0',
-    ]
-
-
 @pytest.fixture
 def cut_off(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     """An app whose database cannot be opened."""
     (tmp_path / "file").touch()
     url = type(settings.database_url)(f"sqlite:///{tmp_path / 'file' / 'gone.db'}")
     runtime = open_runtime(settings.model_copy(update={"database_url": url}))
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(runtime) as client:
         yield client
     runtime.close()
 
@@ -162,14 +97,6 @@ def test_without_the_database_metrics_say_so(cut_off: TestClient) -> None:
     assert "gpu_orchestrator_jobs{" not in answer.text
 
 
-def test_streams_tell_what_waits_in_them(api: TestClient) -> None:
-    api.post("/jobs/submit", json={"argv": ["true"]})
-
-    text = api.get("/metrics").text
-    assert 'gpu_orchestrator_stream_waiting{queue="gpu"} 1.0' in text
-    assert 'gpu_orchestrator_stream_pending{queue="gpu"} 0.0' in text
-
-
 def test_without_the_database_nothing_is_taken_in(cut_off: TestClient) -> None:
     assert cut_off.post("/jobs/submit", json={"argv": ["true"]}).status_code == 503
     assert cut_off.get("/readyz").json()["checks"]["database"] is False
@@ -180,7 +107,7 @@ def test_without_redis_jobs_are_taken_in(settings: Settings) -> None:
     """What is committed is durable; the leader publishes it when Redis is back."""
     away = type(settings.redis_url)("redis://127.0.0.1:1/0")
     runtime = open_runtime(settings.model_copy(update={"redis_url": away}))
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(runtime) as client:
         assert client.post("/jobs/submit", json={"argv": ["true"]}).status_code == 201
         assert client.get("/readyz").json()["checks"]["redis"] is False
     runtime.close()

@@ -125,6 +125,40 @@ def test_output_is_told_page_by_page(api: TestClient, start: Callable[[str], Any
     assert api.get(f"/jobs/{job}/logs", params={"after": second["next"]}).json()["ended"] is True
 
 
+def test_the_last_lines_are_told_and_what_follows_them(api: TestClient, start: Callable[[str], Any]) -> None:
+    """Of however many chunks; the next page begins where they end, so that a follower misses and repeats nothing."""
+    job = submit(api)
+    running = start(job)
+    for number in range(120):
+        running.print(f"{number}\nhalf of ")
+    page = api.get(f"/jobs/{job}/logs", params={"tail": 100}).json()
+    text = "".join(chunk["text"] for chunk in page["chunks"])
+    assert text.splitlines() == [*(f"half of {number}" for number in range(21, 120)), "half of "]
+    assert page["ended"] is False
+
+    running.print("line 120\n")
+    running.end()
+    following = api.get(f"/jobs/{job}/logs", params={"after": page["next"]}).json()
+    assert [chunk["text"] for chunk in following["chunks"]] == ["line 120\n"]
+    assert following["ended"] is True
+    last = api.get(f"/jobs/{job}/logs", params={"tail": 1}).json()["chunks"]
+    assert [chunk["text"] for chunk in last] == ["half of ", "line 120\n"]
+    pages = [api.get(f"/jobs/{job}/logs", params={"limit": 2, "after": f"1:{after}"}).json() for after in (0, 118, 119)]
+    assert [(len(one["chunks"]), one["ended"]) for one in pages] == [(2, False), (2, False), (1, True)]
+
+
+def test_a_tail_of_nothing_waits_for_what_comes(api: TestClient, start: Callable[[str], Any]) -> None:
+    job = submit(api)
+    running = start(job)
+    assert api.get(f"/jobs/{job}/logs", params={"tail": 0}).json() == {"chunks": [], "next": None, "ended": False}
+    running.print("before\n")
+    place = api.get(f"/jobs/{job}/logs", params={"tail": 0}).json()
+    assert place["chunks"] == [{"attempt": 1, "number": 0, "text": ""}]
+    running.print("after\n")
+    following = api.get(f"/jobs/{job}/logs", params={"after": place["next"]}).json()
+    assert [chunk["text"] for chunk in following["chunks"]] == ["after\n"]
+
+
 @pytest.mark.parametrize("what", ["print", "end"])
 def test_a_long_poll_answers_as_soon_as_something_is_there(
     api: TestClient, start: Callable[[str], Any], what: str
@@ -152,12 +186,20 @@ def test_a_long_poll_ends_without_output(api: TestClient) -> None:
     assert page == {"chunks": [], "next": None, "ended": False}
 
 
-@pytest.mark.parametrize("query", [{"after": "x"}, {"after": "1"}, {"wait": 21}, {"wait": -1}, {"wait": "nan"}])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *({"after": "x"}, {"after": "1"}, {"wait": 21}, {"wait": -1}, {"wait": "nan"}),
+        *({"limit": 0}, {"limit": 1001}, {"tail": -1}, {"tail": 10_001}, {"attempt": 0}, {"attempt": 1 << 31}),
+    ],
+)
 def test_a_wrong_cursor_or_wait_is_malformed(api: TestClient, query: dict[str, Any]) -> None:
     answer = api.get(f"/jobs/{submit(api)}/logs", params=query)
 
     assert answer.status_code == 422, answer.text
     assert answer.json()["faults"][0].startswith(next(iter(query)))
+    both = api.get(f"/jobs/{submit(api)}/logs", params={"after": "1:1", "tail": 1})
+    assert (both.status_code, both.json()["type"].rpartition(":")[2]) == (422, "invalid-request")
 
 
 def test_why_gives_codes_and_words(api: TestClient) -> None:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from orchestrator.domain.access import Role
 from orchestrator.domain.adhoc import LeaseRequest
 from orchestrator.errors import LeaseLost, NoGpuFree
 from orchestrator.runtime import Runtime
 from orchestrator.services.adhoc import LeaseService
+from orchestrator.services.tokens import TokenService
 from orchestrator.testing.clock import FakeClock
 from tests.support.running import Running, confirming
 from tests.support.waiting import wait_for
@@ -122,6 +125,26 @@ def test_a_token_is_in_no_audit_line_and_in_no_log(
     assert made["token"] not in "".join(r.getMessage() for r in caplog.records if not r.name.startswith("httpx"))
 
 
+@pytest.mark.usefixtures("hosts")
+def test_the_same_key_is_given_the_same_lease_under_a_new_token(
+    api: TestClient, register: Callable[[str, int], None]
+) -> None:
+    """For who did not hear the first answer; nobody else could have had the GPU in between."""
+    register("alpha", 1)
+    key = {"Idempotency-Key": "nb"}
+    first = api.post("/leases", json={"ttl_seconds": 30}, headers=key)
+    again = api.post("/leases", json={"ttl_seconds": 30}, headers=key)
+    other = api.post("/leases", json={"ttl_seconds": 60}, headers=key)
+
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 409)
+    assert other.json()["type"] == "urn:gpu-orchestrator:problem:idempotency-conflict"
+    assert (again.json()["id"], again.json()["gpus"]) == (first.json()["id"], ["alpha-0"])
+    assert again.json()["token"] != first.json()["token"]
+    assert api.post(f"/leases/{first.json()['token']}/heartbeat").status_code == 404
+    assert api.post(f"/leases/{again.json()['token']}/release").json()["state"] == "released"
+    assert api.post("/leases", json={"ttl_seconds": 60}, headers=key).status_code == 201
+
+
 def test_a_lease_is_told_when_its_host_has_confirmed_it(
     api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
 ) -> None:
@@ -178,3 +201,25 @@ def test_a_lease_is_kept_alive_until_its_host_has_had_its_time(
     assert runtime.leases.leases() == []
     with pytest.raises(LeaseLost):
         service.settle(handover)
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_revoked_token_gets_no_lease_that_it_waits_for(
+    api: TestClient, runtime: Runtime, register: Callable[[str, int], None]
+) -> None:
+    """The GPU becomes free after it was revoked."""
+    register("alpha", 1)
+    held = lease(api, ttl_seconds=60)
+    tokens = TokenService(runtime.access, runtime.clock)  # of another process
+    _token, secret = tokens.create("gone", role=Role.OPERATOR, by="test")
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert api.get("/whoami", headers=headers).json()["name"] == "gone"  # from here on it is trusted for a while
+
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(api.post, "/leases", json={"wait_seconds": 30}, headers=headers)
+        tokens.revoke("gone", by="test")
+        answer = waiting.result(timeout=60)
+    api.post(f"/leases/{held['token']}/release")
+
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (401, "unauthenticated")
+    assert api.get("/leases").json()["leases"] == []

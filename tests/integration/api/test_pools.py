@@ -28,7 +28,9 @@ def test_a_pool_is_started_changed_swapped_stopped_and_forgotten(api: TestClient
         1,
         8192,
     )
-    assert start(api, model="llama", max=4, gpu_memory="8GiB", tenant="red", arguments={"bits": 4}) == made
+    same = {"name": "chat", "model": "llama", "max": 4, "gpu_memory": "8GiB", "tenant": "red", "arguments": {"bits": 4}}
+    again = api.post("/pools", json=same)
+    assert (again.status_code, again.json()) == (200, made)
     assert api.get("/pools").json() == {"pools": [made]}
 
     scaled = api.post("/pools/chat/scale", json={"min": 2, "pinned": True}, headers={"If-Match": '"1"'})
@@ -46,6 +48,8 @@ def test_a_pool_is_started_changed_swapped_stopped_and_forgotten(api: TestClient
     assert api.delete("/pools/chat").status_code == 409
     sweep(runtime)
     assert api.get("/pools/chat").json()["state"] == "stopped"
+    assert (api.post("/pools", json=same).status_code, api.post("/pools/chat/stop").json()["wanted"]) == (200, 0)
+    sweep(runtime)
     assert api.delete("/pools/chat").json() == {"name": "chat"}
     assert api.get("/pools/chat").status_code == 404
 
@@ -80,6 +84,27 @@ def test_a_load_is_a_job_and_another_follows_one_that_was_cancelled(api: TestCli
     api.post(f"/jobs/{load['job_id']}/cancel")
     sweep(runtime)
     assert [one["job_id"] for one in api.get("/pools/chat").json()["loads"]] != [load["job_id"]]
+
+
+def test_one_order_goes_to_every_pool(api: TestClient, runtime: Runtime) -> None:
+    """To those that can take it: the answer tells which, and repeating it changes nothing."""
+    assert api.post("/pools/orders", json={"order": "stop"}).json() == {"pools": []}
+    for name, body in (("whole", {}), ("share", {"gpu_memory": "8GiB"}), ("gone", {})):
+        start(api, name=name, **body)
+    api.post("/pools/gone/stop")
+    sweep(runtime)
+    assert api.get("/pools/gone").json()["state"] == "stopped"
+
+    slept = api.post("/pools/orders", json={"order": "sleep"}).json()["pools"]
+    assert [(one["name"], one["asleep"]) for one in slept] == [("share", True)]
+    stopped = api.post("/pools/orders", json={"order": "stop"}).json()["pools"]
+    states = {"gone": "stopped", "share": "draining", "whole": "draining"}
+    assert {one["name"]: one["state"] for one in stopped} == states
+    assert api.post("/pools/orders", json={"order": "stop"}).json()["pools"] == stopped
+    for _ in range(2):  # loads are cancelled by one pass and are seen to have ended by the next
+        sweep(runtime)
+    assert {one["state"] for one in api.get("/pools").json()["pools"]} == {"stopped"}
+    assert api.post("/pools/orders", json={"order": "burn"}).status_code == 422
 
 
 def sweep(runtime: Runtime) -> None:

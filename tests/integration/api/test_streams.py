@@ -2,20 +2,22 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from orchestrator.api import stays
 from orchestrator.api.app import create_app
 from orchestrator.api.feed import MOST_BUFFERED, Follower, Positions
 from orchestrator.domain.access import Role
 from orchestrator.runtime import Runtime
 from orchestrator.services.tokens import TokenService
-from tests.integration.api.conftest import LOCAL
+from tests.integration.api.conftest import AUTHORIZED, LOCAL, OWN
 from tests.support.running import Running, register
 
 Frame = dict[str, Any]
@@ -25,7 +27,7 @@ class Stream:
     """An ASGI request whose answer is read as it comes; httpx's own transport gives it only when it is whole."""
 
     def __init__(self, app: FastAPI, path: str, **headers: str) -> None:
-        raw = {"host": "127.0.0.1", "accept": "text/event-stream"}
+        raw = {"host": "127.0.0.1", "accept": "text/event-stream", "authorization": AUTHORIZED["Authorization"]}
         raw |= {name.replace("_", "-"): value for name, value in headers.items()}
         self._scope = {
             "type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode(),
@@ -86,7 +88,7 @@ class Stream:
 @pytest.fixture
 def app(runtime: Runtime) -> FastAPI:
     register(runtime, "alpha", 2)
-    return create_app(runtime, token=None)
+    return create_app(runtime, token=OWN)
 
 
 @pytest.fixture
@@ -95,14 +97,20 @@ def run() -> Iterator[Any]:
         yield lambda conversation: runner.run(asyncio.wait_for(conversation, 60))
 
 
+def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:
+    """Return a client, with every right unless the headers say whose it is."""
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url=LOCAL, headers=AUTHORIZED | headers)
+
+
 async def submit(app: FastAPI, **headers: str) -> str:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL, headers=headers) as client:
+    async with client_of(app, **headers) as client:
         answer = await client.post("/jobs/submit", json={"argv": ["true"]})
         return str(answer.json()["id"])
 
 
 async def get(app: FastAPI, path: str) -> Any:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+    async with client_of(app) as client:
         return (await client.get(path)).json()
 
 
@@ -175,13 +183,126 @@ def test_a_follower_goes_on_where_it_was_and_a_tenant_sees_its_own(app: FastAPI,
     assert "default" in {frame["tenant"] for frame in seen}
 
 
+class Looks:
+    """The access store, and which tokens were looked at together."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.ids: list[frozenset[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def live_ids(self, ids: Collection[str]) -> Any:
+        """Look."""
+        self.ids.append(frozenset(ids))
+        return self._store.live_ids(ids)
+
+
+@pytest.mark.parametrize("path", ["/events", "/jobs/{job}/stream"])
+def test_a_revoked_token_ends_the_streams_that_it_has_open(runtime: Runtime, run: Any, path: str) -> None:
+    """Another process revokes it; all its streams end, others' go on, and one look serves all of them."""
+    register(runtime, "alpha", 2)
+    looks = Looks(runtime.access)
+    app = create_app(dataclasses.replace(runtime, access=looks), token=OWN)
+    tokens = TokenService(runtime.access, runtime.clock)  # of another process
+    issued = {name: tokens.create(name, role=Role.VIEWER, by="test") for name in ("gone", "stays")}
+    headers = {name: {"authorization": f"Bearer {secret}"} for name, (_token, secret) in issued.items()}
+
+    async def conversation() -> tuple[list[list[Frame]], list[Frame]]:
+        where = path.replace("{job}", await submit(app))
+        ending = [Stream(app, where, **headers["gone"]) for _ in range(10)]
+        async with contextlib.AsyncExitStack() as stack:
+            for stream in ending:
+                await stack.enter_async_context(stream)
+            other = await stack.enter_async_context(Stream(app, where, **headers["stays"]))
+            while app.state.services.feed.followers < 11:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(tokens.revoke, "gone", by="test")
+            ended = [[frame async for frame in stream.frames()] for stream in ending]
+            job = await submit(app) if path == "/events" else where.split("/")[2]
+            async with client_of(app) as client:
+                await client.post(f"/jobs/{job}/cancel")
+            return ended, await other.until("cancel")
+
+    ended, told = run(conversation())
+
+    assert [frames[-1]["event"] for frames in ended] == ["problem"] * 10
+    assert {frames[-1]["code"] for frames in ended} == {"unauthenticated"}
+    assert told[-1]["kind"] == "cancel"
+    assert looks.ids[0] == {token.id for token, _secret in issued.values()}
+    assert set(looks.ids) <= {looks.ids[0], frozenset({issued["stays"][0].id})}, "one look is about all who stay"
+
+
+@pytest.mark.parametrize("path", ["/events?after={last}&wait=20", "/jobs/{job}/events?after={last}&wait=20"])
+def test_a_revoked_token_ends_a_page_that_waits(app: FastAPI, runtime: Runtime, run: Any, path: str) -> None:
+    tokens = TokenService(runtime.access, runtime.clock)
+    _token, secret = tokens.create("gone", role=Role.VIEWER, by="test")
+
+    async def conversation() -> httpx.Response:
+        job = await submit(app)
+        last = (await get(app, "/events"))["next"]
+        async with client_of(app, Authorization=f"Bearer {secret}") as client:
+            waiting = asyncio.create_task(client.get(path.format(job=job, last=last)))
+            while not app.state.services.feed.followers:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(tokens.revoke, "gone", by="test")
+            return await waiting
+
+    answer = run(conversation())
+
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (401, "unauthenticated")
+
+
+def test_a_request_that_is_answered_at_once_is_not_looked_at_again(
+    runtime: Runtime, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most do not stay, and cost no query more."""
+    monkeypatch.setattr(stays, "LOOK_SECONDS", 0.05)
+    looks = Looks(runtime.access)
+    app = create_app(dataclasses.replace(runtime, access=looks), token=OWN)
+    _token, secret = TokenService(runtime.access, runtime.clock).create("any", role=Role.VIEWER, by="test")
+
+    async def conversation() -> None:
+        job = await submit(app)
+        async with client_of(app, Authorization=f"Bearer {secret}") as client:
+            assert (await client.get(f"/jobs/{job}/logs")).status_code == 200
+        looker = app.state.services.stays._looker
+        assert looker is not None
+        await asyncio.wait_for(looker, 20)
+
+    run(conversation())
+
+    assert looks.ids == []
+
+
+def test_a_defect_of_the_looking_ends_what_is_open(
+    runtime: Runtime, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody stays whose token is not looked at."""
+
+    class Broken(Looks):
+        def live_ids(self, ids: Collection[str]) -> Any:
+            raise RuntimeError("a defect")
+
+    app = create_app(dataclasses.replace(runtime, access=Broken(runtime.access)), token=OWN)
+    _token, secret = TokenService(runtime.access, runtime.clock).create("any", role=Role.VIEWER, by="test")
+
+    async def conversation() -> list[Frame]:
+        async with Stream(app, "/events", authorization=f"Bearer {secret}") as stream:
+            return [frame async for frame in stream.frames()]
+
+    assert run(conversation())[-1]["code"] == "unauthenticated"
+    assert "could not be looked at" in caplog.text
+
+
 def test_a_page_of_a_job_waits_for_an_event(app: FastAPI, run: Any) -> None:
     async def conversation() -> list[Any]:
         job = await submit(app)
         page = await get(app, f"/jobs/{job}/events")
         waiting = asyncio.create_task(get(app, f"/jobs/{job}/events?after={page['next']}&wait=20"))
         await asyncio.sleep(0)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+        async with client_of(app) as client:
             await client.post(f"/jobs/{job}/cancel")
         return [event["kind"] for event in (await waiting)["events"]]
 

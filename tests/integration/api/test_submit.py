@@ -162,6 +162,8 @@ def test_every_fault_is_reported_together(api: TestClient) -> None:
         TRUE | {"env": {"A": 1}},
         TRUE | {"run_at": "tomorrow"},
         TRUE | {"name": "x" * 5000},
+        TRUE | {"gpu_memory": "9" * 33},
+        TRUE | {"constraints": {"room": "x" * 64}},
         TRUE | {"\ud800": 1},
         TRUE | {"name": "\ud800"},
         {"argv": "true"},
@@ -178,7 +180,7 @@ def test_a_body_of_another_shape_is_malformed(api: TestClient, body: Any) -> Non
     assert document["faults"]
 
 
-@pytest.mark.parametrize("size", ["huge", "-1GiB", "0", "1XiB", "", "9" * 400, "1e3GiB"])
+@pytest.mark.parametrize("size", ["huge", "-1GiB", "0", "1XiB", "", "1e3GiB"])
 def test_a_wrong_size_of_memory_is_refused(api: TestClient, size: str) -> None:
     assert_problem(api.post("/jobs/submit", json=TRUE | {"gpu_memory": size}), 422, "invalid-request")
 

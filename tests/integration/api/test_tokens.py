@@ -1,18 +1,25 @@
-"""Who may ask: the bearer token, and the address that may be bound without one."""
+"""Who may ask: the bearer token, and where it comes from if nobody configured one."""
 
-import dataclasses
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
+from orchestrator.api import guard
 from orchestrator.api.app import create_app
+from orchestrator.api.own_token import OwnToken, own_token
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidSettings
+from orchestrator.home import make_token
 from orchestrator.runtime import Runtime
 from tests.integration.api.conftest import LOCAL
 
 TOKEN = "s3cret"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 JOB = "01890000-0000-7000-8000-000000000000"
 
 #: A few of the guarded ones; test_access_matrix.py has them all.
@@ -75,6 +82,14 @@ def test_a_token_with_other_letters_is_compared_without_an_error(api: TestClient
     assert answer.status_code == 401
 
 
+def test_the_token_is_compared_in_constant_time(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a refusal takes tells nothing of how much was right: this comparison alone decides."""
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda given, own: False)
+    assert api.get("/jobs", headers=BEARER).status_code == 401
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda given, own: (given, own) == (b"wrong", TOKEN.encode()))
+    assert api.get("/jobs", headers={"Authorization": "Bearer wrong"}).status_code == 200
+
+
 def test_a_token_may_hold_any_letters(runtime: Runtime) -> None:
     with TestClient(create_app(runtime, token="schlüssel")) as client:
         answer = client.get("/jobs", headers={b"Authorization": "Bearer schlüssel".encode()})
@@ -88,17 +103,62 @@ def test_health_is_told_to_everybody(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])  # noqa: S104
-def test_without_a_token_only_loopback_may_be_bound(runtime: Runtime, settings: Settings, host: str) -> None:
-    open_to_all = dataclasses.replace(runtime, settings=settings.model_copy(update={"api_host": host}))
+def test_only_a_configured_token_opens_an_address_that_others_reach(settings: Settings, host: str) -> None:
+    """Who opens the API to a network says with which token; it is not found lying in the home."""
+    open_to_all = settings.model_copy(update={"api_host": host})
 
     with pytest.raises(InvalidSettings, match="api_token"):
-        create_app(open_to_all, token=None)
-    create_app(open_to_all, token=TOKEN)
+        own_token(open_to_all)
+    configured = open_to_all.model_copy(update={"api_token": SecretStr(TOKEN)})
+    assert own_token(configured) == OwnToken(TOKEN)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_a_loopback_address_needs_no_token(runtime: Runtime, settings: Settings, host: str) -> None:
-    create_app(dataclasses.replace(runtime, settings=settings.model_copy(update={"api_host": host})), token=None)
+def test_a_loopback_address_without_a_token_gets_the_homes(settings: Settings, host: str) -> None:
+    """Made once, for its owner's eyes; later processes of the home find it."""
+    local = settings.model_copy(update={"api_host": host})
+
+    made, again = own_token(local), own_token(local)
+
+    assert made == again
+    assert made.file == settings.home / "token"
+    assert made.file.read_text() == f"{made.secret}\n"
+    assert made.file.stat().st_mode & 0o777 == 0o600
+    assert len(made.secret) >= 64
+    assert [path.name for path in settings.home.glob(".token*")] == []
+
+
+def test_of_many_that_make_a_homes_token_at_once_one_wins(tmp_path: Path) -> None:
+    """Processes of one home start together: each of them reads the same token, whole."""
+    makers, home = 8, tmp_path / "home"
+    together = threading.Barrier(makers)
+
+    def make(_number: int) -> str:
+        together.wait(20)
+        return make_token(home).read_text()
+
+    with ThreadPoolExecutor(makers) as threads:
+        read = list(threads.map(make, range(makers)))
+
+    assert len(set(read)) == 1
+    assert read[0].startswith("orch_")
+    assert [path.name for path in home.iterdir()] == ["token"]
+
+
+def test_a_home_that_cannot_hold_a_token_is_told_of(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(InvalidSettings, match="api_token"):
+        own_token(settings.model_copy(update={"home": tmp_path / "file"}))
+
+
+def test_on_loopback_nobody_is_let_in_without_a_token(runtime: Runtime) -> None:
+    """The address is not who asks: every user and every page of this host reaches it."""
+    with TestClient(create_app(runtime, token=TOKEN, of_home=True), LOCAL) as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/jobs").status_code == 401
+        assert client.post("/jobs/submit", json={"argv": ["true"]}).status_code == 401
+        assert client.get("/jobs", headers=BEARER).json()["jobs"] == []
 
 
 @pytest.mark.parametrize("token", ["", " ", "\n"])
@@ -123,9 +183,10 @@ def test_an_empty_token_is_refused(runtime: Runtime, token: str) -> None:
     ],
     ids=str,
 )
-def test_without_a_token_other_sites_pages_are_refused(runtime: Runtime, headers: dict[str, str]) -> None:
-    """A browser on this host reaches the loopback address; what another site's page makes it send is not served."""
-    with TestClient(create_app(runtime, token=None), LOCAL, raise_server_exceptions=False) as client:
+def test_with_the_homes_token_other_sites_pages_are_refused(runtime: Runtime, headers: dict[str, str]) -> None:
+    """A browser on this host that was given the token does not lend it to another site's page."""
+    app = create_app(runtime, token=TOKEN, of_home=True)
+    with TestClient(app, LOCAL, headers=BEARER, raise_server_exceptions=False) as client:
         refused = client.post("/jobs/submit", json={"argv": ["true"]}, headers=headers)
         unread = client.get("/jobs", headers=headers)
         left = client.get("/jobs").json()["jobs"]
@@ -136,12 +197,12 @@ def test_without_a_token_other_sites_pages_are_refused(runtime: Runtime, headers
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8470", "localhost:8470", "[::1]:8470", "127.0.0.1", "LOCALHOST"])
-def test_without_a_token_this_hosts_own_pages_are_served(runtime: Runtime, host: str) -> None:
-    with TestClient(create_app(runtime, token=None), LOCAL) as client:
+def test_with_the_homes_token_this_hosts_own_pages_are_served(runtime: Runtime, host: str) -> None:
+    with TestClient(create_app(runtime, token=TOKEN, of_home=True), LOCAL, headers=BEARER) as client:
         assert client.get("/jobs", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
 
 
-def test_with_the_token_any_name_is_served(api: TestClient) -> None:
+def test_with_a_configured_token_any_name_is_served(api: TestClient) -> None:
     """A proxy may give it another one."""
     headers = {"Authorization": f"Bearer {TOKEN}", "Host": "gpus.example", "Origin": "https://gpus.example"}
 

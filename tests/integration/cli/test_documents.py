@@ -2,12 +2,20 @@
 
 import json
 import signal
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from orchestrator.domain.job import JobEvent
+from orchestrator.domain.request import CommandRequest
 from orchestrator.runtime import Runtime
+from orchestrator.services.submit import SubmitService
+from orchestrator.storage.engine import open_database
+from orchestrator.storage.tables import leases
 from tests.integration.cli.conftest import Installation, Orch, on_a_terminal
 from tests.support.cli_fields import ATTEMPT, FIELDS, USAGE
 from tests.support.running import Running, register
@@ -121,6 +129,23 @@ def test_logs_prints_what_the_job_printed(orch: Orch, runtime: Runtime) -> None:
     assert orch("logs", "-f", job).out.startswith("one\n")
 
 
+def test_logs_begin_with_the_last_lines(orch: Orch, runtime: Runtime) -> None:
+    """And may be those of one attempt."""
+    job = submit(orch)
+    register(runtime, "alpha", 0)
+    running = Running(runtime, job)
+    for text in ("one\ntwo\nth", "ree\n", "four\n"):
+        running.print(text)
+    running.end()
+
+    assert orch("logs", job, "--tail", "2").out == "three\nfour\n"
+    assert orch("logs", job, "-f", "--tail", "3", "--attempt", "1").out == "two\nthree\nfour\n"
+    document = orch("logs", job, "--tail", "1", "--json").document
+    assert (document["chunks"], document["ended"]) == ([{"attempt": 1, "number": 2, "text": "four\n"}], True)
+    assert orch("logs", job, "--attempt", "2").out == ""
+    assert orch("logs", job, "--tail", "-1").code == orch("logs", job, "--attempt", "0").code == 2
+
+
 def test_cancel_says_what_it_did(orch: Orch) -> None:
     job, other = submit(orch), submit(orch)
 
@@ -167,6 +192,9 @@ def test_hosts_gpus_and_queues_are_listed(orch: Orch, runtime: Runtime) -> None:
     assert set(queues[0]) == FIELDS["queues"]
     assert [(node["name"], node["pid"], node["state"], len(node["gpus"])) for node in nodes] == [("alpha", 1, "up", 2)]
     assert {queue["name"] for queue in queues} == {"gpu", "preloads"}
+    assert "degraded" not in orch("nodes").out
+    runtime.cluster.heartbeat("alpha", (), look_ahead=0, trouble_seconds=1.0)
+    assert "degraded" in orch("nodes").out
     for verb, word in (("nodes", "alpha"), ("gpus", "alpha-1"), ("queues", "preloads")):
         assert word in orch(verb).out
 
@@ -214,6 +242,43 @@ def test_usage_is_summed_up(orch: Orch, runtime: Runtime) -> None:
     assert by_gpu["total"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in by_gpu["usage"]), abs=0.01)
     assert "default" in orch("usage").out
     assert orch("usage", "--by", "moon").code == 2
+
+
+def test_usage_of_a_window_is_told_in_figures(orch: Orch, runtime: Runtime) -> None:
+    """By user and by job: ten minutes on two GPUs, half an hour ago, busy for a quarter of it; then five failed."""
+    register(runtime, "ledger", 2)
+    asked = CommandRequest(argv=("true",), cwd="/", submitted_by="ada")
+    good, bad = (job.id for job in SubmitService(runtime).submit([replace(asked, gpus=gpus) for gpus in (2, 1)]))
+    now = runtime.usage.now()
+
+    def ran(job: str, gpus: tuple[str, ...], event: JobEvent, busy: float, *, begun: int, ended: int) -> None:
+        begun_at, ended_at = now - timedelta(minutes=begun), now - timedelta(minutes=ended)
+        one = Running(runtime, job, "ledger", gpus)
+        one.end(event, started_at=begun_at, ended_at=ended_at, gpu_busy_seconds=busy)
+        one.release()
+        span = {"granted_at": begun_at, "ended_at": ended_at}
+        with closing(open_database(runtime.settings.database)) as database:
+            database.transaction(lambda c: c.execute(update(leases).where(leases.c.id == one.lease_id).values(span)))
+
+    ran(good, ("ledger-0", "ledger-1"), JobEvent.SUCCEED, 300.0, begun=30, ended=20)
+    ran(bad, ("ledger-0",), JobEvent.FAIL, 30.0, begun=20, ended=15)
+
+    def figures(by: str, since: str, *keys: str) -> list[tuple[float, ...]]:
+        found = orch("usage", "--json", "--limit", "10000", "--by", by, "--since", since).document["usage"]
+        names = ("gpu_seconds", "busy_gpu_seconds", "wasted_gpu_seconds")
+        rows = {row["key"]: tuple(row[name] for name in names) for row in found}
+        return [rows[key] for key in keys]
+
+    halfway = (now - timedelta(minutes=25)).isoformat()
+    assert figures("job", "1h", good, bad) == [(1200.0, 300.0, 0.0), (300.0, 30.0, 300.0)]
+    assert figures("job", halfway, good, bad) == [(600.0, 150.0, 0.0), (300.0, 30.0, 300.0)]
+    assert figures("user", "1h", "ada") == [(1500.0, 330.0, 300.0)]
+    assert figures("user", halfway, "ada") == [(900.0, 180.0, 300.0)]
+    (line,) = (line for line in orch("usage", "--by", "user").out.splitlines() if line.startswith("ada"))
+    assert line.split() == ["ada", "2", "2", "0.42", "22%", "20%"]
+    refused = orch("usage", "--since", "yesterday")
+    assert (refused.code, refused.out) == (2, "")
+    assert "neither a duration" in refused.err
 
 
 @pytest.mark.parametrize("verb", ["upgrade", "current", "check"])

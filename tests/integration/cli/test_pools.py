@@ -43,3 +43,22 @@ def test_a_pool_is_ordered_and_shown(orch: Orch, runtime: Runtime) -> None:
     assert orch("pool", "rm", "cli", "--json").document == {"name": "cli"}
     assert orch("pool", "status", "cli").code == 2
     assert orch("pool", "scale", "cli").code == 2
+
+
+def test_every_pool_is_stopped_at_once(orch: Orch, runtime: Runtime) -> None:
+    """A name or --all; and none is none."""
+    assert orch("pool", "stop").code == orch("pool", "stop", "one", "--all").code == 2
+    for name in ("one", "two"):
+        orch("pool", "start", name)
+    late = orch("pool", "drain", "--all", "--wait", "0.1s")
+    assert (late.code, late.err.strip()) == (2, "orch: pool one is draining with 0 runners ready")
+    stopped = orch("pool", "stop", "--all", "--json").document
+    assert {one["name"]: one["state"] for one in stopped} == {"one": "draining", "two": "draining"}
+    term = runtime.leadership.campaign("test", ttl=timedelta(seconds=60))
+    PoolSweep(runtime).run(term.epoch)
+    runtime.leadership.resign("test", term.epoch)
+    table = orch("pool", "stop", "--all", "--wait", "1s").out.splitlines()
+    assert [line.split()[:3] for line in table[1:]] == [["one", "one", "stopped"], ["two", "two", "stopped"]]
+    for name in ("one", "two"):
+        orch("pool", "rm", name)
+    assert orch("pool", "stop", "--all").err.strip() == "no pools"

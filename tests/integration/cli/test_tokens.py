@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.storage.schema import upgrade
-from tests.integration.cli.conftest import Orch
+from tests.integration.cli.conftest import Installation, Orch
 from tests.support.cli_fields import FIELDS
 
 
@@ -48,3 +48,42 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
     assert [answer.code for answer in (without_tenant, taken, unknown, for_ever)] == [2, 4, 2, 2]
     assert "names its tenant" in without_tenant.err
     assert all(len(answer.err.splitlines()) == 1 for answer in (without_tenant, taken, unknown, for_ever))
+
+
+def test_where_an_api_is_named_it_makes_the_token(orch: Orch, installation: Installation) -> None:
+    """With the rights of who asks: a submitter's token makes none, and the audit has the admin's name."""
+    made = orch("token", "create", "over-http", "--role", "submitter", "--tenant", "red", "--expires", "1h", "--json")
+    secret = made.document["secret"]
+    told = orch("whoami", "--json", ORCHESTRATOR_API_TOKEN=secret).document
+    refused = orch("token", "list", ORCHESTRATOR_API_TOKEN=secret)
+    listed = {one["name"]: one for one in orch("token", "list", "--json").document}
+    lines = orch("audit", "--last", "9", "--json").document
+    revoked = orch("token", "revoke", "over-http", "--json").document
+    after = orch("whoami", ORCHESTRATOR_API_TOKEN=secret)
+
+    assert set(made.document) == FIELDS["token create"]
+    assert told == {"name": "over-http", "role": "submitter", "tenant": "red"}
+    assert set(told) == FIELDS["whoami"]
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "admin" in refused.err
+    assert (listed["over-http"]["created_by"], listed["over-http"]["tenant"]) == ("admin", "red")
+    assert {line["actor"] for line in lines if line["action"] == "POST /tokens"} == {"admin"}
+    assert set(lines[0]) == FIELDS["audit"]
+    assert revoked == {"name": "over-http", "revoked": True}
+    assert (after.code, after.err.count("\n")) == (2, 1)
+    assert "POST /tokens" in orch("audit").out
+    assert orch("whoami").out == "admin, admin\n"
+
+
+def test_the_first_token_comes_from_the_database_also_where_an_api_is_named(tmp_path: Path) -> None:
+    """That one does not answer, or wants a token that nobody has: --direct asks it nothing."""
+    orch = home_with_schema(tmp_path)
+    away = {"ORCHESTRATOR_API_URL": "http://127.0.0.1:9"}
+
+    unanswered = orch("token", "create", "ci", "--role", "viewer", **away)
+    direct = orch("token", "create", "ci", "--role", "viewer", "--direct", **away)
+
+    assert unanswered.code == 3
+    assert direct.out.startswith("orch_")
+    assert [one["name"] for one in orch("token", "list", "--direct", "--json", **away).document] == ["ci"]
+    assert orch("token", "revoke", "ci", "--direct", **away).out == "ci is revoked\n"

@@ -2,12 +2,17 @@
 
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.gpus.simulated import make_gpus, write_gpus
+from orchestrator.guardian.client import GuardianSettings
+from orchestrator.guardian.helpers import MOST_LEFT, Watch
+from orchestrator.guardian.kernel import boottime
 from orchestrator.guardian.messages import GpuFault, GpuReport, Spawned, SpawnFailed
 from tests.support.guardian import Host, StartHost, lives, python, wait
 
@@ -165,6 +170,64 @@ def test_a_driver_that_hangs_is_a_fault_and_holds_up_nothing(
     assert host.expect(GpuReport).samples == gpus[1]
     wait(lambda: not lives(sampler), "the old sampler's end")
     assert host.helper("sampler") != sampler
+
+
+def test_a_card_that_hangs_its_driver_is_left_out_and_comes_back(
+    start_host: StartHost, gpus: tuple[Path, tuple[GpuSample, ...]]
+) -> None:
+    """The other one is read and used all the while; this one is doubted, then not told of, and tried by itself."""
+    path, (well, sick) = gpus
+    bounds = {"hung_lost_seconds": 3, "hung_retry_seconds": 0.2, "hung_most_retry_seconds": 0.5}
+    host = start_host(
+        simulated_gpus=path, sample_seconds=0.05, report_seconds=600, sampler_deadline_seconds=1, **bounds
+    )
+    assert host.expect(GpuReport).samples == gpus[1]
+    write_gpus(path, gpus[1], hanging=[sick.gpu.uuid])
+
+    assert host.expect(GpuReport).samples == (well, replace(sick, health=GpuHealth.SUSPECT))
+    assert host.run(argv=("true",), gpus=(well.gpu.uuid,)).exit_code == 0
+    assert host.expect(GpuReport).samples == (well,)
+    assert not any(isinstance(event, GpuFault) for event in host.events), "one card is not all of them"
+
+    write_gpus(path, gpus[1])
+    assert host.expect(GpuReport).samples == gpus[1]
+    readers = [pid for pid in host.children() if b"sampler" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(readers) == 1, "none that hung is left"
+
+
+def test_each_card_that_hangs_is_left_out(start_host: StartHost, tmp_path: Path) -> None:
+    path, samples = tmp_path / "gpus.toml", make_gpus(4, owner=str(tmp_path))
+    write_gpus(path, samples, hanging=[samples[0].gpu.uuid, samples[2].gpu.uuid])
+    host = start_host(simulated_gpus=path, sample_seconds=0.05, report_seconds=600, sampler_deadline_seconds=1)
+
+    # Of a card that hung from the start on nothing is known, not even its name.
+    assert host.expect(GpuReport).samples == (samples[1], samples[3])
+
+
+def test_a_sampler_that_its_driver_keeps_from_ending_is_left_and_another_started(
+    settings: Callable[..., GuardianSettings], gpus: tuple[Path, tuple[GpuSample, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as a bound: one more each time would fill the host."""
+    kill, spared = os.kill, list[int]()
+    watch = Watch(settings(simulated_gpus=gpus[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, _number: spared.append(pid))  # a process that is in its driver
+        for number in range(MOST_LEFT):
+            watch.check(boottime() + 3600)
+            assert (len(spared), watch.pid) == (number + 1, 0)
+            assert watch.wakes_at is not None
+            watch.start()
+    assert len(set(spared)) == MOST_LEFT
+    assert (watch.pid, watch.pids) == (0, set(spared))
+
+    kill(spared[0], signal.SIGKILL)
+    assert watch.on_ended(*os.waitpid(spared[0], 0)) is None
+    watch.start()
+    assert watch.pid not in {0, *spared}
+    for pid in watch.pids:
+        kill(pid, signal.SIGKILL)
+        watch.on_ended(*os.waitpid(pid, 0))
+    assert watch.pids == set()
 
 
 def test_no_runner_is_spared_as_a_helper(start_host: StartHost) -> None:

@@ -94,10 +94,12 @@ def test_limits_priority_and_signals_are_in_force(host: Host) -> None:
         "print(json.dumps({'session': os.getsid(0) == os.getpid() == os.getpgid(0), 'nice': os.nice(0),"
         " 'nofile': resource.getrlimit(resource.RLIMIT_NOFILE), 'core': resource.getrlimit(resource.RLIMIT_CORE),"
         " 'blocked': int(status['SigBlk'], 16), 'ignored': int(status['SigIgn'], 16),"
-        " 'oom': int(open('/proc/self/oom_score_adj').read()), 'cwd': os.getcwd()}))"
+        " 'oom': int(open('/proc/self/oom_score_adj').read()), 'cwd': os.getcwd(),"
+        " 'umask': int(status['Umask'], 8), 'no_new_privileges': int(status['NoNewPrivs'])}))"
     )
     before = int(Path("/proc/self/oom_score_adj").read_text())
-    host.run(argv=python(source), nice=5, rlimits={"nofile": 64, "core": 0}, cwd="/tmp")
+    limits = {"nofile": 64, "core": 0}
+    host.run(argv=python(source), nice=5, rlimits=limits, cwd="/tmp", umask=0o027, no_new_privileges=True)
 
     seen = json.loads(host.printed["r1"])
     python_ignores = {signal.SIGPIPE, signal.SIGXFSZ}  # the interpreter's own doing
@@ -111,6 +113,8 @@ def test_limits_priority_and_signals_are_in_force(host: Host) -> None:
         "core": [0, 0],
         "blocked": 0,
         "cwd": "/tmp",
+        "umask": 0o027,
+        "no_new_privileges": 1,
     }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from datetime import timedelta
 from itertools import count
 
 from orchestrator.domain.ids import uuid7
@@ -9,6 +10,7 @@ from orchestrator.domain.job import JobState
 from orchestrator.domain.pool import Leave, PoolState
 from orchestrator.domain.request import TaskRequest, new_job
 from orchestrator.ports import JobFilter, SubmitOutcome
+from orchestrator.scheduling.pools import PATIENCE
 from orchestrator.services.submit import limits_of
 from orchestrator.services.why import explain
 from tests.integration.pools.conftest import QUEUES, Pools, serving
@@ -134,6 +136,29 @@ def test_a_pool_grows_with_what_waits_and_shrinks_when_idle_or_when_others_wait(
     pools.change("chat", wanted=2, idle_seconds=1.0)
     pools.wait_for_runners("chat", 2)
     pools.wait_for_runners("chat", 1)
+
+
+def test_of_two_pools_the_runner_that_is_loaded_again_fastest_makes_room(pools: Pools) -> None:
+    """One job waits, so one leaves, on a GPU that the job can use; the other pool keeps its runner."""
+    pools.worker("a", gpus=2)
+    pools.cluster.beat()
+    for name, seconds in (("cheap", 0.1), ("dear", 4.0)):
+        pools.start(name, least=0, most=1, idle_seconds=600.0, arguments={"seconds": seconds})
+        pools.change(name, wanted=1)
+    for name in ("dear", "cheap"):
+        pools.wait_for_runners(name, 1)
+    pools.cluster.wait_for_end([pools.ask(name) for name in ("dear", "cheap") for _ in range(3)])
+
+    def quiet() -> bool:
+        now, standings = pools.cluster.runtime.pools.standings()
+        used = [runner.used_at for standing in standings for runner in standing.runners if runner.jobs_done]
+        return len(used) == 2 and now - max(used) > timedelta(seconds=PATIENCE)
+
+    wait_for(quiet, within_seconds=20, describe=pools.cluster.logs)
+    other = pools.cluster.command("true", gpus=1)
+    assert pools.cluster.wait_for_end([other])[0].state is JobState.SUCCEEDED
+    assert serving(pools.standing("cheap")) == []
+    assert len(serving(pools.standing("dear"))) == 1
 
 
 def test_runners_leave_when_their_jobs_are_done_or_at_once(pools: Pools) -> None:

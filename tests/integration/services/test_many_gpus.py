@@ -1,12 +1,16 @@
 """Random jobs on 64 GPUs of 8 hosts: the ledger never lets two have what is one's.
 
 The hosts are threads of this process. Each accounts for its GPUs as a worker does, refills itself, claims and finishes
-in batches, crashes now and then and comes back, and sees strangers on its GPUs; only the processes are missing. Some
-claims name GPUs without looking who has them: then the ledger alone stands between two holders.
+in batches, crashes now and then and comes back, and sees strangers on its GPUs; only the processes are missing. What
+each would tell of itself is written down as ``runner_dump`` does: when it ran, and which GPUs and token its environment
+names. Some claims name GPUs without looking who has them: then the ledger alone stands between two holders.
 """
 
+import itertools
+import json
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +25,8 @@ from orchestrator.config import Settings
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuRecord, GpuSample, NodeState
 from orchestrator.domain.entry import JobEntry
 from orchestrator.domain.gpu_memory import NO_FOREIGN_USE, ForeignUse
-from orchestrator.domain.job import JobEvent, JobKind, Resources
+from orchestrator.domain.history import RunnerSpan
+from orchestrator.domain.job import JobEvent, JobKind, LeaseMode, Resources
 from orchestrator.domain.lease import (
     Claim,
     ClaimedJob,
@@ -33,6 +38,7 @@ from orchestrator.domain.lease import (
     Refusal,
 )
 from orchestrator.domain.request import TaskRequest
+from orchestrator.job_context import FENCING_TOKEN
 from orchestrator.ports import NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.services.refill import Refill
@@ -42,7 +48,11 @@ from orchestrator.storage.history import SqlHistory
 from orchestrator.storage.schema import upgrade
 from orchestrator.testing.fakes import MemoryStreams, MemoryWake
 from orchestrator.testing.history import Expectations, verify
+from orchestrator.testing.runner_spans import load_spans
+from orchestrator.worker.confinement import confine
 from orchestrator.worker.host import Host, Line, Shape, WaitingJob
+from orchestrator.worker.launch import task_runner_spec
+from orchestrator.worker.processes import RunnerKey
 from orchestrator.worker.run_times import RunTimes
 
 HOSTS, GPUS, MEMORY_MIB = 8, 8, 1000
@@ -60,12 +70,15 @@ class Run:
     line: Line
     job: ClaimedJob
     rounds: int
+    told: dict[str, Any] | None = None  # what its process says of itself, from when it runs
 
 
 class World:
     """What the hosts share."""
 
-    def __init__(self, runtime: Runtime, seed: int) -> None:
+    def __init__(self, runtime: Runtime, seed: int, dumps: Path) -> None:
+        self.dumps = dumps
+        self.pids = itertools.count(1)
         self.streams = MemoryStreams()
         self.runtime = replace(runtime, publisher=self.streams, wake=MemoryWake())
         self.seed = seed
@@ -97,6 +110,8 @@ class SimulatedHost:
         self._lives = 0
         self._foreign: dict[str, ForeignUse] = {}
         self._arrivals = 0
+        self._confinement = confine(world.runtime.settings)
+        self._dump = (world.dumps / f"{node}.jsonl").open("w")
         self._held: dict[int, tuple[WaitingJob, int]] = {}  # seq -> the round in which it came
         self._begin()
 
@@ -183,6 +198,9 @@ class SimulatedHost:
             if front.rounds > 0:
                 continue
             runs.popleft()
+            self._tell(front, "end")
+            if runs:
+                self._tell(runs[0], "start")
             event = self._random.choice([JobEvent.SUCCEED] * 8 + [JobEvent.FAIL, JobEvent.REQUEUE])
             assert front.line.lease_id is not None
             finishes.append(Finish(front.job.seq, front.job.attempt, front.line.lease_id, event))
@@ -222,7 +240,10 @@ class SimulatedHost:
         for job in claim.granted:
             del self._held[job.seq]
             run = Run(line, job, self._random.randint(1, 4))
-            self._lines.setdefault(line.key, deque()).append(run)
+            runs = self._lines.setdefault(line.key, deque())
+            runs.append(run)
+            if runs[0] is run:
+                self._tell(run, "start")
         if not line.jobs:
             self._host.close(line)
 
@@ -251,6 +272,8 @@ class SimulatedHost:
     def _crash(self) -> None:
         """Forget what runs and come back; what the earlier life still reports is refused."""
         ghosts = [run for runs in self._lines.values() for run in runs]
+        for runs in self._lines.values():  # a worker's processes die with it
+            self._tell(runs[0], "end")
         self._begin()
         finishes = tuple(
             Finish(run.job.seq, run.job.attempt, run.line.lease_id, JobEvent.SUCCEED)
@@ -261,6 +284,26 @@ class SimulatedHost:
         assert outcome.stale == finishes
         with self._world.lock:
             self._world.stale += len(finishes)
+
+    def _tell(self, run: Run, what: str) -> None:
+        """Write what a job's process does when it begins and when it ends, from the environment that it is given."""
+        if run.told is None:
+            grant, token = run.line.grant, run.line.lease_id
+            assert token is not None
+            key = RunnerKey(grant.gpus, "default", grant.mode is LeaseMode.EXCLUSIVE)
+            of_all = {"app": "app", "hostname": self._node, "inherited": {}, "confinement": self._confinement}
+            spec = task_runner_spec("r", key, token=token, **of_all)
+            gpus = [gpu for gpu in spec.environment["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+            process = {"pid": next(self._world.pids), "ticks": 0, "boot": "simulated"}
+            job = {"job": run.job.id, "attempt": run.job.attempt, "token": int(spec.environment[FENCING_TOKEN])}
+            run.told = process | job | {"gpus": gpus}
+        line = run.told | {"what": what, "at": time.clock_gettime(time.CLOCK_BOOTTIME), "wall": time.time()}
+        self._dump.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Give back the last leases, and let others read what the processes wrote."""
+        self._crash()
+        self._dump.close()
 
     def _tell_gpus(self) -> None:
         bare = [GpuSample(gpu, 0, GpuHealth.HEALTHY, (), None, None, None) for gpu in self._gpus]
@@ -302,17 +345,18 @@ def lead(world: World, count: int) -> None:
         assert waited < DEADLINE_SECONDS, f"{len(world.ended)} of {count} ended"
 
 
-def check(url: str) -> None:
-    """Every invariant holds of what the database recorded, and every GPU was in use."""
+def check(url: str, spans: Sequence[RunnerSpan]) -> None:
+    """Every invariant holds of what the database and the processes recorded, and every GPU was in use."""
     database = open_database(url)
     try:
         history = SqlHistory(database)
-        report = history.read(lambda view: verify(view, Expectations(settled=True)))
+        report = history.read(lambda view: verify(view, Expectations(spans, settled=True)))
         unused = history.read(lambda view: [gpu.uuid for gpu in view.gpus() if not any(view.holds(gpu.uuid))])
     finally:
         database.close()
     assert report.is_clean, str(report)
     assert not unused
+    assert {gpu for span in spans for gpu in span.gpus} == {f"{node}-{n}" for node in range(HOSTS) for n in range(GPUS)}
 
 
 @pytest.fixture(
@@ -334,12 +378,15 @@ def world(case: tuple[str, int], tmp_path: Path) -> Iterator[World]:
     settings = Settings(home=tmp_path, database_url=case[0], redis_url="redis://127.0.0.1:1/0", lost_delay=0)
     runtime = open_runtime(settings)
     runtime.cluster.ensure_queues(["gpu"])
-    yield World(runtime, seed=7)
+    yield World(runtime, seed=7, dumps=tmp_path)
     runtime.close()
 
 
-def test_random_jobs_on_64_gpus_never_overlap(world: World, case: tuple[str, int]) -> None:
-    """Every job ends well or as it was told to, and every holder of every GPU is accounted for, at any instant."""
+def test_random_jobs_on_64_gpus_never_overlap(world: World, case: tuple[str, int], tmp_path: Path) -> None:
+    """F1: every job ends well or as it was told to, and every holder of every GPU is accounted for, at any instant.
+
+    In the ledger, and in what each job's own process saw.
+    """
     url, count = case
     hosts: Sequence[SimulatedHost] = [SimulatedHost(world, str(number)) for number in range(HOSTS)]
     threads = [threading.Thread(target=host.run, name=f"host-{n}", daemon=True) for n, host in enumerate(hosts)]
@@ -354,8 +401,11 @@ def test_random_jobs_on_64_gpus_never_overlap(world: World, case: tuple[str, int
     if world.failure is not None:
         raise world.failure
     for host in hosts:
-        host._crash()  # the last leases are given back
-    check(url)
+        host.close()
+    spans = load_spans([tmp_path])
+    check(url, spans)
+    assert len({span.job_id for span in spans}) == count
+    assert all(span.end is not None for span in spans)
     assert len(world.ended) == count
     assert world.stale > 0
     assert set(world.blind) == {True, False}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.collector import Collector
 
 HERE = Path(__file__).parent
 
@@ -40,3 +41,13 @@ def app(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield tasks_app.app
     tasks_app.app.close()
     del sys.modules["tasks_app"]
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector that processes started from here send to."""
+    made = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
+    yield made
+    made.server.shutdown()
+    made.server.server_close()

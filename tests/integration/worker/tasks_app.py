@@ -37,6 +37,11 @@ def total(values: list[int]) -> int:
     return sum(values)
 
 
+@app.task(base=GPUTask, name="t.count", gpus=1)
+def count(*values: Any, **named: Any) -> int:
+    return len(values) + len(named)
+
+
 @app.task(base=GPUTask, name="t.fail", gpus=1)
 def fail(text: str) -> None:
     raise ValueError(text)
@@ -156,6 +161,12 @@ def get_ready(seconds: float) -> None:
         time.sleep(seconds)
     print("ready", flush=True)
     time.sleep(60)
+
+
+@app.task(base=GPUTask, name="t.told", gpus=1)
+def told(*argv: str) -> str:
+    """Return what a program printed that the task started."""
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @app.task(base=GPUTask, name="t.steps", gpus=1, max_attempts=9)

@@ -1,10 +1,6 @@
 """What Celery's users rely on: results, canvases, retries, limits, remote control, Flower."""
 
-import json
-import os
 import time
-import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 from orchestrator.domain.job import FailureClass, JobState
 from orchestrator.testing.runner_dump import VARIABLE
 from tests.support.cluster import Cluster, Process
-from tests.support.servers import free_port
+from tests.support.flower import Flower
 from tests.support.waiting import wait_for
 
 from .conftest import HERE
@@ -192,54 +188,24 @@ def test_a_revoked_job_that_waits_never_starts(cluster: Cluster, worker: Process
 def test_flower_shows_the_worker_and_its_tasks_and_can_end_one(cluster: Cluster, worker: Process, app: Any) -> None:
     import tasks_app as t
 
-    port = free_port()
-    flower = start_flower(cluster, port)
+    flower = Flower(cluster)
     done = t.echo.delay("seen by flower")
     done.get(timeout=20)
     nap = t.nap.delay(60)
     cluster.wait_for_state(nap.id, JobState.RUNNING)
 
     def tasks() -> dict[str, Any]:
-        return dict(_get(port, "/api/tasks"))
+        return dict(flower.get("/api/tasks"))
 
-    wait_for(lambda: {done.id, nap.id} <= tasks().keys(), within_seconds=30, describe=flower.tail)
+    wait_for(lambda: {done.id, nap.id} <= tasks().keys(), within_seconds=30, describe=flower.process.tail)
     listed = tasks()
     assert (listed[done.id]["name"], listed[done.id]["state"]) == ("t.echo", "SUCCESS")
-    wait_for(lambda: tasks()[nap.id]["state"] == "STARTED", within_seconds=10, describe=flower.tail)
-    workers = _get(port, "/api/workers?refresh=1")
+    wait_for(lambda: tasks()[nap.id]["state"] == "STARTED", within_seconds=10, describe=flower.process.tail)
+    workers = flower.get("/api/workers?refresh=1")
     (shown,) = workers.values()
     assert shown["stats"]["pool"]["implementation"].endswith("RunnerPool")
-    assert "orchestrator@a" in urllib.request.urlopen(f"http://127.0.0.1:{port}/workers", timeout=10).read().decode()
-    _post(port, f"/api/task/revoke/{nap.id}", terminate="true")
+    assert "orchestrator@a" in flower.page("/workers")
+    flower.post(f"/api/task/revoke/{nap.id}", terminate="true")
 
     cluster.wait_for_state(nap.id, JobState.CANCELLED)
-    wait_for(lambda: tasks()[nap.id]["state"] == "REVOKED", within_seconds=15, describe=flower.tail)
-
-
-def start_flower(cluster: Cluster, port: int) -> Process:
-    os.environ["FLOWER_UNAUTHENTICATED_API"] = "true"
-    try:
-        process = cluster.spawn("flower", ["orchestrator_cli", "flower", "--port", str(port)])
-    finally:
-        del os.environ["FLOWER_UNAUTHENTICATED_API"]
-
-    def answers() -> bool:
-        try:
-            return bool(_get(port, "/api/workers?refresh=1"))
-        except OSError:
-            assert process.popen.poll() is None, process.tail()
-            return False
-
-    wait_for(answers, within_seconds=40, describe=process.tail)
-    return process
-
-
-def _get(port: int, path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
-        return json.loads(response.read())
-
-
-def _post(port: int, path: str, **fields: str) -> Any:
-    data = urllib.parse.urlencode(fields).encode()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=10) as response:
-        return json.loads(response.read())
+    wait_for(lambda: tasks()[nap.id]["state"] == "REVOKED", within_seconds=15, describe=flower.process.tail)

@@ -43,7 +43,8 @@ def test_jobs_run_where_their_conditions_hold(two_kinds: Cluster) -> None:
         "cpus": two_kinds.command("env", cpus=6),
     }
     jobs = {name: two_kinds.wait_for_state(job_id, JobState.SUCCEEDED) for name, job_id in ids.items()}
-    gpus = {name: two_kinds.runtime.jobs.attempts(job_id)[0].gpus for name, job_id in ids.items()}
+    attempts = {name: two_kinds.runtime.jobs.attempts(job_id)[0] for name, job_id in ids.items()}
+    gpus = {name: attempt.gpus for name, attempt in attempts.items()}
 
     assert {name: job.node for name, job in jobs.items()} == {
         "type": "new",
@@ -54,6 +55,7 @@ def test_jobs_run_where_their_conditions_hold(two_kinds: Cluster) -> None:
     }
     assert sorted(gpus["instance"]) == ["MIG-1", "MIG-2"]
     assert len(gpus["alternative"]) == 2
+    assert (attempts["alternative"].choice, attempts["type"].choice) == (2, None)
     assert "CUDA_VISIBLE_DEVICES=MIG-" in two_kinds.output(ids["instance"])
 
 

@@ -13,11 +13,12 @@ HERE = Path(__file__).parent
 NAP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)")
 
 
-def cards(cluster: Cluster, *utilization: int | None) -> Path:
-    """Write a host's GPUs with these readings."""
+def cards(cluster: Cluster, *utilization: int | None, tell: bool = False) -> Path:
+    """Write a host's GPUs with these readings, and whether they tell of every process."""
     path = cluster.home / "a.toml"
     gpus = make_gpus(len(utilization), owner=f"{cluster.home.name}-a")
-    write_gpus(path, [replace(gpu, utilization_percent=load) for gpu, load in zip(gpus, utilization, strict=True)])
+    loads = zip(gpus, utilization, strict=True)
+    write_gpus(path, [replace(gpu, utilization_percent=load, tells_processes=tell) for gpu, load in loads])
     return path
 
 
@@ -53,3 +54,22 @@ def test_what_a_task_says_it_needs_to_load_does_not_count(cluster: Cluster) -> N
     wait_for(lambda: "have done nothing for" in cluster.output(job), within_seconds=30, describe=cluster.logs)
     output = cluster.output(job)
     assert output.index("ready") < output.index("have done nothing for")
+
+
+def test_who_has_no_process_on_its_gpus_is_idle_beside_a_busy_neighbour_too(cluster: Cluster) -> None:
+    """F45: so is one that holds an instance, of which no load is told; whose process is there goes on."""
+    path = cards(cluster, 90, None, tell=True)
+    cluster.worker("a", gpus=2, idle_gpu_warn=1, idle_gpu_end=3)
+    use = (sys.executable, "-m", "orchestrator.gpus.simulated_use", str(path), "300:60")
+    works = [cluster.command(*use, gpu_memory_mib=1024)]
+    cluster.wait_for_state(works[0], JobState.RUNNING)
+    wait_for(lambda: "uses 300 MiB" in cluster.output(works[0]), within_seconds=20, describe=cluster.logs)
+    share, whole = cluster.command(*NAP, gpu_memory_mib=1024), cluster.command(*NAP, gpus=1)
+
+    ended = cluster.wait_for_end([share, whole])
+
+    assert {job.failure_class for job in ended} == {FailureClass.IDLE}
+    held = [cluster.runtime.jobs.attempts(job)[0].gpus for job in (works[0], share, whole)]
+    assert held[0] == held[1] != held[2]
+    assert cluster.job(works[0]).state is JobState.RUNNING
+    assert "have done nothing for" not in cluster.output(works[0])

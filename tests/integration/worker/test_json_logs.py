@@ -4,13 +4,33 @@ import json
 import signal
 from typing import Any
 
+import httpx
+
 from orchestrator.domain.job import JobState
+from tests.support.api_process import start_api
 from tests.support.cluster import Cluster, Process
+from tests.support.running import Running, register
 
 
 def logged(process: Process) -> list[dict[str, Any]]:
     """Return what a process logged; what Celery prints before its log is set up is no log, and begins no object."""
     return [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_the_api_names_the_job_of_a_request(cluster: Cluster) -> None:
+    """Here that its worker cannot be told of a cancellation at once, for want of Redis."""
+    api, url = start_api(cluster, log_format="json", log_level="INFO", redis_url="redis://127.0.0.1:1/0", node="web")
+    register(cluster.runtime, "alpha", 1)
+    job_id = cluster.command("true")
+    Running(cluster.runtime, job_id)
+    assert httpx.post(f"{url}/jobs/{job_id}/cancel", trust_env=False).json()["stopping"] is True
+    api.stop(signal.SIGTERM)
+
+    lines = logged(api)
+    assert {(line["host"], line["process"]) for line in lines} == {("web", "api")}
+    (told,) = (line for line in lines if "cancellation" in line["message"])
+    assert told["job_id"] == job_id
+    assert len(lines) == len([line for line in api.log.read_text().splitlines() if line.strip()]), "and nothing else"
 
 
 def test_worker_and_beat_log_objects_that_name_the_job(cluster: Cluster) -> None:

@@ -1,85 +1,19 @@
-"""A job's spans, as a collector gets them from real processes: submit → queue → run → finish in one trace."""
+"""A job's spans, as a collector gets them from real processes: submit → queue → claim → run → finish in one trace."""
 
-import gzip
 import signal
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from orchestrator.client import Client
 from orchestrator.domain.job import JobState
-from tests.support.cluster import Cluster, Process
-from tests.support.servers import free_port
-from tests.support.waiting import wait_for
+from tests.support.api_process import start_api
+from tests.support.cluster import Cluster
+from tests.support.collector import Collector
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-
-
-class Collector:
-    """Takes OTLP over HTTP and keeps the spans, each with the name of the service that sent it."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Span]] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                collector.take(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def take(self, request: ExportTraceServiceRequest) -> None:
-        """Keep what was sent."""
-        for sent in request.resource_spans:
-            service = next(one.value.string_value for one in sent.resource.attributes if one.key == "service.name")
-            self.spans += [(service, span) for scope in sent.scope_spans for span in scope.spans]
-
-    def named(self, name: str) -> Span:
-        """Return the one span of this name."""
-        (found,) = [span for _service, span in self.spans if span.name == name]
-        return found
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector that processes started from here send to."""
-    made = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-def start_api(cluster: Cluster, **settings: object) -> tuple[Process, str]:
-    """Start an api process and return it with its URL once it answers."""
-    port = free_port()
-    process = cluster.spawn("api", ["orchestrator_cli", "api", "--port", str(port)], **settings)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{url}/healthz", trust_env=False).is_success
-        except httpx.TransportError:
-            return False
-
-    wait_for(answers, within_seconds=30, describe=process.tail)
-    return process, url
 
 
 def test_a_job_is_one_trace_from_its_submit_to_its_end(
@@ -89,19 +23,22 @@ def test_a_job_is_one_trace_from_its_submit_to_its_end(
     api, url = start_api(cluster, traces=True)
     worker = cluster.worker("a", traces=True)
     monkeypatch.setenv("TRACEPARENT", TRACEPARENT)
-    with Client(url) as client:
+    with Client(url, cluster.token) as client:
         job_id = client.submit({"argv": ["sh", "-c", "echo $TRACEPARENT; exit 3"], "gpus": 1})["id"]
     cluster.wait_for_state(job_id, JobState.FAILED)
     for process in (api, worker):
         process.stop(signal.SIGTERM)  # what was not sent yet is sent at the end
 
-    submit, queue, run, finish = (collector.named(name) for name in ("submit", "queue", "run", "finish"))
-    assert {span.trace_id.hex() for span in (submit, queue, run, finish)} == {TRACE}
+    submit, queue, claim, run, finish = map(collector.named, ("submit", "queue", "claim", "run", "finish"))
+    assert {span.trace_id.hex() for span in (submit, queue, claim, run, finish)} == {TRACE}
     assert submit.parent_span_id.hex() == PARENT
-    assert queue.parent_span_id == run.parent_span_id == submit.span_id
+    assert queue.parent_span_id == claim.parent_span_id == run.parent_span_id == submit.span_id
     assert finish.parent_span_id == run.span_id
-    assert queue.end_time_unix_nano == run.start_time_unix_nano
+    assert queue.end_time_unix_nano == claim.start_time_unix_nano
+    assert claim.start_time_unix_nano < claim.end_time_unix_nano == run.start_time_unix_nano
     assert run.end_time_unix_nano == finish.start_time_unix_nano
+    told = {one.key.removeprefix("orchestrator."): one.value for one in claim.attributes}
+    assert (told["job_id"].string_value, told["attempt"].int_value, told["token"].int_value) == (job_id, 1, 1)
     told = {one.key.removeprefix("orchestrator."): one.value for one in run.attributes}
     assert (told["job_id"].string_value, told["attempt"].int_value) == (job_id, 1)
     assert (told["outcome"].string_value, told["exit_code"].int_value) == ("fail", 3)
@@ -115,12 +52,14 @@ def test_without_traces_the_context_travels_and_nothing_is_sent(cluster: Cluster
     _, url = start_api(cluster)
     cluster.worker("a")
     body = {"argv": ["sh", "-c", "echo ${TRACEPARENT-none}"]}
-    headers = {"traceparent": TRACEPARENT}
-    inside = httpx.post(f"{url}/jobs/submit", json=body, headers=headers, trust_env=False).json()["id"]
-    outside = httpx.post(f"{url}/jobs/submit", json=body, trust_env=False).json()["id"]
-    garbled = httpx.post(f"{url}/jobs/submit", json=body, headers={"traceparent": "no trace"}, trust_env=False)
-    cluster.wait_for_end([inside, outside, garbled.json()["id"]])
+
+    def submit(**headers: str) -> str:
+        answer = httpx.post(f"{url}/jobs/submit", json=body, headers=cluster.authorized | headers, trust_env=False)
+        return str(answer.json()["id"])
+
+    inside, outside, garbled = submit(traceparent=TRACEPARENT), submit(), submit(traceparent="no trace")
+    cluster.wait_for_end([inside, outside, garbled])
 
     assert cluster.output(inside).strip() == TRACEPARENT
-    assert cluster.output(outside).strip() == cluster.output(garbled.json()["id"]).strip() == "none"
+    assert cluster.output(outside).strip() == cluster.output(garbled).strip() == "none"
     assert collector.spans == []

@@ -9,6 +9,8 @@ import pytest
 from orchestrator.domain.job import FailureClass, JobState
 from orchestrator.domain.request import TaskRequest
 from tests.support.cluster import Cluster
+from tests.support.guardian import lives
+from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
 
@@ -69,3 +71,27 @@ def test_a_runner_that_cannot_start_is_not_started_for_ever(cluster: Cluster) ->
     assert job.reason is not None
     assert "no licence for this host" in worker.log.read_text()
     assert worker.log.read_text().count("printed before it ended") == 2
+
+
+def test_a_runner_without_a_job_for_long_ends(cluster: Cluster) -> None:
+    """Its memory is the host's again; the next job has another one, which loads the model anew."""
+    cluster.worker("a", gpus=1, app="tasks_app", path=HERE, runner_idle=0.5)
+
+    (first,) = run(cluster, 1)
+    wait_for(lambda: not lives(first["pid"]), within_seconds=15, describe=cluster.logs)
+    (second,) = run(cluster, 1)
+
+    assert second["uses"] == 1
+    assert second["pid"] != first["pid"]
+
+
+def test_a_runner_serves_one_tenant(cluster: Cluster) -> None:
+    """What a tenant's jobs left in its memory is nobody else's: it ends before another tenant has its GPU."""
+    cluster.worker("a", gpus=1, app="tasks_app", path=HERE)
+
+    mine = run(cluster, 2, tenant="red")
+    theirs = run(cluster, 2, tenant="blue")
+
+    assert len({one["pid"] for one in mine}) == len({one["pid"] for one in theirs}) == 1
+    assert sorted(one["uses"] for one in theirs) == [1, 2], "they find no model of the other tenant"
+    assert not lives(mine[0]["pid"])

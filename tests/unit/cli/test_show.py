@@ -12,8 +12,27 @@ from orchestrator_cli.show import GAP, NARROWEST
 
 COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 TROUBLE = st.sampled_from(
-    ["\x1b", "\x1b[", "\x1b]", "\x9b", "\x07", "\0", "2J", "31m", "0;", "m", "?25l", "\\", "P", "\n"]
+    [
+        "\u202e",
+        "\u2066",
+        "\x1b",
+        "\x1b[",
+        "\x1b]",
+        "\x9b",
+        "\x07",
+        "\0",
+        "2J",
+        "31m",
+        "0;",
+        "m",
+        "?25l",
+        "\\",
+        "P",
+        "\n",
+    ]
 )
+#: Of the direction of writing.
+OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 @pytest.mark.parametrize(
@@ -37,10 +56,10 @@ def test_an_age_is_counted_from_an_instant() -> None:
 def test_no_output_reaches_the_terminal_but_text_and_colours(text: str) -> None:
     left = COLOUR.sub("", show.harmless(text))
 
-    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", left), repr(left)
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", left), repr(left)
 
 
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters=OVERRIDES)))
 def test_plain_text_is_shown_as_it_is(text: str) -> None:
     assert show.harmless(f"\x1b[1;31m{text}\x1b[0m\t\r\n") == f"\x1b[1;31m{text}\x1b[0m\t\r\n"
 
@@ -55,6 +74,9 @@ def test_plain_text_is_shown_as_it_is(text: str) -> None:
         ("a\x1bP1$r\x1b\\b", "ab"),
         ("a\x1b(Bb", "ab"),
         ("a\x1bcb", "ab"),
+        ("rm \u202egnp.exe\u202c", "rm gnp.exe"),
+        ("\u2067a\u2069b", "ab"),
+        ("\u200fשלום", "\u200fשלום"),
         ("a\x9b2Jb", "ab"),
         ("a\x08b", "ab"),
         ("50%\r100%\n", "50%\r100%\n"),

@@ -8,6 +8,9 @@ from orchestrator.domain.access import Role, refused_command
 
 ALLOWED = {Role.SUBMITTER: ("/opt/train",), Role.ADMIN: ("*",)}
 
+#: Variables by which whoever sets them runs code of their own in a program of somebody else's.
+MAKES_ANOTHER_PROGRAM = ("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "BASH_ENV", "ENV", "GIT_SSH_COMMAND")
+
 
 @pytest.mark.parametrize("role", list(Role), ids=str)
 def test_without_a_list_nobody_is_restricted(role: Role) -> None:
@@ -20,7 +23,7 @@ def test_without_a_list_nobody_is_restricted(role: Role) -> None:
         (Role.SUBMITTER, ["/opt/train", "x"], [], None),
         (Role.SUBMITTER, ["/opt/train/../sh"], [], "may run /opt/train"),
         (Role.SUBMITTER, [], [], "may run /opt/train"),
-        (Role.SUBMITTER, ["/opt/train"], ["PYTHONPATH"], "no variables"),
+        *((Role.SUBMITTER, ["/opt/train"], [name], "no variables") for name in MAKES_ANOTHER_PROGRAM),
         (Role.OPERATOR, ["/opt/train"], [], "no commands"),
         (Role.ADMIN, ["sh"], ["PATH"], None),
     ],

@@ -144,6 +144,26 @@ def test_what_is_wrong_is_named(options: dict[str, Any], field: str) -> None:
     assert set(faults(command(**options))) == {field}
 
 
+UNSEEN = ["\0", "\x1b[2J", "\n", "\t", "\x7f", "\x9b", "\u061c", "\u200f", "\u2028", "\u202e", "\u2066", "\ud800"]
+
+
+@pytest.mark.parametrize("unseen", UNSEEN, ids=ascii)
+def test_what_people_cannot_see_is_in_no_text_that_they_are_to_recognise(unseen: str) -> None:
+    """Controls of terminals and of the direction of writing; a program's own arguments are its own."""
+    for field, text in (("key", f"night{unseen}ly"), ("cwd", f"/data/{unseen}"), ("name", f"a{unseen}")):
+        assert set(faults(command(**{field: text}))) == {field}
+    for field in ("root_id", "parent_id", "group_id"):
+        assert set(faults(TaskRequest(task="mine.train", **{field: f"id{unseen}"}))) == {field}
+    assert set(faults(TaskRequest(task="mine.train", needs=(f"id{unseen}",)))) == {"needs"}
+    if unseen not in ("\0", "\ud800"):
+        assert make(command(argv=("printf", unseen), environment={"A": unseen})).payload["argv"] == ["printf", unseen]
+
+
+def test_other_scripts_and_signs_are_text() -> None:
+    for key in ("nächtlich", "每晚", "לילי", "ночью", "🌙", "a b"):
+        assert make(command(key=key)).idempotency_key == key
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [

@@ -1,12 +1,15 @@
 """Jobs with conditions on GPUs and host: they go where those hold, or wait."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain.job import Resources
 from orchestrator.domain.wants import Alternative, Wants
+from orchestrator.scheduling.hosts import Host
 from orchestrator.scheduling.plan import Plan, Policy, WaitReason, plan
 from orchestrator.scheduling.snapshot import Candidate, GpuView, HostView, QueueView, Snapshot
 
@@ -112,6 +115,42 @@ def test_the_first_alternative_that_is_free_is_taken() -> None:
 
     assert [(admission.node, len(admission.gpus)) for admission in made.admissions] == [("b", 2), ("c", 1)]
     assert made.refusals[0].words.startswith("it asks for a GPU of type H100, or 2 GPUs on one host of type A100, or ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "lacking"),
+    [
+        (Resources(2), []),
+        (Resources(3), [(1 / 3, "has 2")]),
+        (Resources(1, 80), []),
+        (Resources(1, 100), [(0.2, "has 80 MiB on the largest GPU")]),
+        (Resources(2, wants=Wants(models=("H100",))), [(0.5, "has 1")]),
+        (Resources(1, wants=Wants(models=("V100",))), [(1.0, "has no such GPU")]),
+        (Resources(1, 60, Wants(models=("A100",))), [(1 / 3, "has 40 MiB on the largest such GPU")]),
+        (Resources(1, wants=Wants(mig_profile="1g.10gb")), []),
+        (Resources(1, wants=Wants(labels=(("zone", "y"),))), [(1.0, "is not labelled zone=y")]),
+        (Resources(0, wants=Wants(cpus=4)), []),
+        (
+            Resources(0, wants=Wants(cpus=8, host_memory_mib=200)),
+            [(0.5, "offers 4 CPUs"), (0.5, "offers 100 MiB of memory")],
+        ),
+    ],
+)
+def test_what_a_host_lacks_is_told_and_a_host_that_lacks_nothing_could_grant_it(
+    asked: Resources, lacking: list[tuple[float, str]]
+) -> None:
+    """However busy it is; the same decides what is refused at submit and what a plan calls too large."""
+    view = host("a", *MODELS[:2], MODELS[2], busy=3, profiles=(None, None, "1g.10gb"), labels=(("zone", "x"),))
+    one = Host(replace(view, cpus=4, cpus_taken=4, memory_mib=100, memory_taken_mib=100), 0)
+    found = list(one.lacking(asked))
+    assert [lack.words for lack in found] == [words for _part, words in lacking]
+    assert [lack.part for lack in found] == pytest.approx([part for part, _words in lacking])
+    assert one.could_ever(asked) is (not lacking)
+
+
+def test_a_host_without_a_cpu_slot_runs_no_job_without_gpus() -> None:
+    none = Host(replace(host("a", cpus=8), cpu_slots=0), 0)
+    assert [lack.words for lack in none.lacking(Resources(0, wants=Wants(cpus=1)))] == ["has no CPU slots"]
 
 
 @st.composite

@@ -97,6 +97,21 @@ def test_a_share_goes_onto_the_fullest_gpu_that_has_room() -> None:
     ]
 
 
+def test_a_share_is_never_made_of_two_gpus() -> None:
+    """F3: what is left of two GPUs together does not serve half a one; four quarters fill one, and a fifth waits."""
+    cards = (gpu("a", 0, reserved=501), gpu("a", 1, reserved=501))
+    made = decide([replace(host(gpus=0), gpus=cards)], [job(1, mib=500)])
+    assert reasons(made) == {1: WaitReason.GPUS_BUSY}
+    assert "at most 499 MiB of one are free" in made.refusals[0].words
+    enough = (gpu("a", 0, reserved=501), gpu("a", 1, reserved=500))
+    (admission,) = decide([replace(host(gpus=0), gpus=enough)], [job(1, mib=500)]).admissions
+    assert admission.gpus == ("a-1",)
+
+    made = decide([host(gpus=1)], [job(seq, mib=250) for seq in range(1, 6)])
+    assert [admission.gpus for admission in made.admissions] == [("a-0",)] * 4
+    assert reasons(made) == {5: WaitReason.GPUS_BUSY}
+
+
 def test_a_gang_is_never_spread_over_hosts() -> None:
     """Three free GPUs on each of two hosts do not make four on one."""
     made = decide([host("a", 4, busy=1), host("b", 4, busy=1)], [job(1, 4)])

@@ -23,7 +23,7 @@ from orchestrator.domain.pool import (
     restarted,
 )
 from orchestrator.pool_errors import InvalidPool
-from orchestrator.scheduling.pools import FAILED_AFTER, LONGEST_PAUSE, WAKING, Decision, Demand, reconcile
+from orchestrator.scheduling.pools import FAILED_AFTER, LONGEST_PAUSE, WAKING, Decision, Demand, reconcile, spares
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDLE = 600.0
@@ -107,13 +107,40 @@ def test_idle_runners_leave_the_least_used_first_and_never_below_the_least() -> 
     assert decide(pool(least=1, most=4, wanted=4, pinned=True), runners).leave == ()
 
 
-def test_others_who_wait_for_gpus_get_what_is_idle_now() -> None:
-    """One runner for each that waits."""
-    used = [NOW - timedelta(seconds=seconds) for seconds in (5, 4, 0.1)]
+def test_runners_that_others_need_leave_unless_they_are_busy_or_the_pool_needs_them() -> None:
+    used = [NOW - timedelta(seconds=seconds) for seconds in (5, 4, 3)]
     runners = tuple(runner(number, used_at=at) for number, at in enumerate(used, 1))
-    assert decide(pool(least=0, most=4, wanted=3), runners, demand=Demand(others=1)).leave == ((1, Leave.DRAIN),)
-    leave = decide(pool(least=0, most=4, wanted=3), runners, demand=Demand(others=9)).leave
-    assert leave == ((1, Leave.DRAIN), (2, Leave.DRAIN))
+    asked = Demand(give_up=frozenset({2, 3, 7}))
+    assert decide(pool(least=0, most=4, wanted=3), runners, demand=asked).leave == ((2, Leave.DRAIN), (3, Leave.DRAIN))
+    assert decide(pool(least=2, most=4, wanted=3), runners, demand=asked).leave == ((2, Leave.DRAIN),)
+    assert decide(pool(least=0, most=4, wanted=3, pinned=True), runners, demand=asked).leave == ()
+    busy = tuple(replace(one, running=1) for one in runners)
+    assert decide(pool(least=0, most=4, wanted=3), busy, demand=asked).leave == ()
+    assert decide(pool(least=0, most=4, wanted=3), runners, demand=replace(asked, jobs=1, seconds=0.1)).leave == ()
+
+
+def test_a_pool_spares_who_is_idle_for_a_moment_and_keeps_its_least() -> None:
+    def spared(one: Pool, runners: tuple[PoolRunner, ...], demand: Demand | None = None) -> tuple[int, list[int]]:
+        standing, asked = PoolStanding(one, runners), demand or Demand()
+        decision = reconcile(standing, asked, NOW, idle_seconds=IDLE)
+        found = spares(standing, decision, asked, NOW, idle_seconds=IDLE)
+        return found.count, [one.lease_id for one in found.runners]
+
+    quiet = NOW - timedelta(seconds=5)
+    runners = (
+        runner(1, used_at=quiet),
+        runner(2),
+        runner(3, used_at=quiet, running=1),
+        runner(4, used_at=NOW - timedelta(hours=1)),
+    )
+    grown = pool(least=1, most=4, wanted=4)
+    assert spared(grown, runners) == (2, [1]), "one is just used, one busy, and one leaves anyway"
+    assert spared(pool(least=4, most=4, wanted=4), runners) == (0, [1, 4])
+    for kept in (replace(grown, asleep=True), replace(grown, leave=Leave.DRAIN), pool(least=0, most=4, pinned=True)):
+        assert spared(kept, runners) == (0, [])
+    assert spared(grown, runners, Demand(jobs=1)) == (0, [])
+    leaving = tuple(replace(one, leave=Leave.DRAIN) for one in runners[:1])
+    assert spared(pool(least=0, most=4), leaving) == (0, [])
 
 
 def test_failures_are_told_and_pause_the_next_try_longer_and_longer() -> None:
@@ -241,7 +268,8 @@ def test_whatever_happens_a_pool_stays_within_its_bounds_and_comes_to_rest(data:
             case _:
                 pass
         jobs = data.draw(st.integers(0, 50))
-        step(Demand(jobs, 5.0 if jobs else 0.0, data.draw(st.integers(0, 2))), survives=True)
+        give_up = frozenset(data.draw(st.lists(st.sampled_from([one.lease_id for one in runners] or [0]), max_size=2)))
+        step(Demand(jobs, 5.0 if jobs else 0.0, give_up), survives=True)
     runners[:] = [replace(each, running=0) for each in runners]
     for _ in range(40):
         come_up()

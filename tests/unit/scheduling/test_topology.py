@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.cluster import Gpu, GpuHealth, GpuSample
 from orchestrator.domain.job import JobKind, Resources
+from orchestrator.domain.wants import Wants
 from orchestrator.scheduling.plan import Policy, plan
 from orchestrator.scheduling.snapshot import Candidate, GpuView, HostView, QueueView, Snapshot
-from orchestrator.scheduling.topology import Bond, Place, bond, choose
+from orchestrator.scheduling.topology import Bond, Place, bond, choose, closest_bond
 from orchestrator.worker.host import Host, Shape, WaitingJob
 from orchestrator.worker.run_times import RunTimes
 
@@ -87,7 +88,7 @@ def view(node: str, links: Iterable[tuple[int, int]]) -> HostView:
 
 
 def test_a_plan_goes_to_the_host_whose_free_gpus_are_linked() -> None:
-    """Among hosts with as many free GPUs; a job for one GPU goes to the first of them."""
+    """However many others are free there; a job for one GPU goes to the first of those with the fewest."""
 
     def placed(gpus: int, *views: HostView) -> tuple[str | None, tuple[str, ...]]:
         job = Candidate(1, "gpu", "default", 5, Resources(gpus))
@@ -100,6 +101,105 @@ def test_a_plan_goes_to_the_host_whose_free_gpus_are_linked() -> None:
     smaller = replace(view("b", ()), gpus=busy)
     assert placed(2, view("a", PAIRS), smaller) == ("b", ("b1", "b3")), "the best fit comes first"
     assert placed(1, view("a", ()), view("b", PAIRS))[0] == "a"
+    two = replace(view("a", ()), gpus=view("a", ()).gpus[:2])
+    assert placed(2, two, view("b", PAIRS)) == ("b", ("b0", "b2")), "a pair is worth more than a gap filled"
+    assert placed(2, two, view("b", ()))[0] == "a"
+
+
+KINDS = ("H100", "A100")
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> list[HostView]:
+    """Draw hosts of linked GPUs of two kinds, some taken; some hosts are labelled, some are of another queue."""
+    made = []
+    for node in "abcd"[: draw(st.integers(2, 4))]:
+        cards = tuple(
+            GpuView(
+                f"{node}{place.uuid}",
+                int(place.uuid),
+                draw(st.sampled_from(KINDS)),
+                1000,
+                0,
+                draw(st.booleans()),
+                True,
+                numa=place.numa,
+                links=tuple(sorted(node + uuid for uuid in place.links)),
+            )
+            for place in draw(hosts())
+        )
+        queues = draw(st.sampled_from([{"gpu"}, {"gpu", "other"}, {"other"}]))
+        labels = draw(st.sampled_from([(), (("zone", "x"),)]))
+        made.append(HostView(node, True, cards, frozenset(queues), 1, 0, 0, labels))
+    return made
+
+
+wanted = st.builds(
+    Wants, models=st.sampled_from([(), ("H100",), KINDS]), labels=st.sampled_from([(), (("zone", "x"),)])
+)
+
+
+@settings(max_examples=1000)
+@given(clusters(), st.lists(st.tuples(st.integers(2, 3), st.none() | wanted), min_size=1, max_size=6))
+def test_a_plan_gives_a_job_the_closest_gpus_that_are_free_anywhere(
+    views: list[HostView], asked: list[tuple[int, Wants | None]]
+) -> None:
+    """F9: a linked pair whenever one is free on a host that may serve the job, however well another host would fit."""
+    jobs = tuple(
+        Candidate(n, "gpu", "default", 5, Resources(gpus, None, wants)) for n, (gpus, wants) in enumerate(asked)
+    )
+    snapshot = Snapshot(tuple(views), (), jobs, (QueueView("gpu", False),))
+    made = plan(snapshot, datetime(2026, 1, 1, tzinfo=UTC), Policy())
+    free = {view.node: [gpu for gpu in view.gpus if not gpu.exclusive] for view in views if "gpu" in view.queues}
+    labels = {view.node: dict(view.labels) for view in views}
+    refused = min((refusal.seq for refusal in made.refusals), default=len(asked))  # GPUs are kept for the first of them
+
+    for admission in made.admissions:
+        if admission.seq > refused:
+            break
+        gpus, wants = asked[admission.seq]
+        conditions = wants or Wants()
+        serving = [
+            [gpu for gpu in cards if conditions.accepts_gpu(gpu.model, gpu.memory_mib, None)]
+            for node, cards in free.items()
+            if conditions.accepts_labels(labels[node])
+        ]
+        best = min(bond(places_of(chosen)) for cards in serving for chosen in combinations(cards, gpus))
+        taken = [gpu for gpu in free[admission.node] if gpu.uuid in admission.gpus]
+        assert (len(taken), bond(places_of(taken))) == (gpus, best)
+        free[admission.node] = [gpu for gpu in free[admission.node] if gpu not in taken]
+
+
+def places_of(cards: Iterable[GpuView]) -> list[Place]:
+    return [Place(card.uuid, card.numa, frozenset(card.links)) for card in cards]
+
+
+@settings(max_examples=1000)
+@given(hosts(), st.data())
+def test_what_will_hold_the_chosen_together_is_known_without_choosing(free: list[Place], data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, max(2, len(free))))
+    by_uuid = {place.uuid: place for place in free}
+    assert closest_bond(free, count) == bond([by_uuid[uuid] for uuid in choose(free, count)])
+
+
+@settings(max_examples=1000)
+@given(hosts(), st.data())
+def test_a_host_grants_a_linked_pair_whenever_one_is_free(cards: list[Place], data: st.DataObject) -> None:
+    """F9, of the worker's own account: whatever it has granted before."""
+    host = Host(cpu_slots=1, run_times=RunTimes(look_ahead_seconds=0.5, most_ahead=64))
+    gpus = [Gpu(p.uuid, int(p.uuid), "S", 1000, "1", numa=p.numa, links=tuple(sorted(p.links))) for p in cards]
+    host.update_gpus(GpuSample(gpu, 0, GpuHealth.HEALTHY, (), None, None, None) for gpu in gpus)
+    free = dict(zip((p.uuid for p in cards), cards, strict=True))
+    for seq in range(data.draw(st.integers(1, 4))):
+        count = data.draw(st.integers(1, 2))
+        host.add_waiting(WaitingJob(seq, f"job-{seq}", Shape(Resources(count), "a", JobKind.COMMAND, "run", 5), seq))
+        chosen = host.choose()
+        assert bool(chosen) == (len(free) >= count)
+        if not chosen:
+            return
+        ((line, _jobs),) = chosen
+        best = min(map(bond, combinations(free.values(), count)))
+        assert bond([free.pop(uuid) for uuid in line.grant.gpus]) == best
 
 
 def test_a_host_grants_a_linked_pair() -> None:

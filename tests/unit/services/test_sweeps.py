@@ -1,6 +1,8 @@
 """Sweeps, and the watch over leases."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -159,6 +161,20 @@ def test_a_paused_leader_changes_nothing(world: MemoryWorld) -> None:
             run(0)
     assert world.admission.placements == []
     assert world.admission.ended_leases == []
+
+
+def test_the_audit_is_kept_longer_than_jobs(world: MemoryWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a bound of its own, and one pass of the sweep heeds both."""
+    asked: dict[str, timedelta] = {}
+
+    def note(what: str, did: int) -> Callable[..., int]:
+        return lambda *, older_than, limit, epoch: asked.update({what: older_than}) or did
+
+    monkeypatch.setattr(world.admission, "prune", note("jobs", 2))
+    monkeypatch.setattr(world.admission, "prune_audit", note("audit", 3))
+
+    assert Sweeps(world.runtime).prune(1) == 5
+    assert asked == {"jobs": timedelta(days=30), "audit": timedelta(days=365)}
 
 
 def test_a_dead_holders_lease_ends_after_a_ttl_of_silence(world: MemoryWorld) -> None:

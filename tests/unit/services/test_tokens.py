@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.domain.access import ID_BYTES, SECRET_BYTES, Role, hash_of, id_of, make_secret
 from orchestrator.errors import InvalidToken, NameTaken, StoreUnavailable, UnknownToken
+from orchestrator.services import tokens
 from orchestrator.services.tokens import TRUST_SECONDS, TokenService
 from orchestrator.testing.clock import FakeClock
 from orchestrator.testing.memory_access import MemoryAccess
@@ -109,6 +110,33 @@ def test_what_was_trusted_is_not_trusted_longer_while_the_database_is_away(world
     world.clock.advance(timedelta(seconds=TRUST_SECONDS))
     with pytest.raises(StoreUnavailable):
         world.service.recognise(secret)
+
+
+def test_one_look_tells_which_of_many_tokens_have_ended_and_they_are_trusted_no_more(world: World) -> None:
+    """By their ids, as the callers that stay are known."""
+    secrets = {name: world.create(name) for name in ("stays", "gone")}
+    ids = {
+        name: principal.token_id for name, secret in secrets.items() if (principal := world.service.recognise(secret))
+    }
+    TokenService(world.store, world.clock).revoke("gone", by="another process")
+    reads = world.store.reads
+
+    assert set(world.service.ended([id for id in ids.values() if id])) == {ids["gone"]}
+    assert world.store.reads == reads + 1
+    assert world.service.trusted(secrets["gone"]) is None
+    assert world.service.trusted(secrets["stays"]) is not None
+
+
+def test_a_secret_is_compared_in_constant_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hash is, and that comparison alone decides."""
+    secret = world.create()
+    monkeypatch.setattr(tokens.hmac, "compare_digest", lambda stored, given: False)
+    assert world.service.recognise(secret) is None
+
+    asked: list[str] = []
+    monkeypatch.setattr(tokens.hmac, "compare_digest", lambda stored, given: asked.extend((stored, given)) or True)
+    assert world.service.recognise(secret) is not None
+    assert asked == [hash_of(secret), hash_of(secret)]
 
 
 def test_a_name_is_used_once(world: World) -> None:

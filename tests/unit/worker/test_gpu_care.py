@@ -31,7 +31,7 @@ class World:
             "Runners", (), {"__iter__": lambda _: iter(()), "guardian": guardian, "evict": lambda *_, **__: []}
         )
         pool: Any = SimpleNamespace(host=host, runners=runners(), clock=self.clock)
-        self.care = GpuCare(pool, Settings(gpu_quarantine=60), self.clock)
+        self.care = GpuCare(pool, Settings(gpu_quarantine=60, gpu_self_test=0), self.clock)
         self.care.on_change, self.care.note = lambda: None, lambda _: None
         self.care.lending.confirm = lambda lease, refusal: self.confirmed.append((lease, refusal))
         self.host = host

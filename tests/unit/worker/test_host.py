@@ -161,6 +161,33 @@ def test_an_unhealthy_gpu_is_not_granted(health: GpuHealth) -> None:
     assert host.free_gpus() == 0
 
 
+def test_an_instance_is_granted_to_who_asks_for_its_profile_and_to_nobody_else() -> None:
+    """F7: neither a whole GPU nor a share is made of one, even if nothing else is free."""
+    host = make_host(0)
+    profiles = (None, "3g.40gb", "2g.20gb", "2g.20gb")
+    cards = [replace(sample(index).gpu, mig_profile=profile) for index, profile in enumerate(profiles)]
+    host.update_gpus(replace(sample(index), gpu=card) for index, card in enumerate(cards))
+    wanted = ("3g.40gb", "2g.20gb", "2g.20gb", "2g.20gb")
+    for seq, profile in enumerate(wanted):
+        shape = Shape(Resources(1, wants=Wants(mig_profile=profile)), "a", JobKind.COMMAND, "run", 5)
+        host.add_waiting(WaitingJob(seq, f"job-{seq}", shape, seq))
+    for job in (waiting(10, 2), waiting(11), waiting(12), waiting(13, mib=100)):
+        host.add_waiting(job)
+
+    granted = {seq: line.grant.gpus for seq, line in chosen(host).items()}
+    assert granted == {0: ("GPU-1",), 1: ("GPU-2",), 2: ("GPU-3",), 11: ("GPU-0",)}
+
+
+@pytest.mark.parametrize(("free", "served_by"), [((499, 499), None), ((400, 500), "GPU-1"), ((300, 300), None)])
+def test_a_share_is_never_made_of_two_gpus(free: tuple[int, int], served_by: str | None) -> None:
+    """F3: half a GPU is served by one that has so much left, or waits."""
+    host = make_host(2)
+    host.set_lent({f"GPU-{index}": GpuOrder(lent_mib=GPU_MIB - mib) for index, mib in enumerate(free)})
+    host.add_waiting(waiting(1, mib=GPU_MIB // 2))
+
+    assert [line.grant.gpus for line in chosen(host).values()] == ([] if served_by is None else [(served_by,)])
+
+
 def test_what_is_used_without_a_lease_is_not_granted() -> None:
     """A share gets what is left beside it, and a GPU that others use much of is not granted as a whole."""
     host = make_host(1)

@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 
+from orchestrator.domain.cluster import GpuProcess, GpuSample
 from orchestrator.domain.gpu_memory import Verdict
+from orchestrator.gpus.simulated import make_gpus
 from orchestrator.worker.idleness import Holder, IdlePolicy, IdleWatch
 
 POLICY = IdlePolicy(warn_seconds=10, end_seconds=30)
-JOB = Holder("job", ("G0", "G1"), begun_at=100)
+JOB = Holder("job", ("G0", "G1"), begun_at=100, runner="r1")
+(CARD,) = make_gpus(1, owner="test")
 
 
 def look(watch: IdleWatch, now: float, *readings: int | None, holder: Holder = JOB) -> list[tuple[Verdict, float]]:
-    utilization = dict(zip(holder.gpus, readings, strict=False))
-    return [(verdict, idle) for _key, verdict, idle in watch.look(now, [holder], utilization)]
+    found = {uuid: replace(CARD, utilization_percent=load) for uuid, load in zip(holder.gpus, readings, strict=False)}
+    return [(verdict, idle) for _key, verdict, idle in watch.look(now, [holder], found)]
 
 
 def test_a_job_is_warned_once_and_ended_once() -> None:
@@ -66,3 +69,31 @@ def test_the_time_to_load_does_not_count() -> None:
     watch = IdleWatch(POLICY)
     assert [look(watch, now, 0, 0, holder=loading) for now in (110, 500)] == [[], []]
     assert [look(watch, now, 0, 0) for now in (509, 510)] == [[], [(Verdict.WARN, 10)]]
+
+
+def works(runners: tuple[str | None, ...], *, load: int | None = 90, tells: bool = True) -> bool:
+    """Return whether the job's only GPU works for it, with processes of these runners on it."""
+    processes = tuple(GpuProcess(100 + number, 300, runner=runner) for number, runner in enumerate(runners))
+    reading: GpuSample = replace(CARD, utilization_percent=load, processes=processes, tells_processes=tells)
+    holder = replace(JOB, gpus=("G0",))
+    return not IdleWatch(POLICY).look(110, [holder], {"G0": reading})
+
+
+def test_a_gpu_without_a_process_of_the_job_does_nothing_for_it() -> None:
+    """Neither beside a busy neighbour, nor if its load is not told, as that of an instance."""
+    assert not works(("r2", "r3"))
+    assert not works(("self-test",))
+    assert not works((), load=None)
+
+
+def test_a_gpu_with_a_process_of_the_job_works_if_it_is_busy_or_does_not_tell() -> None:
+    assert works(("r2", "r1"))
+    assert works(("r1",), load=None)
+    assert not works(("r1",), load=0)
+
+
+def test_a_process_that_may_be_the_jobs_own_counts_as_such() -> None:
+    """It belongs to no runner; and where processes are not told, any may be there."""
+    assert works(("r2", None))
+    assert works((), tells=False)
+    assert works((), tells=False, load=None)
