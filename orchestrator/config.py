@@ -107,8 +107,11 @@ class Settings(BaseSettings):
         default=False, description="No job gets other rights by sudo or a setuid program."
     )
     gpu_clean_wait: Seconds = Field(default=10, description="A GPU that is not clean so long is quarantined.")
-    kill_wait: Seconds = Field(
-        default=10, description="A process that outlives KILL so long is given up: its job ends, its GPUs are kept out."
+    kill_wait: float = Field(
+        default=10,
+        gt=0,
+        le=20,  # a guardian that starts has 25 s to be ready, and may find a process that does not end
+        description="A process that outlives KILL so long is given up: its job ends, its GPUs are kept out.",
     )
     gpu_clean_memory_mib: int = Field(default=512, ge=0, description="A GPU with more in use is not clean.")
     gpu_share_tolerance_mib: int = Field(

@@ -57,6 +57,7 @@ class GpuCare:
         self._readings: Sequence[GpuSample] = ()  # as the driver gave them
         self.samples: Sequence[GpuSample] = ()  # with the health that this host gives them
         self._told: dict[str, Gpu] | None = None  # the GPUs that the host was registered with, as they were then
+        self._is_read = False  # a reading was made, or has failed
         self._foreigners, self._foreign = ForeignWatch(settings.gpu_clean_memory_mib), dict[str, ForeignUse]()
         self._orders: Mapping[str, GpuOrder] = {}
         self._users: dict[str, str] = {}  # by GPU: who used it last
@@ -75,6 +76,8 @@ class GpuCare:
 
     def take_news(self) -> bool:
         """Tell whether the host was not registered with these GPUs, or not as they are; the first time it never was."""
+        if not self._is_read:  # an earlier worker's leftovers are told of before the first reading
+            return False
         found = {sample.gpu.uuid: sample.gpu for sample in self.samples}
         if self._told is not None and found.items() <= self._told.items():
             return False
@@ -83,6 +86,7 @@ class GpuCare:
 
     def on_news(self, news: GpuNews) -> list[Work]:
         """Take in what the guardian tells of GPUs; return the jobs whose output has grown."""
+        self._is_read = self._is_read or isinstance(news, GpuReport | GpuFault)
         match news:
             case GpuReport():
                 return self._on_report(news)
@@ -177,7 +181,8 @@ class GpuCare:
         for runner_id, (gpus, reason) in self._stuck.items():
             stuck.update(gpus)
             for uuid in gpus:
-                if uuid in known and (runner_id, uuid) not in self._struck:
+                is_out = uuid not in known or known[uuid].health is GpuHealth.QUARANTINED  # by an earlier worker, too
+                if not is_out and (runner_id, uuid) not in self._struck:
                     self._struck.add((runner_id, uuid))
                     self._health.strike(uuid, reason, self._clock.monotonic())
         unsure = {sample.gpu.uuid for sample in self._readings if sample.health is GpuHealth.HEALTHY} & stuck

@@ -104,7 +104,7 @@ def test_a_lease_whose_gpus_do_nothing_is_told_once_until_they_work(stores: Stor
             for card, percent in zip(cards, percents, strict=True)
         ]
         cluster.heartbeat("a", samples, look_ahead=0)
-        return cluster.count_events("lease_idle")
+        return stores.count_events("lease_idle")
 
     assert told(0, 0) == 0, "it is not ready"
     leases.confirm(lease.id, None)

@@ -1,20 +1,15 @@
 """The schema's versions, and the servers that are refused."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
+from alembic import command
 from sqlalchemy import create_engine, text
 
-from orchestrator.domain.job import LeaseMode
-from orchestrator.domain.lease import LeaseGrant
 from orchestrator.errors import InvalidSettings, SchemaMismatch
-from orchestrator.lease_ports import Holder
 from orchestrator.storage import engine as engine_module
 from orchestrator.storage import schema
-from orchestrator.storage.adhoc import SqlAdHocLeases
 from orchestrator.storage.engine import refuse_server
-from tests.contract.conftest import Stores
 
 
 def test_processes_that_upgrade_together_do_not_collide(database_url: str) -> None:
@@ -96,20 +91,24 @@ def test_the_server_is_looked_at_by_the_first_connection(mariadb_url: str, monke
     assert int(members or 0) <= 1
 
 
-def test_who_holds_a_lease_at_the_upgrade_keeps_it_without_its_host_looking_at_the_gpus(stores: Stores) -> None:
+def test_who_holds_a_lease_at_the_upgrade_keeps_it_without_its_host_looking_at_the_gpus(database_url: str) -> None:
     """The GPUs are in use by then: a host that cleared them would find their holder in the way."""
-    stores.register("a", 1)
-    holder = Holder("shell", "red", "ada", "t", None)
-    leases = SqlAdHocLeases(stores.database)
-    leases.grant("a", LeaseGrant(("a-0",), LeaseMode.EXCLUSIVE, None), holder, ttl=timedelta(minutes=1))
-    engine = create_engine(stores.url)
-    with engine.begin() as connection:
-        for column in ("ready_at", "refusal", "busy_at", "idle_told"):
-            connection.execute(text(f"ALTER TABLE orchestrator_lease_holders DROP COLUMN {column}"))
-        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0003'"))
+    at = "2026-01-02 03:04:05.000006"
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        command.upgrade(schema._config(connection), "0003")
+        lease = {"id": 1, "node": "a", "mode": "exclusive", "cpus": 0, "host_memory_mib": 0, "state": "active"}
+        lease |= {"renewals": 0, "granted_at": at, "heartbeat_at": at, "expires_at": at}
+        holder = {"lease_id": 1, "token_hash": "t", "name": "shell", "tenant": "red", "holder": "ada", "ttl_s": 15}
+        for table, row in (("orchestrator_leases", lease), ("orchestrator_lease_holders", holder)):
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+        connection.commit()
+
+    schema.upgrade(database_url)
+
+    with engine.connect() as connection:
+        (ready_at,) = connection.execute(text("SELECT ready_at FROM orchestrator_lease_holders")).scalars()
     engine.dispose()
-
-    schema.upgrade(stores.url)
-
-    kept = leases.find("t")
-    assert kept.ready_at == kept.granted_at
+    assert str(ready_at) == at

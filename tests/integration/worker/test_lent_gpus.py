@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
-from orchestrator.api.app import create_app
 from orchestrator.domain.cluster import GpuHealth, GpuSample
 from orchestrator.domain.job import JobState
 from orchestrator.gpus.simulated import make_gpus, write_gpus
 from orchestrator.guardian.processes import read_process
+from tests.integration.api.conftest import client_of
 from tests.integration.cli.conftest import serving
 from tests.support.cluster import Cluster
 from tests.support.servers import free_port
 from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
-LOCAL = "http://127.0.0.1:8470"
 #: Far beyond a test: what is gone was evicted, and did not end by itself.
 IDLE = 600
 
@@ -45,7 +43,7 @@ def warm(cluster: Cluster, **options: Any) -> int:
 
 def post(cluster: Cluster, **body: Any) -> Any:
     """Ask for a lease over HTTP, and return the answer."""
-    with TestClient(create_app(cluster.runtime, token=None), LOCAL) as api:
+    with client_of(cluster.runtime) as api:
         return api.post("/leases", json=body)
 
 

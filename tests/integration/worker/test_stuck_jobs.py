@@ -7,10 +7,10 @@ import pytest
 
 from orchestrator.domain.cluster import GpuHealth, GpuStanding
 from orchestrator.domain.job import FailureClass, JobState
-from orchestrator.guardian.processes import read_process
 from orchestrator.services.cancel import CancelService
 from tests.support.cluster import Cluster
 from tests.support.freezer import Freezer
+from tests.support.guardian import lives
 from tests.support.waiting import wait_for
 
 
@@ -57,13 +57,13 @@ def test_a_job_that_cannot_be_ended_is_cancelled_and_costs_its_gpu_only(cluster:
     cluster.worker("a", **options)
     again = cluster.wait_for_state(cluster.command("true", gpus=1), JobState.SUCCEEDED)
     assert cluster.runtime.jobs.attempts(again.id)[0].gpus != (gpu,)
-    assert standing(cluster, gpu).health is not GpuHealth.HEALTHY
-    assert read_process(pid) is not None
+    assert (standing(cluster, gpu).health, standing(cluster, gpu).strikes) == (GpuHealth.QUARANTINED, 1)
+    assert lives(pid)
     both = cluster.command("true", gpus=2)
 
     freezer.thaw()
     cluster.wait_for_state(both, JobState.SUCCEEDED, within_seconds=60)
-    assert read_process(pid) is None
+    assert not lives(pid)
 
 
 def test_a_job_past_its_time_limit_fails_although_it_cannot_be_ended(cluster: Cluster, freezer: Freezer) -> None:
