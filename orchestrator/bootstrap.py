@@ -9,7 +9,6 @@ from typing import Any
 from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidSettings
-from orchestrator.ports import WakeListener
 from orchestrator.runtime import Runtime
 from orchestrator.storage.access import SqlAccessStore
 from orchestrator.storage.adhoc import SqlAdHocLeases
@@ -32,6 +31,7 @@ from orchestrator.storage.schema import upgrade
 from orchestrator.storage.sweep_log import SqlSweepLog
 from orchestrator.storage.totals import SqlTallies
 from orchestrator.storage.usage import SqlUsageStore
+from orchestrator.stream_ports import WakeListener
 from orchestrator.streams.client import connect
 from orchestrator.streams.gauge import RedisStreamGauge
 from orchestrator.streams.publisher import RedisStreamPublisher

@@ -13,16 +13,9 @@ from orchestrator.leader_ports import Leadership, SweepLog
 from orchestrator.lease_ports import AdHocLeases
 from orchestrator.metric_ports import JobTimes, StreamGauge, Tallies
 from orchestrator.pool_ports import PoolStore
-from orchestrator.ports import (
-    AdmissionStore,
-    ClusterStore,
-    JobStore,
-    LedgerStore,
-    StreamPublisher,
-    UsageStore,
-    Wake,
-)
+from orchestrator.ports import AdmissionStore, ClusterStore, JobStore, LedgerStore, UsageStore
 from orchestrator.schedule_ports import Firings
+from orchestrator.stream_ports import StreamPublisher, Wake
 
 
 @dataclass(frozen=True, slots=True)

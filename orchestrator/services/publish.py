@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from orchestrator import failpoints
 from orchestrator.domain.entry import JobEntry
 from orchestrator.errors import StreamUnavailable
-from orchestrator.ports import StreamPublisher
+from orchestrator.stream_ports import StreamPublisher
 
 logger = logging.getLogger(__name__)
 

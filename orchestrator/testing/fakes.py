@@ -21,14 +21,10 @@ from orchestrator.errors import (
     StreamUnavailable,
 )
 from orchestrator.metric_ports import Backlog, EndedJob, Mark
-from orchestrator.ports import (
-    DueEntry,
-    LossPolicy,
-    NodeRecord,
-    WakeListener,
-)
+from orchestrator.ports import DueEntry, LossPolicy, NodeRecord
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling.snapshot import Snapshot
+from orchestrator.stream_ports import WakeListener
 from orchestrator.testing.clock import FakeClock
 from orchestrator.testing.memory_access import MemoryAccess
 from orchestrator.testing.memory_jobs import MemoryJobs

@@ -8,10 +8,10 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from orchestrator import failpoints
 from orchestrator.clock import Clock
@@ -32,15 +32,12 @@ from orchestrator.domain.lease import (
 )
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import ClusterStore, LedgerStore, NodeRecord
+from orchestrator.worker.pending import Heartbeat, Pending, Taken
 
 logger = logging.getLogger(__name__)
 
-#: Most rows of each kind in one transaction: long ones hold locks and delay renewals.
-LARGEST_BATCH: Final = 256
 #: Longest pause between tries while the database does not answer, in seconds.
 LONGEST_PAUSE: Final = 2.0
-
-_Row = TypeVar("_Row")
 
 
 class Listener(Protocol):
@@ -75,96 +72,6 @@ class Listener(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Heartbeat:
-    """What a heartbeat tells."""
-
-    samples: Sequence[GpuSample]
-    look_ahead: int
-    standings: Mapping[str, GpuStanding]
-    settled: bool
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Work that the next commit takes along."""
-
-    logs: list[LogChunk] = field(default_factory=list)
-    progress: list[ProgressReport] = field(default_factory=list)
-    notes: list[JobNote] = field(default_factory=list)
-    finishes: list[Finish] = field(default_factory=list)
-    releases: list[int] = field(default_factory=list)
-    withdrawals: list[int] = field(default_factory=list)
-    joins: list[PoolJoin] = field(default_factory=list)
-    resizes: list[PoolResize] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
-    uses: dict[int, PoolUse] = field(default_factory=dict)  # by lease
-    renewals: tuple[list[int], Sequence[Measured]] | None = None
-    registration: NodeRecord | None = None
-    heartbeat: _Heartbeat | None = None
-    errands: list[Callable[[], object]] = field(default_factory=list)
-
-    def any_rows(self) -> bool:
-        said = self.logs or self.progress or self.notes
-        asked = self.finishes or self.releases or self.withdrawals or self.joins or self.resizes or self.claims
-        return bool(said or asked or self.uses)
-
-    def anything(self) -> bool:
-        others = (self.registration, self.renewals, self.heartbeat)
-        return self.any_rows() or bool(self.errands) or any(one is not None for one in others)
-
-    def take_batch(self) -> LedgerBatch:
-        """Cut off what fits one transaction; a lease is released only once all finishes before it are taken."""
-        batch = LedgerBatch(
-            logs=tuple(_cut(self.logs, LARGEST_BATCH)),
-            progress=tuple(_cut(self.progress, LARGEST_BATCH)),
-            notes=tuple(_cut(self.notes, LARGEST_BATCH)),
-            finishes=tuple(_cut(self.finishes, LARGEST_BATCH)),
-        )
-        if self.finishes or self.logs:
-            return batch
-        return replace(
-            batch,
-            releases=tuple(_cut(self.releases, LARGEST_BATCH)),
-            withdrawals=tuple(_cut(self.withdrawals, LARGEST_BATCH)),
-            joins=tuple(_cut(self.joins, LARGEST_BATCH)),
-            resizes=tuple(_cut(self.resizes, LARGEST_BATCH)),
-            claims=tuple(_cut_claims(self.claims)),
-            uses=tuple(self._take_uses()),
-        )
-
-    def _take_uses(self) -> list[PoolUse]:
-        taken = list(self.uses.values())
-        self.uses.clear()
-        return taken
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """Work that the thread has in hand."""
-
-    registration: NodeRecord | None
-    renewals: tuple[list[int], Sequence[Measured]] | None
-    heartbeat: _Heartbeat | None
-    batch: LedgerBatch
-    errands: list[Callable[[], object]]
-
-
-def _cut(rows: list[_Row], most: int) -> list[_Row]:
-    taken = rows[:most]
-    del rows[:most]
-    return taken
-
-
-def _cut_claims(claims: list[Claim]) -> list[Claim]:
-    taken: list[Claim] = []
-    jobs = 0
-    while claims and (not taken or jobs + len(claims[0].job_seqs) <= LARGEST_BATCH):
-        taken.append(claims.pop(0))
-        jobs += len(taken[-1].job_seqs)
-    return taken
-
-
 class Ledger(threading.Thread):
     """Commits for one host; safe to call from any thread."""
 
@@ -196,7 +103,7 @@ class Ledger(threading.Thread):
         self._store, self._cluster, self._node, self._ttl, self._clock = store, cluster, node, ttl, clock
         self._listener, self._post, self._before_outcome = listener, post, before_outcome
         self._changed = threading.Condition()
-        self._pending = _Pending()
+        self._pending = Pending()
         self._stopping = False
         self._degraded = False
         self._trouble_at: float | None = None  # when it last was; not told with a heartbeat yet
@@ -266,7 +173,7 @@ class Ledger(threading.Thread):
         ``settled``: it knows that it drains, and works on nothing.
         """
         with self._changed:
-            self._pending.heartbeat = _Heartbeat(samples, look_ahead, standings, settled)
+            self._pending.heartbeat = Heartbeat(samples, look_ahead, standings, settled)
             self._changed.notify()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -305,18 +212,18 @@ class Ledger(threading.Thread):
                 failures = 0
                 self._report(degraded=False)
 
-    def _take(self) -> _Taken:
+    def _take(self) -> Taken:
         pending = self._pending
-        taken = _Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.errands)
+        taken = Taken(pending.registration, pending.renewals, pending.heartbeat, pending.take_batch(), pending.errands)
         pending.errands = []
         pending.registration = pending.renewals = pending.heartbeat = None
         return taken
 
-    def _work(self, taken: _Taken) -> None:
+    def _work(self, taken: Taken) -> None:
         try:
             if taken.registration is not None:
                 self._cluster.register_node(taken.registration)
-                self._beat(_Heartbeat((), 0, {}, settled=False))  # a host that drains must know before it takes a job
+                self._beat(Heartbeat((), 0, {}, settled=False))  # a host that drains must know before it takes a job
                 self._post(self._listener.on_registered)
             if taken.renewals is not None:
                 self._renew(*taken.renewals)
@@ -341,7 +248,7 @@ class Ledger(threading.Thread):
                 self._pending.errands[:0] = errands
             raise
 
-    def _beat(self, beat: _Heartbeat) -> None:
+    def _beat(self, beat: Heartbeat) -> None:
         trouble = None if self._trouble_at is None else self._clock.monotonic() - self._trouble_at
         state = self._cluster.heartbeat(
             self._node,
@@ -372,7 +279,7 @@ class Ledger(threading.Thread):
         self._before_outcome(batch, outcome)
         self._post(lambda: self._listener.on_committed(asked_at, batch, outcome))
 
-    def _put_back(self, taken: _Taken) -> None:
+    def _put_back(self, taken: Taken) -> None:
         batch = taken.batch
         with self._changed:
             pending = self._pending

@@ -12,7 +12,7 @@ from orchestrator.domain.lease import Finish, Refusal
 from orchestrator.domain.wants import wants_from
 from orchestrator.errors import InvalidEntry, StreamUnavailable
 from orchestrator.observe.logs import about
-from orchestrator.ports import StreamPublisher
+from orchestrator.stream_ports import StreamPublisher
 from orchestrator.worker.frames import Message
 from orchestrator.worker.host import Shape, WaitingJob
 from orchestrator.worker.remote_error import remote_error
