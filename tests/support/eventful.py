@@ -18,7 +18,7 @@ from orchestrator.scheduling.pools import Decision
 from orchestrator.services.lead import Leader
 from orchestrator.streams.client import connect
 from orchestrator.streams.keys import GROUP, stream_of
-from tests.support.running import GPU_MIB, TTL, Running, register
+from tests.support.running import GPU_MIB, TTL, Running, confirming, register
 from tests.support.waiting import wait_for
 
 SHORT = timedelta(seconds=0.2)
@@ -60,7 +60,8 @@ class Eventful:
 
     def leases(self) -> None:
         """One lease without a job is granted, one finds no GPU free, one could never be granted."""
-        granted = self._api.post("/leases", json={"gpu_memory": "1GiB"})
+        with confirming(self._runtime):
+            granted = self._api.post("/leases", json={"gpu_memory": "1GiB"})
         assert granted.status_code == 201, granted.text
         assert self._api.post("/leases", json={"gpus": 6}).json()["type"].endswith("no-gpu-free")
         assert self._api.post("/leases", json={"gpus": 60}).json()["type"].endswith("unsatisfiable-request")

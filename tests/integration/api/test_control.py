@@ -181,7 +181,7 @@ def test_old_jobs_are_counted_then_deleted(api: TestClient, runtime: Runtime, st
     assert api.post("/control/purge", json={"older_than_seconds": 3600}).json()["jobs"] == 1
     assert api.get(f"/jobs/{job}").status_code == 404
     (event,) = (one for one in api.get("/events").json()["events"] if one["kind"] == "jobs_purge")
-    assert event["data"] == {"by": "local", "jobs": 1, "older_than_seconds": 3600.0}
+    assert event["data"] == {"by": "admin", "jobs": 1, "older_than_seconds": 3600.0}
     for faulty in ({}, {"older_than_seconds": 3599}, {"older_than_seconds": "7d"}, {"older_than_seconds": 1e300}):
         assert api.post("/control/purge", json=faulty).status_code == 422
 

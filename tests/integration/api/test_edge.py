@@ -99,7 +99,8 @@ def test_a_defect_is_logged_with_the_job_of_its_path(runtime: Runtime, caplog: p
         def get(self, job_id: str) -> object:
             raise RuntimeError("for the test")
 
-    with TestClient(create_app(dataclasses.replace(runtime, jobs=Broken()), token=None), LOCAL) as client:  # type: ignore[arg-type]
+    app = create_app(dataclasses.replace(runtime, jobs=Broken()), token="own")  # type: ignore[arg-type]
+    with TestClient(app, LOCAL, headers={"Authorization": "Bearer own"}) as client:
         assert client.get(f"/jobs/{NEVER}").status_code == 500
 
     (record,) = (one for one in caplog.records if one.name == "orchestrator.api.edge")
