@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 # How many processes pytest uses; each starts servers of its own.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 PYTEST_ARGS ?=
 # For example: --suite canvas --pool threads, or --fresh to run again what has been run.
 CONFORMANCE_ARGS ?=

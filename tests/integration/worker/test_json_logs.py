@@ -23,7 +23,8 @@ def test_the_api_names_the_job_of_a_request(cluster: Cluster) -> None:
     register(cluster.runtime, "alpha", 1)
     job_id = cluster.command("true")
     Running(cluster.runtime, job_id)
-    assert httpx.post(f"{url}/jobs/{job_id}/cancel", trust_env=False).json()["stopping"] is True
+    answer = httpx.post(f"{url}/jobs/{job_id}/cancel", headers=cluster.authorized, trust_env=False)
+    assert answer.json()["stopping"] is True
     api.stop(signal.SIGTERM)
 
     lines = logged(api)
