@@ -30,7 +30,7 @@ IDLE: Final = Sql(
     " ORDER BY r.lease_id",
     "nodes",
 )
-#: As a claim does, it reads lease, queue and policy under a lock in the statement that takes the job.
+#: As a claim does, it reads lease, queue, host and policy under a lock in the statement that takes the job.
 SEAT: Final = Sql(
     "UPDATE orchestrator_jobs SET state = 'running', attempt = attempt + 1, lease_id = :lease_id, node = :node,"
     " started_at = {now} WHERE seq = :seq AND state = 'queued'"
@@ -38,6 +38,7 @@ SEAT: Final = Sql(
     " AND l.expires_at > {now})"
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_queues q WHERE q.name = orchestrator_jobs.queue AND q.paused = 1)"
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_policy WHERE safe_mode = 1)"
+    " AND NOT EXISTS (SELECT 1 FROM orchestrator_nodes n WHERE n.name = :node AND n.drain = 1)"
     " AND (deadline IS NULL OR deadline > {now})"
 )
 STANDING: Final = Sql(

@@ -111,9 +111,10 @@ TAKE_READY: Final = Sql(
     " node = :node)"
     " AND (deadline IS NULL OR deadline > {now}) AND gpus = :gpus AND COALESCE(gpu_memory_mib, 0) = :mib"
     " AND COALESCE(wants, '') = :wants"
-    # Read under a lock in the same statement: once a pause or safe mode is committed, no claim takes a job.
+    # Read under a lock in the same statement: once a pause, a drain or safe mode is committed, no claim takes a job.
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_queues q WHERE q.name = orchestrator_ready.queue AND q.paused = 1)"
     " AND NOT EXISTS (SELECT 1 FROM orchestrator_policy WHERE safe_mode = 1)"
+    " AND NOT EXISTS (SELECT 1 FROM orchestrator_nodes n WHERE n.name = :node AND n.drain = 1)"
     " AND EXISTS (SELECT 1 FROM orchestrator_leases l WHERE l.id = :lease_id AND l.node = :node AND l.state = 'active'"
     " AND l.expires_at > {now})"
     " RETURNING job_seq",

@@ -52,6 +52,22 @@ def test_what_was_placed_on_it_and_not_started_goes_elsewhere(stores: Stores) ->
     assert stores.claim(placed.seq, "a-0").granted == ()
 
 
+def test_once_a_drain_is_committed_no_claim_takes_a_job(stores: Stores) -> None:
+    """Whatever its worker knows of it: the job may already have come to it, and a runner be free under a live lease."""
+    stores.register("a", 2)
+    running, lease = stores.start("a-0")
+    came, follows = stores.submit(), stores.submit()
+    stores.cluster.set_drain("a", drain=True, by="me")
+
+    assert stores.claim(came.seq, "a-1").granted == ()
+    assert stores.claim(follows.seq, lease=lease).granted == ()
+    assert {stores.job(one.id).state for one in (came, follows)} == {JobState.QUEUED}
+    stores.finish(running, lease, JobEvent.SUCCEED)
+
+    stores.cluster.set_drain("a", drain=False, by="me")
+    assert [job.seq for job in stores.claim(came.seq, "a-1").granted] == [came.seq]
+
+
 def test_a_drain_outlives_the_worker_and_its_loss(stores: Stores) -> None:
     """Whatever becomes of the worker, the next one begins with draining, and no plan gives the host anything."""
     epoch = stores.lead()
@@ -81,14 +97,3 @@ def test_a_host_without_a_worker_can_be_drained_for_the_next_one(stores: Stores)
 def test_an_unknown_host_is_refused(stores: Stores) -> None:
     with pytest.raises(UnknownNode, match="'b'"):
         stores.cluster.set_drain("b", drain=True, by="me")
-
-
-def test_a_lease_of_a_drained_host_makes_it_drain_again(stores: Stores) -> None:
-    """A claim that was on its way when the drain was settled is told of."""
-    stores.register("a", 1)
-    job = stores.submit()
-    stores.cluster.set_drain("a", drain=True, by="me")
-    assert beat(stores, settled=True) is NodeState.DRAINED
-
-    assert stores.claim(job.seq, "a-0", ttl=TTL).granted
-    assert beat(stores, settled=True) is NodeState.DRAINING
