@@ -7,7 +7,7 @@ import pytest
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import JobEvent, JobState
 from orchestrator.errors import UnknownNode
-from tests.contract.conftest import TTL, Stores
+from tests.contract.conftest import Stores
 
 
 def state(stores: Stores, node: str = "a") -> NodeState:
