@@ -31,6 +31,7 @@ from orchestrator.api.edge import Edge, audit_through
 from orchestrator.api.guard import Callers, authorise
 from orchestrator.api.openapi import described
 from orchestrator.api.rates import Rates
+from orchestrator.api.repeated import refuse_repeated
 from orchestrator.errors import InvalidSettings
 from orchestrator.runtime import Runtime
 
@@ -74,7 +75,7 @@ def create_app(runtime: Runtime, *, token: str, of_home: bool = False) -> FastAP
         title="gpu-orchestrator",
         version=orchestrator.__version__,
         openapi_url=None,  # cluster.openapi tells it, to who has a token
-        dependencies=[Depends(authorise), Depends(audit_through(runtime.access))],
+        dependencies=[Depends(authorise), Depends(refuse_repeated), Depends(audit_through(runtime.access))],
     )
     problems.install(app)
     guarded: dict[str, Any] = {"responses": problems.responses(400, 401, 403, 404, 408, 413, 422, 429, 503)}

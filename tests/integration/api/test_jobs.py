@@ -49,6 +49,13 @@ def test_an_unknown_path_and_a_wrong_method_are_problems(api: TestClient) -> Non
         assert answer.json()["type"] == f"urn:gpu-orchestrator:problem:{code}"
 
 
+def test_a_parameter_is_given_once(api: TestClient) -> None:
+    """But for a list: a proxy that reads the first one and an api that reads the last one would not mean the same."""
+    answer = api.get("/jobs?limit=1&state=queued&limit=2&state=running&name=a&name=a")
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (422, "malformed-request")
+    assert answer.json()["faults"] == ["limit: given more than once", "name: given more than once"]
+
+
 def test_jobs_are_listed_newest_first_by_what_is_asked(api: TestClient) -> None:
     first, other, late = submit(api, name="one"), submit(api, queue="preloads"), submit(api, run_at=LATER)
 
