@@ -79,7 +79,7 @@ def start(
     with open_client() as client:
         found = client.start_pool(body)
         if wait is not None:
-            found = _await(client, name, wait, lambda seen: seen["ready"] >= max(1, least))
+            found = _await(client, name, wait, lambda seen: seen["state"] == "ready")
     _tell(found, as_json)
 
 
