@@ -66,9 +66,15 @@ def _has_whole_float(value: Any) -> bool:
 
 
 def negative_data_rejection(context: Any, response: Any, case: schemathesis.Case) -> Any:
-    """As schemathesis has it, but where the headers do not fit: the token may have been left out, and is put back."""
+    """As schemathesis has it, but for what cannot be told from what fits.
+
+    Where the headers do not fit, the token may have been left out, and is put back; a list or an object in the query is
+    sent as its values or names one by one, which of a single one is that alone.
+    """
     headers = case.meta and case.meta.components.get(ParameterLocation.HEADER)
     if headers is not None and headers.mode.is_negative:
+        return None
+    if any(isinstance(value, list | dict) and len(value) <= 1 for value in (case.query or {}).values()):
         return None
     return REGISTERED.get_one("negative_data_rejection")(context, response, case)
 
