@@ -15,7 +15,7 @@ from orchestrator.domain.retry import RetryOn
 
 
 class Refusal(StrEnum):
-    """Why a claim was not granted; the entry is acknowledged and dropped, except on ``GPUS_TAKEN``."""
+    """Why a claim was not granted; the entry is acknowledged and dropped, except on the last two."""
 
     UNKNOWN = "unknown"  # no job row: forged, or pruned long ago
     ENDED = "ended"
@@ -24,6 +24,7 @@ class Refusal(StrEnum):
     SUPERSEDED = "superseded"  # not queued any more, or queued for another node
     EXPIRED = "expired"  # its deadline passed before it started
     GPUS_TAKEN = "gpus_taken"  # the job stays queued; the entry is kept and tried again
+    DRAINING = "draining"  # the host is to take nothing new, and gives what it has not started back
 
 
 @dataclass(frozen=True, slots=True)

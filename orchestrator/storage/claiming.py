@@ -123,7 +123,9 @@ class Claiming:
         lost = [(seq, claim) for claim in self._claims for seq in claim.job_seqs if seq not in won]
         crowded = [seq for seq, claim in lost if claim.grant is not None and self._leases[claim.key] is None]
         others = [seq for seq, _ in lost if seq not in crowded]
-        return why_refused(self._database, self._connection, others) | dict.fromkeys(crowded, Refusal.GPUS_TAKEN)
+        return why_refused(self._database, self._connection, others, self._node) | dict.fromkeys(
+            crowded, Refusal.GPUS_TAKEN
+        )
 
     def _release_unused(self, used: Set[int | None]) -> Sequence[int]:
         """End the leases under which nothing was won; return them."""
@@ -146,7 +148,7 @@ def confirm_seats(database: Database, node: str, claims: Sequence[Claim], *, max
     """Answer claims of jobs that their submits have granted: may they still run under the leases that are named?"""
     rows = standing_jobs(database, node, claims) if claims else {}
     lost = [seq for claim in claims for seq in claim.job_seqs if seq not in rows]
-    refusals = database.read(lambda connection: why_refused(database, connection, lost)) if lost else {}
+    refusals = database.read(lambda connection: why_refused(database, connection, lost, None)) if lost else {}
     return tuple(
         ClaimOutcome(
             key=claim.key,
@@ -160,13 +162,18 @@ def confirm_seats(database: Database, node: str, claims: Sequence[Claim], *, max
     )
 
 
-def why_refused(database: Database, connection: Connection, seqs: Sequence[int]) -> dict[int, Refusal]:
-    """Return why jobs were not there to be taken."""
+def why_refused(
+    database: Database, connection: Connection, seqs: Sequence[int], node: str | None
+) -> dict[int, Refusal]:
+    """Return why jobs were not there to be taken; of the host of this name also that it drains."""
     refusals = dict.fromkeys(seqs, Refusal.UNKNOWN)
-    for row in database.run(connection, statements.WHY_REFUSED, {"seqs": seqs}) if seqs else ():
-        refusals[row.seq] = _REFUSALS.get(JobState(row.state), Refusal.SUPERSEDED)
+    for row in database.run(connection, statements.WHY_REFUSED, {"seqs": seqs, "node": node}) if seqs else ():
+        state = JobState(row.state)
+        refusals[row.seq] = _REFUSALS.get(state, Refusal.SUPERSEDED)
         if row.expired and refusals[row.seq] is Refusal.SUPERSEDED:
             refusals[row.seq] = Refusal.EXPIRED
+        elif row.draining and state is JobState.QUEUED:
+            refusals[row.seq] = Refusal.DRAINING
     return refusals
 
 

@@ -142,7 +142,8 @@ CLAIMED_COLUMNS: Final = (
 )
 CLAIMED: Final = Sql(f"SELECT {CLAIMED_COLUMNS} FROM orchestrator_jobs WHERE seq IN :seqs", "seqs")  # noqa: S608
 WHY_REFUSED: Final = Sql(
-    "SELECT j.seq, j.state, (j.deadline IS NOT NULL AND j.deadline <= {now}) AS expired"
+    "SELECT j.seq, j.state, (j.deadline IS NOT NULL AND j.deadline <= {now}) AS expired,"
+    " EXISTS (SELECT 1 FROM orchestrator_nodes n WHERE n.name = :node AND n.drain = 1) AS draining"
     " FROM orchestrator_jobs j WHERE j.seq IN :seqs",
     "seqs",
 )

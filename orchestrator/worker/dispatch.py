@@ -74,8 +74,7 @@ class Dispatcher:
             execute: Celery's own ``on_task_request``: has a request ask the pool to run it.
         """
         self._pool, self._runtime, self._results, self._execute = pool, runtime, results, execute
-        self._settings = runtime.settings
-        self._host = pool.host
+        self._settings, self._host = runtime.settings, pool.host
         self._held = HeldJobs(runtime.clock)
         self._settling: dict[tuple[int, int], tuple[Work, Message]] = {}  # finishes on their way to the database
         self._claims: dict[int, tuple[Line, list[WaitingJob]]] = {}
@@ -231,10 +230,12 @@ class Dispatcher:
         by_seq = {job.seq: job for job in jobs}
         for seq, refusal in claim.refused:
             self._host.take_out(line, seq)
-            if refusal is Refusal.GPUS_TAKEN:
+            if refusal in (Refusal.GPUS_TAKEN, Refusal.DRAINING):
                 self._host.add_waiting(by_seq[seq])
             else:
                 self._held.settle(seq, partial(requests.refuse, refusal=refusal))
+        if any(refusal is Refusal.DRAINING for _, refusal in claim.refused):
+            self.on_node_state(NodeState.DRAINING)  # before the wake-up or the heartbeat that says so
         for claimed in claim.granted:
             self._start(line, claimed)
 

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.domain.cluster import NodeState
 from orchestrator.domain.job import JobEvent, JobState
+from orchestrator.domain.lease import Refusal
 from orchestrator.errors import UnknownNode
 from tests.contract.conftest import Stores
 
@@ -59,8 +60,8 @@ def test_once_a_drain_is_committed_no_claim_takes_a_job(stores: Stores) -> None:
     came, follows = stores.submit(), stores.submit()
     stores.cluster.set_drain("a", drain=True, by="me")
 
-    assert stores.claim(came.seq, "a-1").granted == ()
-    assert stores.claim(follows.seq, lease=lease).granted == ()
+    assert stores.claim(came.seq, "a-1").refused == ((came.seq, Refusal.DRAINING),)
+    assert stores.claim(follows.seq, lease=lease).refused == ((follows.seq, Refusal.DRAINING),)
     assert {stores.job(one.id).state for one in (came, follows)} == {JobState.QUEUED}
     stores.finish(running, lease, JobEvent.SUCCEED)
 

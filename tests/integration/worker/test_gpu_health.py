@@ -188,11 +188,12 @@ def test_a_critical_error_takes_one_gpu_out_and_a_self_test_lets_it_in(cluster: 
     sick = next(gpu for gpu in (first, second, third) if held.get(gpu.gpu.uuid) == victim)
     healthy = [gpu for gpu in (first, second, third) if gpu is not sick]
 
-    def report(count: int) -> None:
-        write_gpus(cluster.home / "a.toml", [replace(sick, xid=79, xid_count=count), *healthy])
+    def report(count: int, used_mib: int = 0) -> None:
+        write_gpus(cluster.home / "a.toml", [replace(sick, xid=79, xid_count=count, used_mib=used_mib), *healthy])
 
-    report(1)
+    report(1, used_mib=9000)  # not clean, so that it is out for as long as its job needs to find another one
     wait_for(lambda: cluster.job(victim).attempt == 2, within_seconds=20, describe=cluster.logs)
+    report(1)
     wait_for_health(cluster, sick, GpuHealth.HEALTHY, 1)
     assert cluster.job(neighbour).attempt == 1
     done.touch()
