@@ -11,12 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from orchestrator.api import answers, bounds, problems
 from orchestrator.api.dependencies import Given
 from orchestrator.api.guard import Caller, requires
-from orchestrator.api.schemas import MOST_SEQ, Labels, Size
+from orchestrator.api.schemas import MOST_SEQ, Labels, Size, asked_gpus
 from orchestrator.api.stays import Stay
 from orchestrator.domain.access import DEFAULT_TENANT, Principal, Role
 from orchestrator.domain.adhoc import MARGIN, RENEWALS_PER_TTL, AdHocLease, LeaseRequest
 from orchestrator.domain.job import LeaseMode
-from orchestrator.domain.size import parse_mebibytes
 from orchestrator.errors import Forbidden, NoGpuFree, OrchestratorError
 from orchestrator.services.adhoc import Granted, LeaseService
 
@@ -64,14 +63,8 @@ class LeaseBody(BaseModel):
 
     def to_request(self, caller: Principal, key: str | None) -> LeaseRequest:
         """Return the request; its values are checked where all requests are."""
-        said = (self.gpu_memory, self.gpu_type, self.min_memory, self.mig)
         return LeaseRequest(
-            gpus=1 if self.gpus is None and all(one is None for one in said) else self.gpus,
-            gpu_memory_mib=parse_mebibytes(self.gpu_memory),
-            gpu_type=self.gpu_type,
-            min_memory_mib=parse_mebibytes(self.min_memory),
-            mig=self.mig,
-            constraints=self.constraints,
+            **asked_gpus(self),
             ttl_seconds=self.ttl_seconds,
             name=self.name,
             key=key,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api import bounds
-from orchestrator.api.schemas import AlternativeBody, Labels, Size
+from orchestrator.api.schemas import AlternativeBody, Labels, Size, asked_gpus
 from orchestrator.domain.pool import DEFAULT_LOADER, PoolRequest
 from orchestrator.domain.request_wants import alternative
 from orchestrator.domain.size import parse_mebibytes
@@ -71,18 +71,12 @@ class PoolBody(BaseModel):
 
     def to_request(self) -> PoolRequest:
         """Return the request; its values are checked where all requests are."""
-        said = (self.gpu_memory, self.gpu_type, self.min_memory, self.mig)
         return PoolRequest(
             name=self.name,
             model=self.model,
             task=self.task,
             arguments=self.arguments,
-            gpus=1 if self.gpus is None and all(one is None for one in said) else self.gpus,
-            gpu_memory_mib=parse_mebibytes(self.gpu_memory),
-            gpu_type=self.gpu_type,
-            min_memory_mib=parse_mebibytes(self.min_memory),
-            mig=self.mig,
-            constraints=self.constraints,
+            **asked_gpus(self),
             cpus=self.cpus,
             memory_mib=parse_mebibytes(self.memory),
             alternatives=tuple(alternative(other.model_dump(exclude_unset=True)) for other in self.alternatives),

@@ -344,3 +344,16 @@ def plain(value: Any, *, levels: int = 100) -> Any:
 
 def _text(value: datetime | None) -> str | None:
     return None if value is None else value.isoformat()
+
+
+def asked_gpus(body: Any) -> dict[str, Any]:
+    """Return what the body of a lease or a pool asks of GPUs, as its request has it; by default one whole GPU."""
+    said = (body.gpu_memory, body.gpu_type, body.min_memory, body.mig)
+    return {
+        "gpus": 1 if body.gpus is None and all(one is None for one in said) else body.gpus,
+        "gpu_memory_mib": parse_mebibytes(body.gpu_memory),
+        "gpu_type": body.gpu_type,
+        "min_memory_mib": parse_mebibytes(body.min_memory),
+        "mig": body.mig,
+        "constraints": body.constraints,
+    }
